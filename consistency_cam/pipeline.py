@@ -4,7 +4,7 @@
 __all__ = ['dataset', 'Run', 'evaluate_masks', 'run', 'compare', 'environment', 'table', 'mean_spread', 'small_run']
 
 # %% ../nbs/70_pipeline.ipynb #0f97c404
-import json, platform, sys, time
+import platform, re, sys, time
 from dataclasses import asdict, fields, replace
 from datetime import date
 from pathlib import Path
@@ -179,7 +179,7 @@ def _figures(sweep, best, fixed, classes):
     percent = lambda x: round(100 * x, 2)
     at = {t: sweep.at(t) for t in (best, fixed)}
     return dict(best_threshold=best, miou=percent(at[best].miou()), fixed_threshold=fixed, miou_fixed=percent(at[fixed].miou()),
-        own_best=[round(sweep.best()[0], 2), percent(sweep.best()[1])], curve=[percent(v) for v in sweep.miou().tolist()],
+        own_best=[round(sweep.best()[0], 2), percent(sweep.best()[1])], curve=[round(100 * v, 4) for v in sweep.miou().tolist()],
         iou={k: percent(v) for k, v in at[best].per_class(classes).items()})
 
 # %% ../nbs/70_pipeline.ipynb #42653cb3
@@ -227,7 +227,7 @@ def all_stages(self: Run) -> 'Run':
 def row(self: Run) -> dict:  # method, title, seed, seconds, and the figures of each split
     "One row of a comparison"
     r = self.recipe; figures = self.evaluate()
-    return dict(method=r.method, title=self.title, seed=r.seed, seconds=self.classify()['seconds'], train=figures[r.train], val=figures.get(r.val))
+    return dict(method=r.method, title=self.title, seed=r.seed, seconds=self.classify()['seconds'], train=figures.get(r.train), val=figures.get(r.val))
 
 @patch
 def table(self: Run) -> str:
@@ -250,8 +250,9 @@ def compare(
     methods: list = ('cam', 'puzzle-cam', 'consistency-cam'),
     seeds: list = (0,),
     result: str|Path|None = None,  # JSON file for the figures; None: comparison.json in the folder
-    force: bool = False,
-    progress: bool = True,
+    force: bool = False,  # start stages over that were made with other settings
+    progress: bool = True,  # show bars
+    command: str = '',  # how this was called, for the record; '' takes it from the process
 ) -> dict:  # command, versions, recipe and rows
     "Run methods under one protocol and collect their figures"
     folder, rows = Path(folder), []
@@ -260,13 +261,13 @@ def compare(
     for n, (seed, method) in enumerate(jobs, 1):
         if progress: tqdm.write(f'[{n}/{len(jobs)}] {find_method(method).title}, seed {seed}')
         rows.append(run(replace(r, method=method, seed=seed), folder/f'{method}-{seed}', force, progress).row())
-        about = dict(command='consistency-cam ' + ' '.join(_anonymous(sys.argv[1:])), date=str(date.today()), recipe=dict(asdict(r), root='', method='', seed=''), **environment(), rows=rows)
+        about = dict(command=command or 'consistency-cam ' + ' '.join(_anonymous(sys.argv[1:])), date=str(date.today()), recipe=dict(asdict(r), root='', method='', seed=''), **environment(), rows=rows)
         write_json(result or folder/'comparison.json', about)
     return about
 
 def _anonymous(arguments):
-    "Arguments with folders of this machine cut down to their last name"
-    return [Path(a).name if a.startswith('/') else a for a in arguments]
+    "Arguments with absolute folders cut down to their last name"
+    return [re.sub(r'(^|=)/\S*?([^/\s]+)/?$', r'\1\2', a) for a in arguments]
 
 def environment() -> dict:
     "Versions and device, for the record beside a figure"
