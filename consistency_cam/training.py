@@ -7,7 +7,7 @@ __all__ = ['poly', 'Settings', 'param_groups', 'training_state', 'restore', 'mak
            'total_steps', 'fit']
 
 # %% ../nbs/09_training.ipynb #cb94869a
-import time
+import os, time
 from dataclasses import dataclass, asdict
 from pathlib import Path
 import torch
@@ -82,8 +82,9 @@ def restore(path, task, optimizer):
 # %% ../nbs/09_training.ipynb #d535bdf4
 def make_accelerator(precision='no'):
     "accelerate's handle on device, precision and processes; a changed precision starts it anew"
+    together = int(os.environ.get('WORLD_SIZE', 1)) > 1
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision: AcceleratorState._reset_state()
-    return Accelerator(mixed_precision=precision)
+    return Accelerator(mixed_precision=precision, cpu=together and not torch.cuda.is_available())
 
 def stop_if_not_finite(losses, batch, step):
     bad = [k for k, v in losses.items() if not v.isfinite()]
