@@ -198,7 +198,7 @@ def test_plain_installation_imports_and_works(tmp_path):
     code = '''
 import importlib, pkgutil, consistency_cam
 from importlib.metadata import version
-modules = [m.name for m in pkgutil.walk_packages(consistency_cam.__path__, 'consistency_cam.') if '.explore' not in m.name]
+modules = [m.name for m in pkgutil.walk_packages(consistency_cam.__path__, 'consistency_cam.') if '.explore' not in m.name and not m.name.endswith('__main__')]
 for name in modules: importlib.import_module(name)
 assert consistency_cam.__version__ == version('consistency_cam')
 print(consistency_cam.__file__)
