@@ -27,7 +27,7 @@ def main():
         parser.add_argument(f'--{name}', type=int, default=default, help=f'{text} (default {default})')
     parser.add_argument('--device', type=torch.device, default=torch.device('cpu'), help='cpu or cuda (default cpu)')
     args = parser.parse_args()
-    net = CAMNet('tf_efficientnet_lite0', 20, pretrained=False).eval().to(args.device)
+    net = CAMNet('tf_efficientnet_lite0', 20, pretrained=False).eval().to(args.device, memory_format=torch.channels_last)
     x = torch.randn(args.batch, 3, args.size, args.size, generator=torch.Generator().manual_seed(0)).to(args.device)
     with torch.no_grad():
         folded = lambda: merge(net.cams(tile(x, args.n)), args.n)
