@@ -66,7 +66,7 @@ RECIPES = dict(
         epochs=6, batch_size=16, lr=.005, momentum=.9, workers=0, scales=(1., 2.), threshold=.3),
 )
 RECIPES['voc-quick'] = replace(RECIPES['quick'], data='voc', train='half_train', val='half_val', crop=256, long_side=(160, 320),
-    tiles=(2, 4, 8, 16), scales=(.5, .75))
+    tiles=(2, 4, 8), epochs=4, batch_size=8, scales=(.5, .75), threshold=.35)
 
 # %% ../nbs/60_recipes.ipynb #b4cbe0b4
 def recipe(
