@@ -99,7 +99,7 @@ def total_steps(
     if pictures < settings.batch_size: raise InputError(f'{pictures} training pictures do not fill a batch of {settings.batch_size}; give a smaller batch_size')
     return settings.epochs * (pictures // settings.batch_size)
 
-# %% ../nbs/09_training.ipynb #3f79bd0c
+# %% ../nbs/09_training.ipynb #1e964819
 def _batches(data, settings, start, accelerator):
     "Batches on the device, from step `start` to the end of the training"
     batches = Batches(len(data), settings.batch_size, total_steps(len(data), settings), settings.seed, start, accelerator.process_index, accelerator.num_processes)
@@ -107,6 +107,15 @@ def _batches(data, settings, start, accelerator):
         batch |= {k: v.to(accelerator.device, non_blocking=True) for k, v in batch.items() if torch.is_tensor(v)}
         yield dict(batch, image=batch['image'].contiguous(memory_format=torch.channels_last))
 
+def _record(log, bar, accelerator, losses, step, optimizer, begun):
+    "One line in metrics.jsonl and the losses beside the bar, averaged over the processes"
+    names = list(losses); values = accelerator.reduce(torch.stack([losses[n].detach().float() for n in names]), 'mean').tolist()
+    if not accelerator.is_main_process: return
+    found = {n: round(v, 5) for n, v in zip(names, values)}
+    append_metrics(log, dict(step=step, **found, lr=optimizer.param_groups[0]['lr'], seconds=round(time.perf_counter() - begun, 2)))
+    bar.set_postfix_str(' '.join(f'{n} {v:.3f}' for n, v in found.items()))
+
+# %% ../nbs/09_training.ipynb #c6112014
 def fit(
     task: nn.Module,  # forward(batch, step) -> {name: loss}
     data: Augmented,  # training pictures, indexed by (epoch, index)
@@ -139,11 +148,3 @@ def fit(
         if last: break
     bar.close()
     return read_metrics(log)
-
-def _record(log, bar, accelerator, losses, step, optimizer, begun):
-    "One line in metrics.jsonl and the losses beside the bar, averaged over the processes"
-    names = list(losses); values = accelerator.reduce(torch.stack([losses[n].detach().float() for n in names]), 'mean').tolist()
-    if not accelerator.is_main_process: return
-    found = {n: round(v, 5) for n, v in zip(names, values)}
-    append_metrics(log, dict(step=step, **found, lr=optimizer.param_groups[0]['lr'], seconds=round(time.perf_counter() - begun, 2)))
-    bar.set_postfix_str(' '.join(f'{n} {v:.3f}' for n, v in found.items()))
