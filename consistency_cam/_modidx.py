@@ -190,6 +190,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'consistency_cam/pipeline.py'),
                                           'consistency_cam.pipeline.Run.evaluated': ( 'pipeline.html#run.evaluated',
                                                                                       'consistency_cam/pipeline.py'),
+                                          'consistency_cam.pipeline.Run.losses': ( 'pipeline.html#run.losses',
+                                                                                   'consistency_cam/pipeline.py'),
                                           'consistency_cam.pipeline.Run.make_net': ( 'pipeline.html#run.make_net',
                                                                                      'consistency_cam/pipeline.py'),
                                           'consistency_cam.pipeline.Run.net': ('pipeline.html#run.net', 'consistency_cam/pipeline.py'),

@@ -21,7 +21,7 @@ from .voc import VOC
 from .folder import Folder
 from .transforms import Augment, Augmented
 from .metrics import ConfusionMatrix, ThresholdSweep, cam_mask
-from .checkpoint import Stage, CheckpointError, is_main, made_from, fingerprint, load_state, load_weights, save_state, write_json, read_json, runs_root, locked
+from .checkpoint import Stage, CheckpointError, is_main, made_from, fingerprint, load_state, load_weights, save_state, write_json, read_json, read_metrics, runs_root, locked
 from .training import Settings, fit, total_steps
 from .camnet import CAMNet
 from .cams import CamStore, infer, infer_cams
@@ -232,7 +232,13 @@ def all_stages(self: Run) -> 'Run':
 def row(self: Run) -> dict:  # method, title, seed, seconds, and the figures of each split
     "One row of a comparison"
     r = self.recipe; figures = self.evaluate()
-    return dict(method=r.method, title=self.title, seed=r.seed, seconds=self.classify()['seconds'], train=figures.get(r.train), val=figures.get(r.val))
+    return dict(method=r.method, title=self.title, seed=r.seed, seconds=self.classify()['seconds'], losses=self.losses(), train=figures.get(r.train), val=figures.get(r.val))
+
+@patch
+def losses(self: Run) -> dict:  # {name: mean over the records of the training's second half}
+    "What the terms of the loss came down to"
+    log = read_metrics(self.folder/'classify'/'metrics.jsonl'); late = log[len(log) // 2:]
+    return {k: round(sum(r[k] for r in late) / len(late), 4) for k in late[0] if k not in ('step', 'lr', 'seconds')}
 
 @patch
 def table(self: Run) -> str:
