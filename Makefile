@@ -19,7 +19,7 @@ help: ## say what each target does
 install: $(STAMP) ## make .venv and install the package with its tools, at the tested versions
 
 $(STAMP): settings.ini constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or later is needed: make PYTHON=python3.x" if sys.version_info < (3, 10) else 0)'
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed: make PYTHON=python3.x" if sys.version_info < (3, 11) else 0)'
 	@echo "1/3 virtual environment in $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 	@echo "2/3 $(TORCH), the largest download"
