@@ -17,13 +17,13 @@ FASTER, ALIKE, CLASSES = 3, .995, 21
 
 def picture(scenes, i, size):
     "(id, (image uint8 (3,H,W), probabilities (21,H,W), ids of the present classes)): a scene, seen by a coarse classifier"
-    scene = scenes[i]
-    image = interpolate(scene.image[None].float(), size, mode='bicubic', antialias=True)[0].clamp(0, 255).to(torch.uint8)
-    present = [0, *scenes.label_ids(i)]
+    scene, (H, W) = scenes[i], size
+    image, mask = (x[..., (scenes.size - H) // 2:, (scenes.size - W) // 2:][..., :H, :W] for x in (scene.image, scene.mask))
+    present = sorted({0, *mask.unique().tolist()})
     generator = torch.Generator().manual_seed(i)
-    logits = torch.randn(1, CLASSES, size[0] // 16, size[1] // 16, generator=generator)
-    mask = interpolate(scene.mask[None, None].float(), logits.shape[2:], mode='nearest-exact')[0].long()
-    logits.scatter_add_(1, mask[None], torch.full_like(logits[:, :1], 4.))
+    logits = torch.randn(1, CLASSES, H // 16, W // 16, generator=generator)
+    cells = interpolate(mask[None, None].float(), logits.shape[2:], mode='nearest-exact').long()
+    logits.scatter_add_(1, cells, torch.full_like(logits[:, :1], 4.))
     return scene.id, (image, interpolate(logits, size, mode='bilinear')[0].softmax(0), present)
 
 
@@ -46,7 +46,7 @@ def main():
     parser.add_argument('--workers', type=int, default=os.cpu_count(), help='processes of the pool (default: one a core)')
     parser.add_argument('--rounds', type=int, default=3, help='times each is measured (default 3)')
     args = parser.parse_args()
-    scenes = Scenes(args.pictures, seed=0)
+    scenes = Scenes(args.pictures, seed=0, size=max(args.size))
     pictures = [picture(scenes, i, args.size) for i in range(args.pictures)]
     every = [(id, (image, probs)) for id, (image, probs, _) in pictures]
     present = [(id, renormalised(*p)) for id, p in pictures]
