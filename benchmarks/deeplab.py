@@ -6,14 +6,16 @@ Three parts:
 - multiply-adds at 513x513, output stride 16, rates 6, 12, 18, 21 classes, beside the paper's (its V3+ has one 3x3
   layer in the decoder); counted on the device `meta`, so it takes no time;
 - a training step (forward, loss, backward; the backbone's batch norm frozen) of V3 and of V3+ with one and with two
-  3x3 layers in the decoder, and of ASPP with and without the taps that meet nothing but padding;
+  3x3 layers in the decoder; and of two parts beside PyTorch's plain way: ASPP, which leaves out taps that meet
+  nothing but padding, and the decoder's first layer, which works on the small map;
 - a 375x500 picture segmented at one scale, and at four scales with mirror images.
 """
-import argparse
+import argparse, copy
 import torch
+import torch.nn.functional as F
 from torch import nn
 from benchmarks.timing import interleaved, where
-from consistency_cam.deeplab import ASPP, AtrousConv, DeepLabV3, DeepLabV3Plus, multiply_adds, parameters
+from consistency_cam.deeplab import AtrousConv, DeepLabV3, DeepLabV3Plus, multiply_adds, parameters
 from consistency_cam.segment import mask_loss, segment_image
 
 PAPER = {('V3', 'resnet50'): 51.4, ('V3', 'resnet101'): 72.1, ('V3+, one 3x3', 'resnet50'): 62.7, ('V3+, one 3x3', 'resnet101'): 83.4}
@@ -26,11 +28,18 @@ def made(version, backbone, device):
     with torch.device(device): return make(backbone, 21, pretrained=False, **arguments)
 
 
-def plain(module):
-    "The module with PyTorch's own dilated convolutions"
-    for m in module.modules():
+def parts_of(net, x, device):
+    "Forward and backward of ASPP and of the decoder's first layer, ours and PyTorch's plain way"
+    with torch.no_grad():
+        maps = net.features(x)
+        high, low = net.aspp(maps[-1]), net.low(maps[net.level])
+    ours, plain = net.aspp, copy.deepcopy(net.aspp)
+    for m in plain.modules():
         if isinstance(m, AtrousConv): m.__class__ = nn.Conv2d
-    return module
+    joined = lambda: net.merge.layer(torch.cat([F.interpolate(high, low.shape[-2:], mode='bilinear', align_corners=False), low], 1))
+    for m in (high, low): m.requires_grad_()
+    return {name: (lambda work=work: work().sum().backward()) for name, work in {
+        'ASPP': lambda: ours(maps[-1]), 'ASPP, plain': lambda: plain(maps[-1]), 'decoder 1': lambda: net.merge(high, low), 'decoder 1, plain': joined}.items()}
 
 
 def main():
@@ -52,10 +61,9 @@ def main():
     x = torch.randn(args.batch, 3, args.size, args.size, device=args.device).contiguous(memory_format=torch.channels_last)
     masks = torch.randint(0, 21, (args.batch, args.size, args.size), device=args.device)
     nets = {version: made(version, args.backbone, args.device).to(memory_format=torch.channels_last).freeze() for version in VERSIONS}
-    head = {name: change(ASPP(nets['V3'].channels[-1]).to(args.device, memory_format=torch.channels_last)) for name, change in (('ASPP', lambda m: m), ('ASPP, all taps', plain))}
-    maps = torch.randn(args.batch, nets['V3'].channels[-1], args.size // 16, args.size // 16, device=args.device).contiguous(memory_format=torch.channels_last)
-    works = {version: (lambda net=net: mask_loss(net(x), masks).backward()) for version, net in nets.items()} | {name: (lambda m=m: m(maps).sum().backward()) for name, m in head.items()}
-    for name, seconds in interleaved(works, args.rounds, args.device).items(): print(f'training step, {args.batch} pictures of {args.size}: {name:15} {1e3 * seconds:8.1f} ms')
+    parts = parts_of(nets['V3+, two 3x3'], x, args.device)
+    works = {version: (lambda net=net: mask_loss(net(x), masks).backward()) for version, net in nets.items()} | parts
+    for name, seconds in interleaved(works, args.rounds, args.device).items(): print(f'training step, {args.batch} pictures of {args.size}: {name:16} {1e3 * seconds:8.1f} ms')
 
     image = torch.randint(0, 256, (3, 375, 500), dtype=torch.uint8)
     works = {f'{version}, {name}': (lambda net=net.eval(), how=how: segment_image(net, image, **how))
