@@ -88,6 +88,6 @@ def random_walk(
     beta: float = 10.,  # power of the affinities
     steps: int = 256,  # t
 ) -> torch.Tensor:  # (K,h,w)
-    "The class maps times 1 - edge, after the walk along paths that cross no boundary (IRNet, Section 4.1); raises `InputError`"
+    "The class maps times 1 - edge, after the walk along paths that cross no boundary (IRNet, Puzzle-CAM); raises `InputError`"
     if cams.shape[1:] != edge.shape: raise InputError(f'class maps {tuple(cams.shape)} and edges {tuple(edge.shape)} are on different grids; resize the maps to (K,h,w) of the edges')
     return walk(cams.to(edge) * (1 - edge), path_affinity(edge, radius), beta, steps)
