@@ -22,20 +22,14 @@ from consistency_cam.camnet import CAMNet
 from consistency_cam.checkpoint import Stage, append_metrics, fingerprint, load_state, load_weights, read_metrics, write_json
 from consistency_cam.imagenet import OneLabel
 from consistency_cam.iterated import IteratedLearning, class_logits, first_bias, recall_at_precision, save_backbone
-from consistency_cam.pipeline import _anonymous, environment, mean_spread
+from consistency_cam.pipeline import environment, mean_spread
 from consistency_cam.recipes import recipe
-from consistency_cam.samples import Subset
 from consistency_cam.scenes import Scenes
 from consistency_cam.training import Settings, fit, total_steps
 from consistency_cam.transforms import Augment, Augmented
 from consistency_cam.voc import VOC
 
 PRECISIONS = (.7, .8, .9)
-
-
-class AllLabels(Subset):
-    "The pictures of a `OneLabel` with all that is in them"
-    def __init__(self, single): super().__init__(single.parent, range(len(single)))
 
 
 @cache
@@ -61,10 +55,11 @@ def measure(net, held_out, side):
 
 
 def train_to(step, task, data, folder, settings, title):
-    "The task at a step, trained from where it was"
+    "Train to a step from the last checkpoint, which may be there or past it already"
     saved = folder/'checkpoint.safetensors'
-    if saved.exists() and (state := load_state(saved))['step'] == step: load_weights(task, state['task'], str(saved))
-    else: fit(task, data, folder, settings, title, stop_at=step)
+    state = load_state(saved) if saved.exists() else dict(step=0)
+    if state['step'] < step: fit(task, data, folder, settings, title, stop_at=step)
+    else: load_weights(task, state['task'], str(saved))
 
 
 def said(log, since, until):
@@ -74,30 +69,29 @@ def said(log, since, until):
 
 
 def pretrain(args, arm, seed):
-    "Train one arm with one seed, or go on with it; its figures along the way and at the end"
+    "Train one arm with one seed, or go on with it: what it finds along the way and at the end, and what its teacher said"
     r, (train, held_out) = args.recipe, samples(args, seed)
-    turns = dict(rho=args.rho if arm in ('single', 'all', 'iterated') else float(arm.split()[-1]), k_teacher=args.turn, k_student=args.turn if 'iterated' in arm else 0)
-    settings = Settings(args.epochs, args.batch_size, args.lr or r.lr / len(train.classes), r.momentum, r.weight_decay, log_every=1, save_every=50, seed=seed)
-    stage = Stage(args.runs/f'{arm}-{seed}'.replace(', ', '-').replace(' ', '-'), dict(turns, arm=arm, pool=args.pool, epochs=args.epochs, batch_size=args.batch_size, lr=settings.lr, marks=args.marks, crop=r.crop), fingerprint(train.fingerprint(), held_out.fingerprint()))
+    rho = float(arm.split()[-1]) if 'rho' in arm else args.rho
+    turns = dict(rho=rho, k_teacher=args.turn, k_student=args.turn if 'iterated' in arm else 0)
+    settings = Settings(args.epochs, args.batch_size, args.lr or r.lr / len(train.classes), r.momentum, r.weight_decay, save_every=50, log_every=1, seed=seed)
+    config = dict(turns, arm=arm, pool=args.pool, epochs=args.epochs, batch_size=args.batch_size, lr=settings.lr, marks=args.marks, crop=r.crop)
+    stage = Stage(args.runs/f'{arm}-{seed}'.replace(', ', '-').replace(' ', '-'), config, fingerprint(train.fingerprint(), held_out.fingerprint()))
     if stage.done: return stage.result
     with stage.work():
         torch.manual_seed(seed)
         bias = first_bias(len(train.classes), args.pool, (r.crop // r.output_stride) ** 2)
         net = CAMNet(r.backbone, len(train.classes), args.pool, r.output_stride, bias=bias).freeze(stages=r.frozen_stages)
-        task, steps = IteratedLearning(net, **turns), total_steps(len(train), settings)
         augment = Augment(r.crop, r.long_side, mean=net.mean.flatten().tolist(), std=net.std.flatten().tolist())
-        data, curve = Augmented(AllLabels(train) if arm == 'all' else train, augment, seed), stage.folder/'curve.jsonl'
-        since = 0
-        for step in [round(steps * (m + 1) / args.marks) for m in range(args.marks)]:
-            if step not in {record['step'] for record in read_metrics(curve)}:
-                train_to(step, task, data, stage.folder, settings, f'{arm}, seed {seed}')
+        task, data, steps = IteratedLearning(net, **turns), Augmented(train.parent if arm == 'all' else train, augment, seed), total_steps(len(train), settings)
+        curve, since = stage.folder/'curve.jsonl', 0
+        for step in [steps * (m + 1) // args.marks for m in range(args.marks)]:
+            train_to(step, task, data, stage.folder, settings, f'{arm}, seed {seed}')
+            if step not in [record['step'] for record in read_metrics(curve)]:
                 append_metrics(curve, dict(step=step, **measure(net, held_out, r.crop), said=said(read_metrics(stage.folder/'metrics.jsonl'), since, step)))
             since = step
-        train_to(steps, task, data, stage.folder, settings, arm)
         save_backbone(net, stage.folder/'backbone.safetensors')
-        records = read_metrics(curve)
-        return stage.finish(dict(records[-1], arm=arm, seed=seed, rho=turns['rho'], pictures=len(train), held_out=len(held_out), unnamed_objects=int(held_out.unnamed.sum()),
-            taught=task.taught.item(), left_out=task.left_out.item(), curve=records))
+        counts = dict(pictures=len(train), held_out=len(held_out), unnamed_objects=int(held_out.unnamed.sum()), taught=task.taught.item(), left_out=task.left_out.item())
+        return stage.finish(dict(arm=arm, seed=seed, rho=rho, **counts, **read_metrics(curve)[-1], curve=read_metrics(curve)))
 
 
 def difference(rows, precision):
@@ -141,7 +135,7 @@ def main():
     args.epochs = args.epochs or (8 if args.data == 'voc' else 24)
     jobs = [(arm, seed) for seed in args.seeds for arm in ('single', 'iterated', 'all')] + [(f'iterated, rho {rho}', args.seeds[0]) for rho in args.rhos]
     settings = {k: v for k, v in vars(args).items() if k not in ('recipe', 'root', 'runs', 'result')}
-    found = dict(command='python -m benchmarks.iterated ' + ' '.join(_anonymous(sys.argv[1:])), date=str(date.today()), settings=settings, **environment(), rows=[])
+    found = dict(command=' '.join(['python -m benchmarks.iterated', *('VOC2012' if a == args.root else a for a in sys.argv[1:])]), date=str(date.today()), settings=settings, **environment(), rows=[])
     for n, (arm, seed) in enumerate(jobs, 1):
         tqdm.write(f'[{n}/{len(jobs)}] {arm}, seed {seed}')
         found['rows'].append(pretrain(args, arm, seed))

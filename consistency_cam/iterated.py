@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 import torch.nn.functional as F
+from fastcore.basics import patch
 from .samples import InputError, Samples
 from .transforms import rescale
 from .checkpoint import save_state
@@ -53,7 +54,7 @@ def turn(
     since = step % (k_teacher + k_student) - k_teacher
     return since >= 0, since == 0
 
-# %% ../nbs/30_iterated.ipynb #9e7a6266
+# %% ../nbs/30_iterated.ipynb #68457dee
 class IteratedLearning(nn.Module):
     "Trains a network on single labels and on its own copy's labels in turns (MILe; Section 3.1); raises `InputError`"
     def __init__(self,
@@ -75,29 +76,32 @@ class IteratedLearning(nn.Module):
         self.teacher.eval()
         return self
 
-    @torch.no_grad()
-    def teach(self,
-        images: torch.Tensor,  # (B,3,H,W)
-        labels: torch.Tensor,  # (B,C) the given ones
-    ) -> torch.Tensor:
-        "The teacher's labels (B,C), with the given ones where that is wanted"
-        targets = pseudo_labels(self.teacher(images), self.rho)
-        return targets.maximum(labels) if self.with_given else targets
+# %% ../nbs/30_iterated.ipynb #24d3e447
+@patch
+@torch.no_grad()
+def teach(self: IteratedLearning,
+    images: torch.Tensor,  # (B,3,H,W) normalised
+    labels: torch.Tensor,  # (B,C) the given ones
+) -> torch.Tensor:
+    "The teacher's labels (B,C), with the given ones where that is wanted"
+    targets = pseudo_labels(self.teacher(images), self.rho)
+    return targets.maximum(labels) if self.with_given else targets
 
-    def forward(self,
-        batch: dict,  # 'image' (B,3,H,W) normalised, 'labels' (B,C) one class a picture
-        step: int,  # steps done so far
-    ) -> dict:  # given: loss; or taught: loss, labels: mean number, empty: share
-        "Loss of one step, the mean over the batch, and what the teacher said"
-        images, labels = batch['image'], batch['labels']
-        taught, first = turn(step, self.k_teacher, self.k_student)
-        if not taught: return dict(given=picture_loss(self.net(images), labels).mean())
-        if first: self.teacher.load_state_dict(self.net.state_dict())
-        targets = self.teach(images, labels)
-        found = targets.any(1)
-        self.taught += len(found); self.left_out += (~found).sum()
-        loss = picture_loss(self.net(images), targets) * found
-        return dict(taught=loss.mean(), labels=targets.sum(1).mean(), empty=(~found).float().mean())
+@patch
+def forward(self: IteratedLearning,
+    batch: dict,  # 'image' (B,3,H,W) normalised, 'labels' (B,C) one class a picture
+    step: int,  # steps done so far
+) -> dict:  # given: loss; or taught: loss, labels: mean number, empty: share
+    "Loss of one step, the mean over the batch, and what the teacher said"
+    images, labels = batch['image'], batch['labels']
+    taught, first = turn(step, self.k_teacher, self.k_student)
+    if not taught: return dict(given=picture_loss(self.net(images), labels).mean())
+    if first: self.teacher.load_state_dict(self.net.state_dict())
+    targets = self.teach(images, labels)
+    found = targets.any(1)
+    self.taught += len(found); self.left_out += (~found).sum()
+    loss = picture_loss(self.net(images), targets) * found
+    return dict(taught=loss.mean(), labels=targets.sum(1).mean(), empty=(~found).float().mean())
 
 # %% ../nbs/30_iterated.ipynb #676bbe8f
 def save_backbone(
