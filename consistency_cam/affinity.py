@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['labels_by_score', 'labels_by_alpha', 'offsets', 'Pairs', 'pair_labels', 'to_grid', 'affinity_loss',
-           'feature_affinity', 'path', 'path_affinity', 'AffinityNet', 'BoundaryNet', 'WithMasks', 'AffinityTask',
-           'infer_edge', 'infer_affinity']
+           'feature_affinity', 'path', 'path_affinity', 'AffinityNet', 'BoundaryNet', 'AffinityTask', 'infer_edge',
+           'infer_affinity']
 
 # %% ../nbs/41_affinity.ipynb #5c731c11
 import math
-from pathlib import Path
 from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import nn
-from .samples import InputError, Samples, read_mask
+from .samples import InputError
+from .folder import WithMasks
 from .metrics import cam_mask, winners
 from .camnet import CAMNet
 
@@ -220,18 +220,6 @@ class BoundaryNet(nn.Module):
         return path_affinity(self(x).float().sigmoid(), radius)
 
 # %% ../nbs/41_affinity.ipynb #82f6e86b
-class WithMasks(Samples):
-    "The pictures of `samples` with the masks of a folder, one palette PNG a picture: `ID.png`"
-    has_masks = True
-    def __init__(self,
-        samples: Samples,  # where pictures and labels come from
-        folder: str|Path,  # of the masks: 0 background, 1..C, 255 unsure
-    ):
-        super().__init__(samples.ids, samples.classes, samples.labels)
-        self.samples, self.folder = samples, Path(folder)
-    def image(self, i): return self.samples.image(i)
-    def mask(self, i): return read_mask(self.folder/f'{self.ids[i]}.png', num_classes=len(self.classes))
-
 class AffinityTask(nn.Module):
     "Trains an `AffinityNet` or a `BoundaryNet` on confident labels"
     def __init__(self,

@@ -63,7 +63,7 @@ RECIPES = dict(
     **{'puzzle-cam': replace(PAPER, method='puzzle-cam', weight_decay=1e-4)},
     quick=replace(PAPER, data='scenes', train='train', backbone='tf_efficientnet_lite0', batch_norm='frozen', frozen_stages=3,
         crop=192, long_side=(168, 216), tiles=(2, 3, 4), alpha=.3, resize_scale=(.5, .75), crop_side=(.5, .75),
-        epochs=6, batch_size=16, lr=.005, momentum=.9, workers=0, scales=(1., 2.), threshold=.3),
+        epochs=6, batch_size=16, lr=.005, momentum=.9, workers=0, scales=(1.5,), threshold=.2),
 )
 RECIPES['voc-quick'] = replace(RECIPES['quick'], data='voc', train='half_train', val='half_val', crop=256, long_side=(160, 320),
     tiles=(2, 4, 8), epochs=4, batch_size=8, scales=(.5, .75), threshold=.35)
