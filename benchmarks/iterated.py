@@ -46,12 +46,12 @@ def samples(args, seed):
     return OneLabel(VOC(args.root, 'half_train', masks=False), seed=seed), OneLabel(VOC(args.root, 'half_val', masks=False))
 
 
-def measure(net, held_out, side):
-    "What the network finds on held-out pictures"
-    logits, named = class_logits(net.eval(), held_out, side), held_out.labels
-    at = lambda wanted: {str(p): round(100 * recall_at_precision(logits, held_out.full, wanted, p), 2) for p in PRECISIONS}
+def measure(net, single, side):
+    "Recall of the unnamed and of the named objects at each precision, percent, and answers a picture at a threshold of one half"
+    logits = class_logits(net.eval(), single, side)
     net.train()
-    return dict(unnamed=at(held_out.unnamed), named=at(named), labels=round((logits > 0).sum(1).float().mean().item(), 3))
+    at = lambda wanted: {str(p): round(100 * recall_at_precision(logits, single.full, wanted, p), 2) for p in PRECISIONS}
+    return dict(unnamed=at(single.unnamed), named=at(single.labels), labels=round((logits > 0).sum(1).float().mean().item(), 3))
 
 
 def train_to(step, task, data, folder, settings, title):
@@ -91,7 +91,7 @@ def pretrain(args, arm, seed):
             since = step
         save_backbone(net, stage.folder/'backbone.safetensors')
         counts = dict(pictures=len(train), held_out=len(held_out), unnamed_objects=int(held_out.unnamed.sum()), taught=task.taught.item(), left_out=task.left_out.item())
-        return stage.finish(dict(arm=arm, seed=seed, rho=rho, **counts, **read_metrics(curve)[-1], curve=read_metrics(curve)))
+        return stage.finish(dict(arm=arm, seed=seed, rho=rho, **counts, **read_metrics(curve)[-1], training=measure(net, train, r.crop), curve=read_metrics(curve)))
 
 
 def difference(rows, precision):
@@ -103,13 +103,16 @@ def difference(rows, precision):
 
 
 def table(found):
-    "The arms as a Markdown table, in percent"
-    lines = ['| training | ' + ' | '.join(f'unnamed found at precision {p}' for p in PRECISIONS) + ' | labels a picture | taught, left out |', '|---' * (3 + len(PRECISIONS)) + '|']
+    "The arms as a Markdown table, in percent: mean over the seeds, and spread"
+    percent = [f'{100 * p:.0f} %' for p in PRECISIONS]
+    lines = ['| training | ' + ' | '.join(f'unnamed found at precision {p}' for p in percent) + ' | of the training pictures, at 80 % | answers a picture | left out of what was taught |', '|---' * (4 + len(percent)) + '|']
     for arm in dict.fromkeys(row['arm'] for row in found['rows']):
         rows = [row for row in found['rows'] if row['arm'] == arm]
-        share = 100 * sum(row['left_out'] for row in rows) / max(1, sum(row['taught'] for row in rows))
-        lines.append('| ' + ' | '.join([arm, *(mean_spread([row['unnamed'][str(p)] for row in rows]) for p in PRECISIONS), f"{sum(row['labels'] for row in rows) / len(rows):.2f}", f'{share:.1f} %' if 'iterated' in arm else '–']) + ' |')
-    return '\n'.join(lines + [f'\niterated less single at precision {p}: {d["mean"]} ± {d["error"]} (standard error), ratio {d["ratio"]}' for p, d in found['difference'].items()])
+        taught, left_out = (sum(row[k] for row in rows) for k in ('taught', 'left_out'))
+        cells = [arm, *(mean_spread([row['unnamed'][str(p)] for row in rows]) for p in PRECISIONS), mean_spread([row['training']['unnamed']['0.8'] for row in rows]), mean_spread([row['labels'] for row in rows]), f'{100 * left_out / taught:.1f} %' if taught else '–']
+        lines.append(f"| {' | '.join(cells)} |")
+    gains = [f"{d['mean']} ± {d['error']} at {p}" for p, d in zip(percent, found['difference'].values())]
+    return '\n'.join(lines) + f"\n\nIterated less single, paired by seed, with its standard error: {', '.join(gains)}."
 
 
 def main():
@@ -139,8 +142,8 @@ def main():
     for n, (arm, seed) in enumerate(jobs, 1):
         tqdm.write(f'[{n}/{len(jobs)}] {arm}, seed {seed}')
         found['rows'].append(pretrain(args, arm, seed))
-        if any(row['arm'] == 'iterated' for row in found['rows']): found['difference'] = {str(p): difference(found['rows'], str(p)) for p in PRECISIONS}
-        write_json(args.result, found)
+    found['difference'] = {str(p): difference(found['rows'], str(p)) for p in PRECISIONS}
+    write_json(args.result, dict(found, table=table(found)))
     print(table(found))
 
 

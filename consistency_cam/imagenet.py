@@ -32,10 +32,11 @@ def class_pictures(
     name: str,  # of a class folder in it
 ) -> list:  # sorted paths relative to `folder`, with '/'
     "The pictures of a class; raises `PictureError` where there are none."
-    found = [os.path.relpath(os.path.join(d, f), folder).replace(os.sep, '/') for d, _, files in os.walk(Path(folder)/name) for f in files
+    base = os.path.join(folder, '')
+    found = [os.path.join(d[len(base):], f) for d, _, files in os.walk(base + name) for f in files
              if not f.startswith('.') and os.path.splitext(f)[1].lower() in EXTENSIONS]
-    if not found: raise PictureError(f'{Path(folder)/name}: no pictures in this class folder; add them, or remove the folder')
-    return sorted(found)
+    if not found: raise PictureError(f'{base}{name}: no pictures in this class folder; add them, or remove the folder')
+    return sorted(path.replace(os.sep, '/') for path in found)
 
 # %% ../nbs/04_imagenet.ipynb #c3afaad0
 def read_class_names(
