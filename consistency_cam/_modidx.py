@@ -435,6 +435,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'consistency_cam.pseudo.described': ('pseudo.html#described', 'consistency_cam/pseudo.py'),
                                         'consistency_cam.pseudo.pseudo_label': ('pseudo.html#pseudo_label', 'consistency_cam/pseudo.py'),
                                         'consistency_cam.pseudo.pseudo_labels': ('pseudo.html#pseudo_labels', 'consistency_cam/pseudo.py'),
+                                        'consistency_cam.pseudo.score_mask': ('pseudo.html#score_mask', 'consistency_cam/pseudo.py'),
                                         'consistency_cam.pseudo.write_coco': ('pseudo.html#write_coco', 'consistency_cam/pseudo.py')},
             'consistency_cam.randomwalk': { 'consistency_cam.randomwalk.neighbours': ( 'randomwalk.html#neighbours',
                                                                                        'consistency_cam/randomwalk.py'),
