@@ -134,7 +134,7 @@ def main():
     parser.add_argument('--result', type=Path, default=Path('results/iterated.json'), help='file for the figures (default results/iterated.json)')
     args = parser.parse_args()
     if args.data == 'voc' and not args.root: parser.error('--data voc needs --root VOC2012')
-    args.recipe = recipe('voc-quick', root=args.root) if args.data == 'voc' else recipe('quick', size=128, crop=128, long_side=(112, 144))
+    args.recipe = recipe('voc-quick', root=args.root, crop=160, long_side=(128, 192)) if args.data == 'voc' else recipe('quick', size=128, crop=128, long_side=(112, 144))
     args.epochs = args.epochs or (8 if args.data == 'voc' else 24)
     jobs = [(arm, seed) for seed in args.seeds for arm in ('single', 'iterated', 'all')] + [(f'iterated, rho {rho}', args.seeds[0]) for rho in args.rhos]
     settings = {k: v for k, v in vars(args).items() if k not in ('recipe', 'root', 'runs', 'result')}

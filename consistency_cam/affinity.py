@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from .samples import InputError
-from .folder import WithMasks
 from .metrics import cam_mask, winners
 from .camnet import CAMNet
 
@@ -162,7 +161,7 @@ class AffinityNet(nn.Module):
         for m in self.reduce: nn.init.kaiming_normal_(m.weight)
         nn.init.xavier_uniform_(self.mix.weight, gain=4)
         self.reduce.lr_factor = self.mix.lr_factor = 10.
-        with torch.no_grad(): self.stride = 4 * net.stride // net.features(torch.zeros(1, 3, 4 * net.stride, 4 * net.stride))[-3].shape[-1]
+        self.stride = net.strides[-3]
 
     def forward(self,
         x: torch.Tensor,  # (B,3,H,W) normalised pictures

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WeightsError', 'packaged_weights', 'read_weights', 'as_timm', 'load_backbone', 'DilatedDepthwise', 'split_dilation',
-           'make_backbone', 'CAMNet', 'batch_norm_fixed']
+           'make_backbone', 'BackboneNet', 'CAMNet', 'batch_norm_fixed']
 
 # %% ../nbs/11_camnet.ipynb #e7adab22
 import socket
@@ -70,7 +70,7 @@ def load_backbone(net, backbone, pretrained):
     source = pretrained if isinstance(pretrained, (str, Path)) else packaged_weights(backbone)
     state = read_weights(source) if source else _hub_weights(backbone)
     if any(k.startswith('_conv_stem') for k in state): state = as_timm(state, list(net.state_dict()))
-    state = {k.removeprefix('backbone.'): v for k, v in state.items() if k.split('.')[0] not in ('classifier', 'fc', 'head')}
+    state = {k.rsplit('backbone.', 1)[-1]: v for k, v in state.items() if k.split('.')[0] not in ('classifier', 'fc', 'head')}
     wrong = [k for k, v in net.state_dict().items() if k not in state or state[k].shape != v.shape]
     if wrong: raise WeightsError(f"{source or backbone}: not the weights of '{backbone}': {len(wrong)} of {len(net.state_dict())} arrays are absent or have another shape, e.g. {wrong[0]}")
     net.load_state_dict({k: state[k] for k in net.state_dict()})
@@ -106,9 +106,48 @@ def make_backbone(name, output_stride):
     try: return split_dilation(timm.create_model(name, output_stride=output_stride, **arguments))
     except (TypeError, NotImplementedError, AssertionError): return timm.create_model(name, **arguments)
 
-# %% ../nbs/11_camnet.ipynb #e6d9c4ce
-class CAMNet(nn.Module):
-    "A multi-label classifier that classifies every cell, then pools: its output map is the CAM (Sections 3.1, 3.2)"
+# %% ../nbs/11_camnet.ipynb #06350807
+class BackboneNet(nn.Module):
+    "A timm backbone with its feature pyramid and normalisation; raises `InputError`, `WeightsError`"
+    def __init__(self,
+        backbone: str,  # timm name
+        output_stride: int,  # pixels a cell of the last map
+        pretrained: bool|str|Path,  # weights: True (installed package, else hub), a file, or False for random
+        classifier_layer: bool = True,  # keep the layer behind the last block that some backbones have for their classifier
+    ):
+        super().__init__()
+        self.backbone_name, self.frozen_bn = backbone, False
+        self.backbone = make_backbone(backbone, output_stride)
+        if not classifier_layer: self.backbone.prune_intermediate_layers(prune_norm=True)
+        if pretrained: load_backbone(self.backbone, backbone, pretrained)
+        self.channels, self.strides = self._probe()
+        self.stride = self.strides[-1]
+        if self.stride != output_stride: raise InputError(f"backbone '{backbone}' has output stride {self.stride} and cannot have {output_stride}; say output_stride={self.stride}")
+        for name in ('mean', 'std'): self.register_buffer(name, torch.tensor(self.backbone.pretrained_cfg[name]).view(3, 1, 1), persistent=False)
+
+    @torch.no_grad()
+    def _probe(self):
+        "Channels of the maps in `features`, and pixels a cell of each"
+        training, size = self.backbone.training, 224 if 'vit' in self.backbone_name else 64
+        maps = self.eval().features(torch.zeros(1, 3, size, size)); self.train(training)
+        return [m.shape[1] for m in maps], [size // m.shape[-1] for m in maps]
+
+    def features(self,
+        x: torch.Tensor,  # (B,3,H,W) normalised pictures
+    ) -> list:  # maps (B,c,h,w) from fine to coarse; the last one is what a classifier sees
+        "Feature pyramid"
+        final, maps = self.backbone.forward_intermediates(x, norm=True) if 'vit' in self.backbone_name else self.backbone.forward_intermediates(x)
+        return maps if final.ndim != 4 or final.shape == maps[-1].shape else maps[:-1] + [final]
+
+    def normalize(self,
+        images: torch.Tensor,  # (...,3,H,W) uint8 pictures
+    ) -> torch.Tensor:
+        "Float pictures with the mean and deviation the backbone was trained with"
+        return (images.to(self.mean) / 255 - self.mean) / self.std
+
+# %% ../nbs/11_camnet.ipynb #72c5818c
+class CAMNet(BackboneNet):
+    "A multi-label classifier that classifies every cell, then pools: its output map is the CAM (Sections 3.1, 3.2); raises `InputError`, `WeightsError`"
     def __init__(self,
         backbone: str = 'tf_efficientnet_lite0',  # timm name
         num_classes: int = 20,  # C, foreground classes
@@ -117,56 +156,25 @@ class CAMNet(nn.Module):
         pretrained: bool|str|Path = True,  # ImageNet weights: True (installed package, else hub), a file, or False for random
         bias: float|None = None,  # start of the classifier's bias; None: no bias
     ):
-        super().__init__()
         if pool not in POOLINGS: raise InputError(f"unknown pooling '{pool}'; known: {', '.join(POOLINGS)}")
-        self.pool, self.backbone_name, self.num_classes = pool, backbone, num_classes
-        self.frozen_bn = False
-        self.backbone = make_backbone(backbone, output_stride)
-        if pretrained: load_backbone(self.backbone, backbone, pretrained)
-        self.channels, self.stride = self._probe()
-        if self.stride != output_stride: raise InputError(f"backbone '{backbone}' has output stride {self.stride} and cannot have {output_stride}; say output_stride={self.stride}")
+        super().__init__(backbone, output_stride, pretrained)
+        self.pool, self.num_classes = pool, num_classes
         self.classifier = nn.Conv2d(self.channels[-1], num_classes, 1, bias=bias is not None)
         nn.init.kaiming_normal_(self.classifier.weight)
         if bias is not None: nn.init.constant_(self.classifier.bias, bias)
         self.classifier.lr_factor = 10.
-        for name in ('mean', 'std'): self.register_buffer(name, torch.tensor(self.backbone.pretrained_cfg[name]).view(3, 1, 1), persistent=False)
 
-    @torch.no_grad()
-    def _probe(self):
-        "Channels of the maps in `features`, and pixels a cell of the last"
-        training, size = self.backbone.training, 224 if 'vit' in self.backbone_name else 64
-        maps = self.eval().features(torch.zeros(1, 3, size, size)); self.train(training)
-        return [m.shape[1] for m in maps], size // maps[-1].shape[-1]
+    def cams(self,
+        x: torch.Tensor,  # (B,3,H,W) normalised pictures
+    ) -> torch.Tensor:
+        "Raw signed CAMs (B,C,h,w): a logit for every class and cell"
+        return self.classifier(self.features(x)[-1])
 
-# %% ../nbs/11_camnet.ipynb #40e880a6
-@patch
-def features(self: CAMNet,
-    x: torch.Tensor,  # (B,3,H,W) normalised pictures
-) -> list:  # maps (B,c,h,w) from fine to coarse; the last one is what the classifier sees
-    "Feature pyramid"
-    final, maps = self.backbone.forward_intermediates(x, norm=True) if 'vit' in self.backbone_name else self.backbone.forward_intermediates(x)
-    return maps if final.ndim != 4 or final.shape == maps[-1].shape else maps[:-1] + [final]
-
-@patch
-def cams(self: CAMNet,
-    x: torch.Tensor,  # (B,3,H,W) normalised pictures
-) -> torch.Tensor:
-    "Raw signed CAMs (B,C,h,w): a logit for every class and cell"
-    return self.classifier(self.features(x)[-1])
-
-@patch
-def forward(self: CAMNet,
-    x: torch.Tensor,  # (B,3,H,W) normalised pictures
-) -> torch.Tensor:
-    "Class logits (B,C)"
-    return POOLINGS[self.pool](self.cams(x))
-
-@patch
-def normalize(self: CAMNet,
-    images: torch.Tensor,  # (...,3,H,W) uint8 pictures
-) -> torch.Tensor:
-    "Float pictures with the mean and deviation the backbone was trained with"
-    return (images.to(self.mean) / 255 - self.mean) / self.std
+    def forward(self,
+        x: torch.Tensor,  # (B,3,H,W) normalised pictures
+    ) -> torch.Tensor:
+        "Class logits (B,C)"
+        return POOLINGS[self.pool](self.cams(x))
 
 # %% ../nbs/11_camnet.ipynb #045b1bba
 @contextmanager
@@ -181,11 +189,11 @@ def batch_norm_fixed(
         for m in norms: m.train()
 
 @patch
-def freeze(self: CAMNet,
+def freeze(self: BackboneNet,
     batch_norm: bool = True,  # keep batch norm at its running statistics in training
     stages: int = 0,  # leading stages of the pyramid whose weights stay as they are, the stem with the first
-) -> CAMNet:
-    "Hold batch norm and the first stages of the backbone fixed, also through later calls of `train()`"
+) -> BackboneNet:
+    "Hold the backbone's batch norm and its first stages fixed, also through later calls of `train()`"
     self.frozen_bn = batch_norm
     if stages:
         if stages >= len(self.backbone.feature_info): raise InputError(f'cannot freeze {stages} stages: {self.backbone_name} has {len(self.backbone.feature_info)}')
@@ -197,16 +205,16 @@ def freeze(self: CAMNet,
     return self.train(self.training)
 
 @patch
-def _stages(self: CAMNet):
+def _stages(self: BackboneNet):
     "Named parts of the backbone in order, a sequence of blocks taken block by block"
     for name, child in self.backbone.named_children():
         if isinstance(child, nn.Sequential) and name in ('blocks', 'stages'): yield from ((f'{name}.{i}', b) for i, b in child.named_children())
         else: yield name, child
 
 @patch
-def train(self: CAMNet, mode=True):
+def train(self: BackboneNet, mode=True):
     nn.Module.train(self, mode)
     if mode and self.frozen_bn:
-        for m in self.modules():
+        for m in self.backbone.modules():
             if isinstance(m, nn.modules.batchnorm._BatchNorm): m.eval()
     return self

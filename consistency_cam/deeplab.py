@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from fastcore.basics import patch
 from .samples import InputError
-from .camnet import make_backbone, load_backbone
+from .camnet import BackboneNet
 
 # %% ../nbs/50_deeplab.ipynb #03ad9f4b
 class AtrousConv(nn.Conv2d):
@@ -76,7 +75,7 @@ class ASPP(nn.Module):
     def forward(self, x): return self.project(torch.cat([branch(x) for branch in self.branches], 1))
 
 # %% ../nbs/50_deeplab.ipynb #b07986f6
-class Segmenter(nn.Module):
+class Segmenter(BackboneNet):
     "A backbone's maps in, a logit for each class and pixel out: what `DeepLabV3` and `DeepLabV3Plus` share; raises `InputError`, `WeightsError`"
     def __init__(self,
         backbone: str,  # timm name
@@ -84,57 +83,14 @@ class Segmenter(nn.Module):
         output_stride: int,  # pixels a cell of the last map
         pretrained: bool|str|Path,  # backbone weights: True (installed package, else hub), a file, or False for random
     ):
-        super().__init__()
-        self.backbone_name, self.num_classes, self.frozen_bn = backbone, num_classes, False
-        self.backbone = make_backbone(backbone, output_stride)
-        self.backbone.prune_intermediate_layers(prune_norm=True)
-        if pretrained: load_backbone(self.backbone, backbone, pretrained)
-        self.channels, self.strides = self._probe()
-        self.stride = self.strides[-1]
-        if self.stride != output_stride: raise InputError(f"backbone '{backbone}' has output stride {self.stride} and cannot have {output_stride}; say output_stride={self.stride}")
-        for name in ('mean', 'std'): self.register_buffer(name, torch.tensor(self.backbone.pretrained_cfg[name]).view(3, 1, 1), persistent=False)
-
-    @torch.no_grad()
-    def _probe(self):
-        "Channels of the maps in `features`, and pixels a cell of each"
-        maps = self.eval().features(torch.zeros(1, 3, 64, 64)); self.train()
-        return [m.shape[1] for m in maps], [64 // m.shape[-1] for m in maps]
-
-    def features(self,
-        x: torch.Tensor,  # (B,3,H,W) normalised pictures
-    ) -> list:  # maps (B,c,h,w) from fine to coarse
-        "The backbone's maps"
-        return self.backbone.forward_intermediates(x, intermediates_only=True)
+        super().__init__(backbone, output_stride, pretrained, classifier_layer=False)
+        self.num_classes = num_classes
 
     def forward(self,
         x: torch.Tensor,  # (B,3,H,W) normalised pictures
     ) -> torch.Tensor:
         "Logits (B,K,H,W) at the pictures' size"
         return F.interpolate(self.logits(x), x.shape[-2:], mode='bilinear', align_corners=False)
-
-# %% ../nbs/50_deeplab.ipynb #0122a971
-@patch
-def normalize(self: Segmenter,
-    images: torch.Tensor,  # (...,3,H,W) uint8 pictures
-) -> torch.Tensor:
-    "Float pictures with the mean and deviation the backbone was trained with"
-    return (images.to(self.mean) / 255 - self.mean) / self.std
-
-@patch
-def freeze(self: Segmenter,
-    batch_norm: bool = True,  # keep the backbone's batch norm at its running statistics in training
-) -> Segmenter:
-    "Hold the backbone's batch norm fixed, also through later calls of `train()`; the head's, which starts from nothing, goes on learning"
-    self.frozen_bn = batch_norm
-    return self.train(self.training)
-
-@patch
-def train(self: Segmenter, mode=True):
-    nn.Module.train(self, mode)
-    if mode and self.frozen_bn:
-        for m in self.backbone.modules():
-            if isinstance(m, nn.modules.batchnorm._BatchNorm): m.eval()
-    return self
 
 # %% ../nbs/50_deeplab.ipynb #f38ac950
 def rates_at(

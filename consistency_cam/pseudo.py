@@ -121,13 +121,9 @@ def _versions():
 
 @contextmanager
 def _writing(path):
-    "A context in which a full disk, and whatever else keeps from writing, becomes one line, and leaves no part of the file"
-    path = Path(path)
+    "A context in which a full disk, and whatever else keeps from writing, becomes one line"
     try: yield
-    except OSError as e:
-        for part in path.parent.glob('.*'):
-            if part.name.startswith(f'.{path.name}.'): part.unlink(missing_ok=True)
-        raise PseudoError(f'{path}: cannot be written ({e.strerror or e}); what is finished is kept, make room and run this again') from None
+    except OSError as e: raise PseudoError(f'{path}: cannot be written ({e.strerror or e}); what is finished is kept, make room and run this again') from None
 
 # %% ../nbs/43_pseudo.ipynb #33bd6808
 def pseudo_labels(

@@ -92,8 +92,8 @@ def write_mask(
     im.putpalette(palette().numpy().tobytes())
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f'.{path.name}.{os.getpid()}')
-    im.save(part, 'PNG')
-    os.replace(part, path)
+    try: im.save(part, 'PNG'); os.replace(part, path)
+    finally: part.unlink(missing_ok=True)
 
 # %% ../nbs/00_samples.ipynb #10ab2ac7
 def read_mask(

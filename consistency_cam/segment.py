@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm.auto import tqdm
 from .samples import InputError, Samples, write_mask
-from .folder import WithMasks
 from .cams import snapped
 from .deeplab import Segmenter
 
