@@ -22,7 +22,7 @@ from consistency_cam.camnet import CAMNet
 from consistency_cam.checkpoint import Stage, append_metrics, fingerprint, load_state, load_weights, read_metrics, write_json
 from consistency_cam.imagenet import OneLabel
 from consistency_cam.iterated import IteratedLearning, class_logits, first_bias, recall_at_precision, save_backbone
-from consistency_cam.pipeline import environment, mean_spread
+from consistency_cam.compare import environment, mean_spread
 from consistency_cam.recipes import recipe
 from consistency_cam.scenes import Scenes
 from consistency_cam.training import Settings, fit, total_steps

@@ -16,7 +16,8 @@ from tqdm import tqdm
 from consistency_cam.camnet import CAMNet
 from consistency_cam.checkpoint import write_json
 from consistency_cam.metrics import ConfusionMatrix, cam_mask
-from consistency_cam.pipeline import Run, compare, table
+from consistency_cam.compare import compare, table
+from consistency_cam.pipeline import Run
 from consistency_cam.recipes import recipe
 from consistency_cam.scenes import Scenes
 from consistency_cam.training import poly

@@ -11,7 +11,8 @@ from tqdm import tqdm
 from consistency_cam.cams import infer
 from consistency_cam.checkpoint import write_json
 from consistency_cam.metrics import ThresholdSweep
-from consistency_cam.pipeline import Run, environment
+from consistency_cam.compare import environment
+from consistency_cam.pipeline import Run
 
 
 def main():

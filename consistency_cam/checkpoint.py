@@ -8,7 +8,7 @@ __all__ = ['CheckpointError', 'atomic_bytes', 'write_json', 'read_json', 'append
            'runs_root']
 
 # %% ../nbs/08_checkpoint.ipynb #beca6824
-import fcntl, hashlib, json, os, tempfile
+import fcntl, hashlib, json, os, tempfile, time
 from contextlib import contextmanager
 from pathlib import Path
 import torch
@@ -163,9 +163,17 @@ class Stage:
         with locked(self.folder/'.lock'):
             known = read_json(self.about) if self.about.exists() else None
             if known and (known['config'], known['inputs']) != (self.config, self.inputs):
-                for p in sorted(self.folder.rglob('*'), reverse=True): p.rmdir() if p.is_dir() else p.name == '.lock' or p.unlink()
+                for p in sorted(self.folder.rglob('*'), reverse=True): p.rmdir() if p.is_dir() else p == self.folder/'.lock' or p.unlink()
             write_json(self.about, dict(config=self.config, inputs=self.inputs))
             yield self
+
+    def settled(self) -> bool:
+        "Whether the stage is done; in another process than the first, wait until the first has done it"
+        while not is_main() and not self.done:
+            time.sleep(.5)
+            known = read_json(self.about) if self.about.exists() else {}
+            if (known.get('config'), known.get('inputs')) == (self.config, self.inputs): self.result = known.get('result')
+        return self.done
 
     def finish(self,
         result: dict,  # what came out, small enough for JSON

@@ -16,8 +16,10 @@ from functools import partial
 from multiprocessing import get_context
 import numpy as np
 import torch
+import torch.nn.functional as F
 from tqdm.auto import tqdm
 from .samples import InputError
+from .transforms import rescale
 
 # %% ../nbs/40_crf.ipynb #fed1037c
 class CRFError(InputError): "A picture and probabilities that no CRF can work on, a picture of a pool that failed, or no CRF installed"
@@ -31,6 +33,7 @@ class CRFSetting:
     bilateral_rgb: float = 13.  # theta 3: difference of colour it bears, of 255
     bilateral: float = 10.  # w2: its weight
     steps: int = 10  # of mean field
+    side: int = 0  # longer side, pixels, of the smaller copy on which it works where a picture is larger; 0: on the picture itself
 
 # %% ../nbs/40_crf.ipynb #6f62e360
 def mean_field(
@@ -65,6 +68,15 @@ def _checked(image, probs):
 SOFTMAX_CRF = CRFSetting()
 LABEL_CRF = CRFSetting(bilateral_xy=50., bilateral_rgb=5.)
 
+def _on_copy(image, probs, setting):
+    "`mean_field` of tensors, on a copy of the size that the setting wants"
+    size = tuple(image.shape[1:])
+    if smaller := 0 < setting.side < max(size):
+        image, setting = rescale(image, setting.side), scaled(setting, (setting.side,), max(size))
+        probs = F.interpolate(probs[None], image.shape[1:], mode='bilinear', align_corners=False, antialias=True)[0]
+    found = torch.from_numpy(mean_field(image.permute(1, 2, 0).cpu().numpy(), probs.cpu().numpy(), setting)).to(probs)
+    return F.interpolate(found[None], size, mode='bilinear', align_corners=False)[0] if smaller else found
+
 def dense_crf(
     image: torch.Tensor,  # (3,H,W) uint8 picture
     probs: torch.Tensor,  # (K,H,W) probabilities of K classes, background among them; sum 1 at every pixel
@@ -78,7 +90,7 @@ def dense_crf(
     kept = probs[here] + 1e-12
     kept = kept / kept.sum(0)
     out = torch.zeros_like(probs)
-    out[here] = kept if len(here) == 1 else torch.from_numpy(mean_field(image.permute(1, 2, 0).cpu().numpy(), kept.cpu().numpy(), setting)).to(probs)
+    out[here] = kept if len(here) == 1 else _on_copy(image, kept, setting)
     return out
 
 # %% ../nbs/40_crf.ipynb #564e7405

@@ -28,7 +28,8 @@ from .show import BELOW, DASHES, OKABE_ITO, Plot, bars, class_name, curve, mask_
 from .metrics import ConfusionMatrix, cam_mask
 from .checkpoint import atomic_bytes, read_metrics
 from .recipes import explain
-from .pipeline import Run, environment, mean_spread
+from .compare import environment, mean_spread
+from .pipeline import Run
 
 # %% ../nbs/85_report.ipynb #30eb11d3
 def shrunk(
@@ -91,8 +92,7 @@ def figures(
     run: Run,
 ) -> dict:  # {split: figures of `Run.evaluate`}, empty without masks
     "What came out of a run, for each split that has masks."
-    r = run.recipe
-    return run.evaluate() if any(run.samples(s).has_masks for s in (r.train, r.val) if s) else {}
+    return run.evaluate() if run.measured('cams') else {}
 
 def result_rows(
     groups: dict,  # of `experiments`
