@@ -72,7 +72,7 @@ def pretrain(args, arm, seed):
     "Train one arm with one seed, or go on with it: what it finds along the way and at the end, and what its teacher said"
     r, (train, held_out) = args.recipe, samples(args, seed)
     rho = float(arm.split()[-1]) if 'rho' in arm else args.rho
-    turns = dict(rho=rho, k_teacher=args.turn, k_student=args.turn if 'iterated' in arm else 0)
+    turns = dict(rho=rho, k_teacher=args.turn, k_student=args.turn if 'iterated' in arm else 0, with_given=args.with_given and 'iterated' in arm)
     settings = Settings(args.epochs, args.batch_size, args.lr or r.lr / len(train.classes), r.momentum, r.weight_decay, save_every=50, log_every=1, seed=seed)
     config = dict(turns, arm=arm, pool=args.pool, epochs=args.epochs, batch_size=args.batch_size, lr=settings.lr, marks=args.marks, crop=r.crop)
     stage = Stage(args.runs/f'{arm}-{seed}'.replace(', ', '-').replace(' ', '-'), config, fingerprint(train.fingerprint(), held_out.fingerprint()))
@@ -112,7 +112,7 @@ def table(found):
         cells = [arm, *(mean_spread([row['unnamed'][str(p)] for row in rows]) for p in PRECISIONS), mean_spread([row['training']['unnamed']['0.8'] for row in rows]), mean_spread([row['labels'] for row in rows]), f'{100 * left_out / taught:.1f} %' if taught else '–']
         lines.append(f"| {' | '.join(cells)} |")
     gains = [f"{d['mean']} ± {d['error']} at {p}" for p, d in zip(percent, found['difference'].values())]
-    return '\n'.join(lines) + f"\n\nIterated less single, paired by seed, with its standard error: {', '.join(gains)}."
+    return '\n'.join(lines) + (f"\n\nIterated less single, paired by seed, with its standard error: {', '.join(gains)}." if gains else '')
 
 
 def main():
@@ -122,6 +122,8 @@ def main():
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], help='(default 0 1 2)')
     parser.add_argument('--rhos', type=float, nargs='*', default=[.1, .4, .5, .75], help='further thresholds, with the first seed only (default .1 .4 .5 .75)')
     parser.add_argument('--rho', type=float, default=.25, help='threshold of the arm iterated (default .25)')
+    parser.add_argument('--arms', nargs='+', default=['single', 'iterated', 'all'], help='trainings to do (default single iterated all)')
+    parser.add_argument('--with-given', action='store_true', help="iterated: add the given label to the teacher's (default: the teacher's alone)")
     parser.add_argument('--turn', type=int, default=10, help='steps of a turn, on the given labels and on the teacher\'s (default 10)')
     parser.add_argument('--pool', default='gap', help='pooling of teacher and student (default gap)')
     parser.add_argument('--pictures', type=int, default=400, help='scenes to train on (default 400)')
@@ -136,13 +138,13 @@ def main():
     if args.data == 'voc' and not args.root: parser.error('--data voc needs --root VOC2012')
     args.recipe = recipe('voc-quick', root=args.root, crop=160, long_side=(128, 192)) if args.data == 'voc' else recipe('quick', size=128, crop=128, long_side=(112, 144))
     args.epochs = args.epochs or (8 if args.data == 'voc' else 24)
-    jobs = [(arm, seed) for seed in args.seeds for arm in ('single', 'iterated', 'all')] + [(f'iterated, rho {rho}', args.seeds[0]) for rho in args.rhos]
+    jobs = [(arm, seed) for seed in args.seeds for arm in args.arms] + [(f'iterated, rho {rho}', args.seeds[0]) for rho in args.rhos]
     settings = {k: v for k, v in vars(args).items() if k not in ('recipe', 'root', 'runs', 'result')}
     found = dict(command=' '.join(['python -m benchmarks.iterated', *('VOC2012' if a == args.root else a for a in sys.argv[1:])]), date=str(date.today()), settings=settings, **environment(), rows=[])
     for n, (arm, seed) in enumerate(jobs, 1):
         tqdm.write(f'[{n}/{len(jobs)}] {arm}, seed {seed}')
         found['rows'].append(pretrain(args, arm, seed))
-    found['difference'] = {str(p): difference(found['rows'], str(p)) for p in PRECISIONS}
+    found['difference'] = {str(p): difference(found['rows'], str(p)) for p in PRECISIONS} if {'single', 'iterated'} <= {*args.arms} else {}
     write_json(args.result, dict(found, table=table(found)))
     print(table(found))
 

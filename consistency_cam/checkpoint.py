@@ -178,10 +178,12 @@ class Stage:
     def finish(self,
         result: dict,  # what came out, small enough for JSON
     ) -> dict:
-        "Mark the stage as done"
-        self.result = result
-        if is_main(): write_json(self.about, dict(config=self.config, inputs=self.inputs, result=result))
-        return result
+        "Mark the stage as done; another process than the first waits for the first to do so"
+        if is_main():
+            self.result = result
+            write_json(self.about, dict(config=self.config, inputs=self.inputs, result=result))
+        self.settled()
+        return self.result
 
 # %% ../nbs/08_checkpoint.ipynb #8270db2f
 def made_from(
@@ -193,18 +195,31 @@ def made_from(
     return fingerprint(about['config'], about['inputs'])
 
 # %% ../nbs/08_checkpoint.ipynb #b3d09fb2
+_HELD = set()  # file descriptors of the locks this process holds
+
+def _not_ours():
+    "A forked process holds no lock of its parent's, so that none outlives the parent"
+    for fd in _HELD: os.close(fd)
+    _HELD.clear()
+
+os.register_at_fork(after_in_child=_not_ours)
+
 @contextmanager
 def locked(
     path: str|Path,  # lock file; its folder must exist
     wait: bool = False,  # wait for whoever holds it, instead of raising
 ):
     "Within the block this process alone holds the file; raises `CheckpointError` with the holder's process id"
-    with open(path, 'a+') as f:
-        try: fcntl.flock(f, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            f.seek(0); raise CheckpointError(f'{Path(path).parent}: process {f.read().strip() or "?"} is working here; wait for it or choose another run folder') from None
-        f.truncate(0); f.write(str(os.getpid())); f.flush()
-        yield
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try: fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        holder = os.read(fd, 32).decode().strip(); os.close(fd)
+        raise CheckpointError(f'{Path(path).parent}: process {holder or "?"} is working here; wait for it or choose another run folder') from None
+    os.ftruncate(fd, 0); os.write(fd, str(os.getpid()).encode())
+    _HELD.add(fd)
+    try: yield
+    finally:
+        if fd in _HELD: _HELD.remove(fd); os.close(fd)
 
 # %% ../nbs/08_checkpoint.ipynb #27695fa4
 def runs_root() -> Path:

@@ -83,17 +83,14 @@ def _cams(args):
         print(f'{split}: CAMs of {len(run.cams(split))} pictures in {args.run}/cams/{split}')
 
 def _evaluate(args):
-    "mIoU of all that a run has made, or of any folder of palette PNGs against a data set's masks"
-    from consistency_cam.compare import table
-    from consistency_cam.pipeline import EVALUATED, Run, dataset, evaluate_masks
-    if (args.run/'recipe.json').exists():
-        run = Run(args.run, force=args.force, progress=not args.quiet)
-        made = [s for s in EVALUATED if (args.run/('masks' if s == 'segment' else s)).exists()]
-        for stage in made or ['cams']: run.evaluate(stage)
-        return print(table(dict(rows=[run.row()])))
+    "mIoU of all that runs have made, or of any folder of palette PNGs against a data set's masks"
+    from consistency_cam.compare import collect, table
+    from consistency_cam.pipeline import Run, dataset, evaluate_masks
+    if (args.runs[0]/'recipe.json').exists(): return print(table(collect([Run(folder, force=args.force, progress=not args.quiet) for folder in args.runs], args.result)))
+    if len(args.runs) > 1 or args.result: raise ValueError(f'{args.runs[0]}: not a run (no recipe.json); several folders, and --result, are for runs')
     r = chosen_recipe(args)
     samples = dataset(r, args.split or r.val)
-    matrix = evaluate_masks(args.run, samples, not args.quiet)
+    matrix = evaluate_masks(args.runs[0], samples, not args.quiet)
     for name, iou in matrix.per_class(samples.classes).items(): print(f'{name:14} {100 * iou:6.2f}')
     print(f'{"mIoU":14} {100 * matrix.miou():6.2f}   {len(samples)} pictures')
 
@@ -151,6 +148,12 @@ def _demo(args):
     print(table(found))
     print(f'report: {write_report([Run(args.folder/f"{m}-{r.seed}") for m in methods], args.folder/"report.html", found)}')
 
+# %% ../nbs/99_cli.ipynb #08cfdbae
+def _paper(args):
+    "a table or figure of the paper from runs, beside the printed values"
+    from consistency_cam.paper import make
+    print(make(args.what, args.runs, args.out, args.result, args.force))
+
 # %% ../nbs/99_cli.ipynb #28437abc
 def _doctor(args):
     "what is installed, which device there is, which data is found and whether it is complete"
@@ -186,7 +189,7 @@ def make_parser() -> argparse.ArgumentParser:
         p = commands.add_parser(name, help=function.__doc__, description=function.__doc__)
         for n, text in positional: p.add_argument(n, type=Path, help=text)
         if recipe: recipe_options(p, () if name != 'compare' else ('method', 'seed'))
-        p.add_argument('--force', action='store_true', help='start stages over that were made with other settings; overwrite predictions (default: refuse)')
+        p.add_argument('--force', action='store_true', help='start stages over that were made with other settings; overwrite predictions and files (default: refuse)')
         p.add_argument('--quiet', action='store_true', help='no progress bars (default: show them)')
         p.set_defaults(function=function)
         return p
@@ -197,7 +200,10 @@ def make_parser() -> argparse.ArgumentParser:
     add('status', _status, run, recipe=False)
     add('train', _train, run)
     add('cams', _cams, run, recipe=False).add_argument('--split', nargs='+', help="splits whose CAMs to infer (default: the run's training and held-out splits)")
-    add('evaluate', _evaluate, ('run', 'folder of a run, or any folder of palette PNGs ID.png')).add_argument('--split', help="for a folder of PNGs: the split to evaluate against (default: the recipe's val)")
+    p = add('evaluate', _evaluate)
+    p.add_argument('runs', nargs='+', type=Path, metavar='RUN', help='folders of runs, or one folder of palette PNGs ID.png')
+    p.add_argument('--split', help="for a folder of PNGs: the split to evaluate against (default: the recipe's val)")
+    p.add_argument('--result', type=Path, help='JSON file for the figures of the runs (default: none)')
     p = add('predict', _predict, run, ('pictures', 'a picture, or a folder of pictures'), recipe=False)
     p.add_argument('--out', type=Path, help='folder for ID.png (palette PNG) and ID.overlay.png (default: RUN/predictions)')
     p.add_argument('--classes', nargs='+', help='classes known to be in the pictures (default: those predicted above .5)')
@@ -206,6 +212,11 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument('--methods', nargs='+', default=['cam', 'puzzle-cam', 'consistency-cam'], help='methods to compare (default: cam puzzle-cam consistency-cam)')
     p.add_argument('--seeds', nargs='+', type=int, default=[0], help='seeds, each a run of every method (default: 0)')
     p.add_argument('--result', type=Path, help='JSON file for the figures (default: FOLDER/comparison.json)')
+    p = add('paper', _paper, recipe=False)
+    p.add_argument('what', metavar='WHAT', help='table1, table2, table3, table4, noisy-or, fig1, fig5 or fig6')
+    p.add_argument('runs', metavar='RUN', nargs='*', type=Path, help="folders of runs; for fig6 also a --result of `python -m benchmarks.iterated`")
+    p.add_argument('--out', type=Path, help='file for it (default: tables are printed, a figure becomes paper-WHAT.png)')
+    p.add_argument('--result', type=Path, help='JSON file for what it shows, with the recipes of the runs')
     add('doctor', _doctor)
     return parser
 

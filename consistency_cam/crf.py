@@ -13,7 +13,9 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
+from threading import Thread
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -135,6 +137,11 @@ def _each(f, x):
 
 def _array(x): return x.detach().cpu().numpy() if torch.is_tensor(x) else x
 def _tensor(x): return torch.from_numpy(x) if isinstance(x, np.ndarray) else x
+def _begin():
+    "In a process of the pool: one thread for the work, and an end together with the process it works for, however that ends"
+    torch.set_num_threads(1)
+    Thread(target=lambda: (wait([parent_process().sentinel]), os._exit(1)), daemon=True).start()
+
 def _work(function, arguments): return _each(_array, function(*_each(_tensor, arguments)))
 
 # %% ../nbs/40_crf.ipynb #076715a5
@@ -153,7 +160,7 @@ def crf_many(
         for id, arguments in jobs: yield _finished(id, partial(function, *arguments))
         return
     try:
-        with ProcessPoolExecutor(workers, get_context('fork' if sys.platform == 'linux' else None), torch.set_num_threads, (1,)) as pool:
+        with ProcessPoolExecutor(workers, get_context('fork' if sys.platform == 'linux' else None), _begin) as pool:
             for id, arguments in jobs:
                 waiting.append((id, pool.submit(_work, function, _each(_array, arguments)).result))
                 if len(waiting) > 2 * workers: yield _finished(*waiting.popleft())

@@ -290,7 +290,9 @@ def affinity(self: Run) -> dict:  # last losses, steps, seconds, pictures
     with self.work(stage):
         labels = stage.folder/'labels'
         known = pseudo_labels(samples, CamStore(self.folder/'cams'/r.train), labels, setting=self.pseudo_setting(background=r.affinity_scores), inputs=made, force=True, progress=self.progress)
-        told = WithMasks(samples, labels).subset([i for i, id in enumerate(samples.ids) if not known['pictures'][id]['all_zero']])
+        useful = [i for i, id in enumerate(samples.ids) if not known['pictures'][id]['all_zero']]
+        if not useful: raise InputError(f'{self.folder}: the CAMs of all {len(samples)} training pictures are zero, there is nothing to learn from them; train the classifier longer, or at a lower lr or alpha')
+        told = WithMasks(samples, labels).subset(useful)
         return stage.finish(dict(self.train(stage, AffinityTask(net, r.affinity_radius), told, 'affinity', masks=True), pictures=len(told), unsure=known['result']['unsure']))
 
 # %% ../nbs/70_pipeline.ipynb #49d1e81c
@@ -446,6 +448,13 @@ def evaluate(self: Run,
         sweeps = {s: self.sweep(s, stage) for s in splits}
         best = sweeps[splits[0]].best()[0]
         return done.finish({s: _sweep_figures(w, best, fixed[stage], self.classes) for s, w in sweeps.items()})
+
+@patch
+def made(self: Run) -> list:  # of `EVALUATED`
+    "Stages that have made something to evaluate; raises `CheckpointError` where none has"
+    found = [s for s in EVALUATED if (self.folder/('masks' if s == 'segment' else s)).exists() and self.measured(s)]
+    if not found: raise CheckpointError(f'{self.folder}: nothing to evaluate here yet, or no masks to compare it with; `consistency-cam run {self.folder}` goes on')
+    return found
 
 @patch
 def figures(self: Run,

@@ -15,9 +15,14 @@ SMALL = ('--pictures 64 --epochs 4 --size 64 --crop 64 --long-side 56 80 --tiles
 WORKER = [sys.executable, '-m', 'consistency_cam']
 
 
-def train(folder, *options, check=True, launcher=WORKER):
+LATER = ('--backbone tf_efficientnet_lite0 --pretrained imagenet --method cam --batch-norm frozen --pretrain one-label --pretrain-crop 64 --pretrain-long-side 56 80 --pretrain-epochs 1 --pretrain-k-teacher 2 --pretrain-k-student 1 '
+         '--affinity-crop 64 --affinity-long-side 56 80 --affinity-epochs 1 --segment-crop 64 --segment-long-side 56 80 --segment-epochs 2 --segment-frozen-stages 0').split()
+TWO = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '-m', 'consistency_cam']
+
+
+def train(folder, *options, check=True, launcher=WORKER, command='train'):
     environment = dict(os.environ, OMP_NUM_THREADS='1')
-    process = subprocess.Popen([*launcher, 'train', str(folder), *SMALL, *options], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen([*launcher, command, str(folder), *SMALL, *options], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if check:
         output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output
@@ -62,10 +67,41 @@ def test_second_process_in_a_run_is_refused(tmp_path):
 @pytest.mark.slow
 def test_two_processes_give_the_losses_of_one(tmp_path):
     "The same global batch, shared by two processes over gloo: the same losses to float error"
-    launcher = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '-m', 'consistency_cam']
     train(tmp_path/'one', '--batch-norm', 'frozen', '--log-every', '1')
-    train(tmp_path/'two', '--batch-norm', 'frozen', '--log-every', '1', launcher=launcher)
+    train(tmp_path/'two', '--batch-norm', 'frozen', '--log-every', '1', launcher=TWO)
     one, two = (read_metrics(tmp_path/n/'classify'/'metrics.jsonl') for n in ('one', 'two'))
     assert len(one) == len(two) == 16
     for a, b in zip(one, two):
         for name in a.keys() - {'seconds', 'step', 'lr'}: assert abs(a[name] - b[name]) < 1e-3 * max(1, abs(a[name])), (a['step'], name, a[name], b[name])
+
+
+def products(run):
+    "Everything a run has made, as bytes, but for logs and what holds times"
+    return {p.relative_to(run).as_posix(): p.read_bytes() for p in sorted(run.rglob('*')) if p.suffix in ('.safetensors', '.png') or p.name == 'manifest.json' or p.match('evaluate/*/stage.json')}
+
+
+@pytest.mark.slow
+def test_run_killed_in_every_stage_ends_in_the_same_products(tmp_path):
+    "kill -9 as soon as a stage has something on the disk, the same command again, stage after stage: every file is as without"
+    options = (*LATER, '--save-every', '1', '--log-every', '1')
+    train(tmp_path/'whole', *options, command='run')
+    for stage in 'pretrain', 'classify', 'cams', 'affinity/labels', 'affinity', 'walk', 'pseudo', 'segment', 'masks':
+        process = train(tmp_path/'killed', *options, command='run', check=False)
+        begun = lambda: any(p.suffix in ('.safetensors', '.png') for p in (tmp_path/'killed'/stage).glob('**/*' if stage in ('cams', 'walk', 'pseudo', 'masks') else '*'))
+        while not begun() and process.poll() is None: time.sleep(.005)
+        assert begun(), process.stdout.read()
+        process.kill(); process.wait()
+    train(tmp_path/'killed', *options, command='run')
+    whole, killed = products(tmp_path/'whole'), products(tmp_path/'killed')
+    assert whole.keys() == killed.keys() and len(whole) > 4 * 64
+    assert [name for name in whole if whole[name] != killed[name]] == []
+
+
+@pytest.mark.slow
+def test_two_processes_go_through_all_stages(tmp_path):
+    "What one process alone has to do, the other waits for; both go on from it"
+    train(tmp_path/'run', *LATER, command='run', launcher=TWO)
+    from consistency_cam.pipeline import Run
+    states = dict(Run(tmp_path/'run').status())
+    assert all(state.startswith(('done', 'mIoU')) for state in states.values()), states
+    assert "segmenter's masks, train" in states
