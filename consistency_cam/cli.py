@@ -151,6 +151,12 @@ def _demo(args):
     print(table(found))
     print(f'report: {write_report([Run(args.folder/f"{m}-{r.seed}") for m in methods], args.folder/"report.html", found)}')
 
+# %% ../nbs/99_cli.ipynb #5f0c2e9a
+def _paper(args):
+    "a table or figure of the paper from runs, beside the printed values"
+    from consistency_cam.paper import make
+    print(make(args.what, args.runs, args.out, args.result, args.force))
+
 # %% ../nbs/99_cli.ipynb #28437abc
 def _doctor(args):
     "what is installed, which device there is, which data is found and whether it is complete"
@@ -206,6 +212,11 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument('--methods', nargs='+', default=['cam', 'puzzle-cam', 'consistency-cam'], help='methods to compare (default: cam puzzle-cam consistency-cam)')
     p.add_argument('--seeds', nargs='+', type=int, default=[0], help='seeds, each a run of every method (default: 0)')
     p.add_argument('--result', type=Path, help='JSON file for the figures (default: FOLDER/comparison.json)')
+    p = add('paper', _paper, recipe=False)
+    p.add_argument('what', metavar='WHAT', help='table1, table2, table3, table4, noisy-or, fig1, fig5 or fig6')
+    p.add_argument('runs', metavar='RUN', nargs='*', type=Path, help="folders of runs; for fig6 also a --result of `python -m benchmarks.iterated`")
+    p.add_argument('--out', type=Path, help='file for it (default: tables are printed, a figure becomes paper-WHAT.png)')
+    p.add_argument('--result', type=Path, help='JSON file for what it shows, with the recipes of the runs')
     add('doctor', _doctor)
     return parser
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['INCONSISTENT', 'table1', 'table2', 'table3', 'table4', 'noisy_or', 'fig1', 'fig5', 'fig6', 'EXHIBITS', 'tables',
-           'by_experiment', 'counted', 'lacking', 'evaluated', 'Table', 'only_runs', 'parts', 'is_iterated', 'Drawing',
-           'titles', 'find_exhibit', 'opened', 'record', 'make']
+           'deciding', 'by_experiment', 'counted', 'lacking', 'evaluated', 'Table', 'origin', 'only_runs', 'parts',
+           'is_iterated', 'Drawing', 'titles', 'find_exhibit', 'opened', 'record', 'make']
 
 # %% ../nbs/86_paper.ipynb #d9ad4f90
 import json, sys
@@ -23,6 +23,7 @@ from .checkpoint import atomic_bytes, read_json, write_json
 from .views import Tiles
 from .cams import CamStore
 from .deeplab import multiply_adds
+from .recipes import STAGES, of_stage
 from .pipeline import EVALUATED, Run
 from .compare import _anonymous, environment, mean_spread
 from .report import candidates, told_class
@@ -36,20 +37,32 @@ def tables() -> dict:  # {table: rows}
 INCONSISTENT = ("The paper gives Consistency-CAM three figures: 68.2 in the abstract, which in Table 1 is the row without iterated learning (68.20), 68.89 in Table 1, and 68.9 in Table 4, "
     "whose classes as printed average to 69.2 (those of the other rows average to what they print).")
 
-# %% ../nbs/86_paper.ipynb #ec671786
+# %% ../nbs/86_paper.ipynb #1603b7f6
 _ALIKE = 'seed root labels masks pretrain_root workers save_every log_every'.split()
+
+def deciding(
+    run: Run,
+    stage: str,  # of the pipeline
+) -> dict:  # {field of the recipe: value}
+    "The settings that decide what a stage makes, but for the seed and the place of the data"
+    goes = run.stages(stage)
+    idle = of_stage(run.recipe, *(s for s in STAGES if s not in goes), *['crf'] * (not {'affinity', 'pseudo', 'segment'} & {*goes}))
+    return {k: v for k, v in asdict(run.recipe).items() if k not in _ALIKE and (k not in idle or k in STAGES[:STAGES.index(stage)])}
+
+# %% ../nbs/86_paper.ipynb #b4694608
 _NAMED = 'method backbone segment_on train val'.split()
 
 def by_experiment(
     runs: list,  # of `Run`
+    stage: str,  # whose products are shown
     named: list = _NAMED,  # settings that are shown anyway
 ) -> list:  # of (runs that differ in the seed alone, in words the settings that set them apart)
     "The runs of each experiment, in the order of their first"
-    groups = {}
-    for run in runs: groups.setdefault(tuple((k, v) for k, v in asdict(run.recipe).items() if k not in _ALIKE), []).append(run)
-    differ = {k for key in groups for k, _ in set(key) ^ set(next(iter(groups)))} - {*named}
+    groups, values = {}, {}
+    for run in runs: groups.setdefault(tuple(deciding(run, stage).items()), []).append(run)
+    for k, v in (pair for key in groups for pair in key): values.setdefault(k, set()).add(v)
     said = lambda v: ' '.join(map(str, v)) if isinstance(v, tuple) else v
-    return [(group, ', '.join(f'{k} {said(v)}' for k, v in key if k in differ)) for key, group in groups.items()]
+    return [(group, ', '.join(f'{k} {said(v)}' for k, v in key if len(values[k]) > 1 and k not in named)) for key, group in groups.items()]
 
 # %% ../nbs/86_paper.ipynb #6073ff12
 def counted(
@@ -103,12 +116,17 @@ def rows(self: Table,
     found = [dict(r, **{'from': 'printed'}) for r in self.printed]
     for run in only_runs(runs, self.name):
         if run.recipe.data != self.data: raise InputError(f"{run.folder}: {self.name} is about --data {self.data}, this run's pictures are {run.recipe.data}; give other runs")
-    for group, apart in by_experiment(runs):
+    for group, apart in by_experiment(runs, self.stage):
         splits, figures = zip(*[evaluated(run, self.stage, self.name) for run in group])
         cells = [self.row(*both) for both in zip(group, figures)]
-        told = f"ours, seed{'s' * (len(group) > 1)} {', '.join(str(run.recipe.seed) for run in group)}: learnt from {counted(group[0], group[0].recipe.train)}, measured on {counted(group[0], splits[0])}"
-        found.append({k: [c[k] for c in cells] if isinstance(v, float) else v for k, v in cells[0].items()} | {'from': told + f', {apart}' * bool(apart)})
+        found.append({k: [c[k] for c in cells] if isinstance(v, float) else v for k, v in cells[0].items()} | {'from': origin(group, splits[0], apart)})
     return found
+
+def origin(runs, split, apart):
+    "Where an experiment's row comes from, in words"
+    r, seeds = runs[0].recipe, ', '.join(str(run.recipe.seed) for run in runs)
+    where = f'learnt from and measured on {counted(runs[0], split)}' if split == r.train else f'learnt from {counted(runs[0], r.train)}, measured on {counted(runs[0], split)}'
+    return f"ours, seed{'s' * (len(runs) > 1)} {seeds}: {where}" + f', {apart}' * bool(apart)
 
 def only_runs(sources, what):
     "The sources, where all of them are runs; raises `InputError`"
@@ -178,7 +196,7 @@ def _supervised_row(run, figures):
     pretrained = f'iterated learning, {r.pretrain_pool}' if is_iterated(run) else _PRETRAINED[0] if r.pretrain == 'none' else f'single labels, {r.pretrain_pool}'
     return dict(model=dict(deeplabv3='DeepLabV3', deeplabv3plus='DeepLabV3+')[r.segment], backbone=r.backbone, gflops=f'{giga:.1f}', pretrained=pretrained, val=figures['miou'])
 
-noisy_or = Table('noisy-or', 'Supervised segmenters on VOC 2012, with and without iterated learning', 'mIoU in percent; multiply-adds in thousand millions for a picture of 513 x 513 pixels. The printed rows learnt the true masks of train_aug (10,582 pictures) and were measured on val (1,449); a pre-training of none stands for ImageNet weights as they are.',
+noisy_or = Table('noisy-or', 'Supervised segmenters on VOC 2012, with and without iterated learning', 'mIoU in percent; multiply-adds (G: 10⁹) for a picture of 513 x 513 pixels. The printed rows learnt the true masks of train_aug (10,582 pictures) and were measured on val (1,449); a pre-training of none stands for ImageNet weights as they are.',
     'voc', 'segment', {'model': 'model', 'backbone': 'backbone', 'multiply-adds (G)': 'gflops', 'pre-training': 'pretrained', 'val mIoU': 'val'},
     [dict(r, pretrained=p, val=r[k]) for r in tables()['supervised_noisy_or'] for p, k in zip(_PRETRAINED, ('base', 'noisy_or'))], _supervised_row)
 
@@ -202,23 +220,24 @@ class Drawing:
 # %% ../nbs/86_paper.ipynb #537195d1
 def _pictures(runs, what, stage, folder, split, ids):
     "Data set and ids of the pictures to show; raises `InputError` where a run has no products for them"
-    for run in only_runs(runs, what):
+    for run in runs:
         if not run._finished(f'{folder}/{split}'): raise lacking(run, stage, what)
     samples = runs[0].samples(split)
     return samples, [samples.ids[samples.index(id)] for id in ids] if ids else [samples.ids[i] for i in candidates(samples, 4)]
 
 def titles(
     runs: list,  # of `Run`
+    stage: str,  # whose products are shown
 ) -> list:
     "A title for each run that tells it from the others"
     found = {}
-    for group, apart in by_experiment(runs, [k for k in _NAMED if k != 'backbone']):
+    for group, apart in by_experiment(runs, stage, [k for k in _NAMED if k != 'backbone']):
         for run in group: found[run.folder] = ', '.join(filter(None, [run.title, apart, f'seed {run.recipe.seed}' * (len(group) > 1)]))
     return [found[run.folder] for run in runs]
 
 # %% ../nbs/86_paper.ipynb #a5e71a85
 def _mask_rows(runs, ids=None):
-    split = runs[0].recipe.val or runs[0].recipe.train if isinstance(runs[0], Run) else ''
+    r = only_runs(runs, 'fig1')[0].recipe; split = r.val or r.train
     return [dict(id=id, split=split) for id in _pictures(runs, 'fig1', 'segment', 'masks', split, ids)[1]]
 
 def _draw_masks(runs, rows):
@@ -228,13 +247,13 @@ def _draw_masks(runs, rows):
         masks = [read_mask(run.folder/'masks'/rows[0]['split']/f'{samples.ids[i]}.png', tuple(image.shape[1:]), len(samples.classes)) for run in runs]
         masks = ([] if true is None else [true]) + masks
         pictures.append([image, *(mask_overlay(image, m) for m in masks)]); seen += masks
-    return legend(grid(pictures, ['picture'] + ['true mask'] * samples.has_masks + titles(runs)), samples.classes, seen)
+    return legend(grid(pictures, ['picture'] + ['true mask'] * samples.has_masks + titles(runs, 'segment')), samples.classes, seen)
 
 fig1 = Drawing('fig1', "Figure 1: the segmenters' masks of held-out pictures", _mask_rows, _draw_masks)
 
 # %% ../nbs/86_paper.ipynb #cffd912a
 def _cam_rows(runs, ids=None):
-    split = runs[0].recipe.train if isinstance(runs[0], Run) else ''
+    split = only_runs(runs, 'fig5')[0].recipe.train
     samples, ids = _pictures(runs, 'fig5', 'cams', 'cams', split, ids)
     told = [told_class(CamStore(runs[-1].folder/'cams'/split, samples.classes).get(id), samples.mask(samples.index(id)) if samples.has_masks else None) for id in ids]
     return [dict(id=id, split=split, shown=class_name(c, samples.classes) if c else 'no class', mask_id=c) for id, c in zip(ids, told)]
@@ -245,15 +264,16 @@ def _draw_cams(runs, rows):
     for row in rows:
         image = samples.image(samples.index(row['id']))
         pictures.append([image, *(overlay(image, store.get(row['id']).get(row['mask_id'], torch.zeros(image.shape[1:]))) for store in stores)])
-    return grid(pictures, ['picture', *titles(runs)], [row['shown'] for row in rows])
+    return grid(pictures, ['picture', *titles(runs, 'cams')], [row['shown'] for row in rows])
 
 fig5 = Drawing('fig5', 'Figure 5: CAMs of training pictures', _cam_rows, _draw_cams)
 
 # %% ../nbs/86_paper.ipynb #d60ad25f
 def _rho_points(runs):
     "mIoU of the furthest stage that all runs have been evaluated at, against rho"
+    if not any(map(is_iterated, runs)): raise InputError(f'{runs[0].folder}: no iterated learning in it, nor in the other runs, so no threshold to show; make runs with --pretrain and several --pretrain-rho')
     stage = next((s for s in reversed(EVALUATED) if all(run.figures(s) for run in runs)), 'segment')
-    for group, apart in by_experiment(runs, ['pretrain', 'pretrain_rho', *_NAMED]):
+    for group, apart in by_experiment(runs, stage, ['pretrain', 'pretrain_rho', *_NAMED]):
         for run in group:
             split, figures = evaluated(run, stage, 'fig6')
             line = ', '.join(filter(None, [run.method.title if 'classify' in run.stages() else 'true masks', run.recipe.backbone, apart]))
