@@ -7,11 +7,11 @@ __all__ = ['STYLE', 'shrunk', 'compressed', 'shown', 'finished', 'experiments', 
            'masks_of_best', 'scrolling', 'results_table', 'means', 'outcome', 'protocol', 'plain', 'one_column',
            'threshold_curves', 'class_ious', 'class_bars', 'class_table', 'loss_sums', 'training_logs', 'loss_curves',
            'shown_split', 'candidates', 'masks_of', 'picture_ious', 'choose', 'rule', 'choice', 'told_class', 'column',
-           'named_mask', 'labels_of', 'given', 'cam_figure', 'mask_figure', 'method_column', 'class_legend', 'card',
-           'picture_card', 'pictures_part', 'way_table', 'way_protocol', 'stage_column', 'way_card', 'way_choice',
-           'way_part', 'described_classifier', 'described_stages', 'described', 'defined', 'about_part', 'recipe_parts',
-           'recipe_table', 'section', 'contents', 'page', 'plots', 'figures_parts', 'losses_parts', 'page_title',
-           'write_report']
+           'named_mask', 'labels_of', 'given', 'given_column', 'cam_figure', 'mask_figure', 'method_column',
+           'class_legend', 'card', 'picture_card', 'pictures_part', 'way_table', 'way_protocol', 'stage_column',
+           'way_card', 'way_choice', 'way_part', 'described_classifier', 'described_stages', 'described', 'defined',
+           'about_part', 'recipe_parts', 'recipe_table', 'section', 'contents', 'page', 'plots', 'figures_parts',
+           'losses_parts', 'page_title', 'write_report']
 
 # %% ../nbs/85_report.ipynb #875c9ebb
 import base64, io
@@ -185,7 +185,7 @@ def outcome(
     split = 'val' if any(r['val'] for r in rows) else 'train'
     listed = lambda split: ', '.join(f'{t} {v:.1f}' for t, v in means(rows, split).items())
     said = [f"CAM mIoU on {dict(val='held-out', train='training')[split]} pictures, in percent: {listed(split)}."] if means(rows, split) else []
-    if means(rows, 'segment'): said.append(f'mIoU of the segmenter on {tried} pictures, whose classes it is not told: {listed("segment")}.')
+    if means(rows, 'segment'): said.append(f'Segmenter mIoU on {tried} pictures, whose classes it is not told: {listed("segment")}.')
     return ' '.join(said)
 
 def protocol(
@@ -416,12 +416,20 @@ def given(
     samples: Samples,
     i: int,  # position
     width: int = 320,  # most pixels a picture
-) -> list:  # one <figure> or two
+) -> dict:  # {what: <figure>}, one or two
     "The picture, and its true mask where there is one."
     picture, mask = shrunk(rgb(samples.image(i)), width), samples.mask(i)
-    found = [shown(picture, f'picture {samples.ids[i]} with {labels_of(samples, i)}', 'picture')]
-    if mask is not None: found.append(shown(named_mask(picture, mask, samples.classes), f'true mask of {samples.ids[i]}', 'true mask'))
+    found = {'picture': shown(picture, f'picture {samples.ids[i]} with {labels_of(samples, i)}')}
+    if mask is not None: found['true mask'] = shown(named_mask(picture, mask, samples.classes), f'true mask of {samples.ids[i]}')
     return found
+
+def given_column(
+    samples: Samples,
+    i: int,  # position
+    width: int = 320,  # most pixels a picture
+) -> html.FT:
+    "The picture and its true mask, in one column."
+    return column('given', *[html.Figure(*figure.children, html.Figcaption(what)) for what, figure in given(samples, i, width).items()])
 
 # %% ../nbs/85_report.ipynb #3d259e9c
 def cam_figure(
@@ -429,13 +437,14 @@ def cam_figure(
     i: int,  # position
     cams: dict,  # {mask id: map (H, W)}
     told: int|None,  # mask id of the class to show
-    name: str,  # of the method
+    name: str,  # of what made it
+    kind: str = 'CAM',  # of map
     width: int = 320,  # most pixels a picture
 ) -> html.FT:
     "The map of one class over the picture."
     picture, what = rgb(samples.image(i)), class_name(told, samples.classes) if told else 'no class'
     found = cams[told] if told in cams else torch.zeros(picture.shape[:2])
-    return shown(overlay(shrunk(picture, width), found), f'CAM of {what} by {name}, picture {samples.ids[i]}', f'CAM of {what}{", all zero" * (not found.any())}')
+    return shown(overlay(shrunk(picture, width), found), f'{kind} of {what} by {name}, picture {samples.ids[i]}', f'{kind} of {what}{", all zero" * (not found.any())}')
 
 def mask_figure(
     samples: Samples,
@@ -445,10 +454,10 @@ def mask_figure(
     what: str = 'mask',  # caption
     width: int = 320,  # most pixels a picture
 ) -> html.FT:
-    "The mask over the picture, with the mIoU within the picture."
+    "The mask over the picture; the caption says the mIoU within the picture, and where there is nothing to see."
     true = samples.mask(i)
     fit = [] if true is None else [f'mIoU\N{NO-BREAK SPACE}{100 * ConfusionMatrix(len(samples.classes) + 1).update(mask, true).miou():.0f}']
-    return shown(named_mask(shrunk(rgb(samples.image(i)), width), mask, samples.classes), f'mask by {name}, picture {samples.ids[i]}', ', '.join([what] * bool(what) + fit))
+    return shown(named_mask(shrunk(rgb(samples.image(i)), width), mask, samples.classes), f'mask by {name}, picture {samples.ids[i]}', ', '.join([what] * bool(what) + ['all background'] * (not mask.any()) + fit))
 
 # %% ../nbs/85_report.ipynb #66690290
 def method_column(
@@ -461,18 +470,19 @@ def method_column(
 ) -> tuple:  # (element, mask (H, W) of class ids)
     "A run's CAM of one class and its mask."
     samples, mask = run.samples(split), masks_of(run, split)(i)
-    cam = cam_figure(samples, i, run.cams(split).get(samples.ids[i]), told, name, width)
+    cam = cam_figure(samples, i, run.cams(split).get(samples.ids[i]), told, name, width=width)
     return column(name, cam, mask_figure(samples, i, mask, name, f'mask > {run.threshold():.2f}', width)), mask
 
 # %% ../nbs/85_report.ipynb #4880e84d
 def class_legend(
     ids: set,  # mask ids that occur
     classes: list,  # names of the C foreground classes
+    maps: bool = True,  # whether there are maps, too
 ) -> html.FT:
-    "The names and colours of the ids, and the scale of the CAMs."
+    "The names and colours of the ids, and the scale of the maps."
     colour = lambda i: 'repeating-linear-gradient(45deg,#fff 0 4px,#999 4px 6px)' if i == 255 else 'rgb({},{},{})'.format(*palette()[i].tolist())
     keys = [html.Li(html.Span(cls='patch', style=f'background:{colour(i)}'), class_name(i, classes)) for i in sorted(ids - {0})]
-    return html.Ul(*keys, html.Li('CAM: 0 ', html.Span(cls='patch scale'), ' 1'), cls='legend')
+    return html.Ul(*keys, *[html.Li('CAM: 0 ', html.Span(cls='patch scale'), ' 1')] * maps, cls='legend')
 
 # %% ../nbs/85_report.ipynb #bdd13f36
 def card(
@@ -500,7 +510,7 @@ def picture_card(
     told = told_class(last.cams(split).get(samples.ids[i]), true)
     columns, masks = zip(*[method_column(name, run, split, i, told, width) for name, run in shown_runs.items()])
     ids = {int(k) for m in masks + ((true,) if true is not None else ()) for k in m.unique()}
-    return card(samples, i, why, [column('given', *given(samples, i, width)), *columns]), ids
+    return card(samples, i, why, [given_column(samples, i, width), *columns]), ids
 
 def pictures_part(
     shown_runs: dict,  # {name: run}
@@ -528,7 +538,7 @@ def way_table(
     if 'segment' in parts: on[tried].append('segment')
     over = [html.Th(f'{where} pictures', colspan=str(len(ps)), scope='colgroup') for where, ps in on.items() if ps]
     head = html.Thead(html.Tr(html.Td(), *over), html.Tr(*[html.Th(n, scope='col') for n in ('method', *[_WAY[p] for p in parts])]))
-    return scrolling(html.Table(head, html.Tbody(*lines)), 'mIoU of each stage')
+    return scrolling(html.Table(head, html.Tbody(*lines), cls='way'), 'mIoU of each stage')
 
 # %% ../nbs/85_report.ipynb #37907340
 def way_protocol(
@@ -541,7 +551,7 @@ def way_protocol(
     if has & {'walk', 'pseudo'}: text += ['mIoU in percent. CAMs, maps after the walk and pseudo-labels are those of the training pictures, compared with ', html.B('true masks that the training never saw'),
         '; maps are cut at the threshold that is best on these same masks, pseudo-labels at the score of the recipe. ']
     if 'segment' in has: text += [f'The segmenter is given {tried} pictures and ', html.B('not told which classes are in them'), ', so its figure does not compare with those of CAMs, which are masked by the given labels. ']
-    if upper: text += [f"{' and '.join(upper)}: this segmenter learned from the true masks of the training pictures, an upper bound."]
+    if upper: text += [f"The segmenter of {' and '.join(upper)} learned the masks of the training pictures themselves, an upper bound."]
     return html.P(*text)
 
 # %% ../nbs/85_report.ipynb #bfbe3cb0
@@ -559,7 +569,7 @@ def stage_column(
     samples, name = run.samples(split), f'{run.title}, {_MADE[stage]}'
     if stage in ('cams', 'walk'):
         store = (run.cams if stage == 'cams' else run.walk)(split)
-        return column(_MADE[stage], cam_figure(samples, i, store.get(samples.ids[i]), told, name, width)), set()
+        return column(_MADE[stage], cam_figure(samples, i, store.get(samples.ids[i]), told, name, 'CAM' if stage == 'cams' else 'map', width)), set()
     mask = masks_of(run, split, stage)(i)
     return column(_MADE[stage], mask_figure(samples, i, mask, name, '', width)), set(mask.unique().tolist())
 
@@ -576,9 +586,8 @@ def way_card(
     true = samples.mask(i)
     told = told_class(run.cams(split).get(samples.ids[i]), true) if 'cams' in stages else None
     columns, ids = zip(*[stage_column(run, split, stage, i, told, width) for stage in stages])
-    picture, *mask = given(samples, i, width)
-    found = [column('picture', picture), *columns, *[column('true mask', m) for m in mask]]
-    return card(samples, i, why, found, 'columns strip'), set().union(*ids, () if true is None else true.unique().tolist())
+    picture, *mask = [column(what, figure) for what, figure in given(samples, i, width).items()]
+    return card(samples, i, why, [picture, *columns, *mask], 'columns strip'), set().union(*ids, () if true is None else true.unique().tolist())
 
 # %% ../nbs/85_report.ipynb #a9a9f2ec
 def way_choice(
@@ -607,10 +616,10 @@ def way_part(
     made, ids = [], set()
     for stages, split, chosen, about in ways:
         cards, occur = zip(*[way_card(run, split, stages, i, why, width) for i, why in chosen.items()]) if chosen else ([], [])
-        made += [html.P(f'{run.title}, ', html.B(_MADE[stages[-1]]), f'. {about}'), html.Div(*cards, cls='cards')] * bool(cards)
+        made += [html.P(html.B(EVALUATED[stages[-1]].capitalize()), f' of {run.title}. {about}'), html.Div(*cards, cls='cards')] * bool(cards)
         ids = ids.union(*occur)
     known = [way_table(rows, tried), way_protocol(rows, tried, upper)] if any(means(rows, p) for p in ('walk', 'pseudo', 'segment')) else []
-    return known + ([class_legend(ids, run.classes), *made] if made else [])
+    return known + ([class_legend(ids, run.classes, any('cams' in stages for stages, *_ in ways)), *made] if made else [])
 
 # %% ../nbs/85_report.ipynb #6425bfb9
 _DATA = dict(scenes='Scenes (generated)', voc='VOC 2012', folder='own pictures')
@@ -732,7 +741,9 @@ dt { color: var(--dim) } dd { margin: 0 } details { margin: .8rem 0 } summary { 
 @media (max-width: 700px) {
   h1 { font-size: 1.35rem } dl > div { grid-template-columns: 1fr; gap: 0 } .columns { grid-template-columns: 1fr; gap: .6rem } article { width: 100% }
   .column { grid-template-columns: 1fr 1fr; gap: .2rem .6rem; grid-row: auto; grid-template-rows: auto } .column h4 { grid-column: 1 / -1 }
-  .strip { grid-template-columns: 1fr 1fr } .strip .column { grid-template-columns: 1fr; grid-row: span 2; grid-template-rows: subgrid } th, td { padding: .3rem .5rem } .plots > * { flex: 1 1 100% }
+  .strip { grid-template-columns: 1fr 1fr } .strip .column { grid-template-columns: 1fr; grid-row: span 2; grid-template-rows: subgrid }
+  .strip .column:first-child:nth-last-child(odd) { grid-column: 1 / -1 } .strip .column:first-child:nth-last-child(odd) img { width: calc(50% - .3rem) } .way th, .way td { white-space: normal; padding: .3rem; font-size: .85rem }
+  .words, .words tbody { display: block } .words tr { display: grid; grid-template-columns: 1fr 1fr; border-bottom: 1px solid var(--line) } .words th, .words td { border: 0 } .words td + td, .words [colspan] { grid-column: 1 / -1; padding-top: 0 } .words [colspan] { padding-top: 1.2rem } th, td { padding: .3rem .5rem } .plots > * { flex: 1 1 100% }
 }
 """
 
@@ -805,7 +816,7 @@ def page_title(
     pictures = ' and '.join([count(r.train, 'training')] + [count(r.val, 'held-out')] * bool(r.val))
     who = ' and '.join(filter(None, [', '.join(names[:-1]), names[-1]])) if len(names) < 4 else f'{len(names)} methods'
     found = [f'{v:.1f}' for v in sorted(means(rows, 'segment').values())]
-    best = f", segmenter{'s' * (len(found) > 1)} of mIoU {' to '.join(dict.fromkeys(found[:1] + found[-1:]))}" if found else ''
+    best = f", segmenter{'s' * (len(found) > 1)} of mIoU {' to '.join(dict.fromkeys(found[:1] + found[-1:]))}" if found else ''
     return f"{'CAMs of' if told else 'Learned from'} {who}{best}", f"{described(run)['data']}: {pictures} pictures, labels of {len(run.classes)} classes, network {r.backbone}"
 
 # %% ../nbs/85_report.ipynb #6b1e2307
