@@ -629,7 +629,7 @@ _range = lambda values: ' to '.join(f'{v:g}' for v in values)
 def _training(r, part=''):
     "A training in words: how long, on what, and how fast"
     get = lambda name: getattr(r, f'{part}{name}')
-    return f"{get('epochs')} epochs, {get('batch_size')} pictures a step, crops of {get('crop')} pixels from pictures of {_range(get('long_side'))}, learning rate {get('lr'):g}"
+    return f"{get('epochs')} epoch{'s' * (get('epochs') != 1)}, {get('batch_size')} pictures a step, crops of {get('crop')} pixels from pictures of {_range(get('long_side'))}, learning rate {get('lr'):g}"
 
 def described_classifier(
     run: Run,
