@@ -59,7 +59,7 @@ def _run(args):
     done = run(chosen_recipe(args, args.run), args.run, args.force, not args.quiet, args.until)
     if not is_main(): return
     if done.figures() or done.figures('segment'): print(table(dict(rows=[done.row()])))
-    if (args.run/'cams').exists(): print(f'report: {write_report([done], args.run/"report.html")}')
+    print(f'report: {write_report([done], args.run/"report.html")}')
 
 def _status(args):
     "what is done of a run, with what result"
