@@ -535,9 +535,10 @@ def run(
 # %% ../nbs/70_pipeline.ipynb #faae4b7d
 @patch
 def row(self: Run) -> dict:
-    "What is known of the run, for tables: method, title, seed, seconds and losses of the classifier, figures of what was evaluated"
+    "What is known of the run, for tables: method, title, seed, seconds and losses of the classifier, figures of what was evaluated, seconds of its trainings"
     r, cams = self.recipe, self.figures()
     known = dict(method=r.method, title=self.title, backbone=r.backbone, seed=r.seed, seconds=self._finished('classify').get('seconds'), losses=self.losses(), train=cams.get(r.train), val=cams.get(r.val))
+    known['times'] = {part: seconds for part in ('pretrain', 'classify', f'cams/{r.train}', 'affinity', 'segment') if (seconds := self._finished(part).get('seconds'))}
     return known | {stage: next(iter(found.values())) for stage in ('walk', 'pseudo', 'segment') if (found := self.figures(stage))}
 
 @patch
