@@ -12,6 +12,7 @@ import fcntl, hashlib, json, os, tempfile, time
 from contextlib import contextmanager
 from pathlib import Path
 import torch
+from fastcore.basics import patch
 from safetensors import safe_open
 from safetensors.torch import save
 from .samples import InputError
@@ -131,7 +132,7 @@ def is_main() -> bool:
     "True in the first of the processes that train together, and where there is only one"
     return int(os.environ.get('RANK', 0)) == 0
 
-# %% ../nbs/08_checkpoint.ipynb #0de5a7fa
+# %% ../nbs/08_checkpoint.ipynb #e6fb4c95
 class Stage:
     "A stage's folder: its configuration, whether it is done, and what came out"
     def __init__(self,
@@ -167,23 +168,26 @@ class Stage:
             write_json(self.about, dict(config=self.config, inputs=self.inputs))
             yield self
 
-    def settled(self) -> bool:
-        "Whether the stage is done; in another process than the first, wait until the first has done it"
-        while not is_main() and not self.done:
-            time.sleep(.5)
-            known = read_json(self.about) if self.about.exists() else {}
-            if (known.get('config'), known.get('inputs')) == (self.config, self.inputs): self.result = known.get('result')
-        return self.done
+# %% ../nbs/08_checkpoint.ipynb #48934852
+@patch
+def settled(self: Stage) -> bool:
+    "Whether the stage is done; in another process than the first, wait until the first has done it"
+    while not is_main() and not self.done:
+        time.sleep(.5)
+        known = read_json(self.about) if self.about.exists() else {}
+        if (known.get('config'), known.get('inputs')) == (self.config, self.inputs): self.result = known.get('result')
+    return self.done
 
-    def finish(self,
-        result: dict,  # what came out, small enough for JSON
-    ) -> dict:
-        "Mark the stage as done; another process than the first waits for the first to do so"
-        if is_main():
-            self.result = result
-            write_json(self.about, dict(config=self.config, inputs=self.inputs, result=result))
-        self.settled()
-        return self.result
+@patch
+def finish(self: Stage,
+    result: dict,  # what came out, small enough for JSON
+) -> dict:
+    "Mark the stage as done; another process than the first waits for the first to do so"
+    if is_main():
+        self.result = result
+        write_json(self.about, dict(config=self.config, inputs=self.inputs, result=result))
+    self.settled()
+    return self.result
 
 # %% ../nbs/08_checkpoint.ipynb #8270db2f
 def made_from(

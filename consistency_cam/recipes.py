@@ -127,19 +127,19 @@ RECIPES = dict(
     **{f'paper{name}-coco': replace(PAPER, **COCO, **changes) for name, changes in {'': {}, '-resnet101': dict(backbone='resnet101'), '-resnest101': dict(backbone='resnest101e')}.items()},
     **{'puzzle-cam': replace(PAPER, method='puzzle-cam', pretrain='none', weight_decay=1e-4)},
     quick=replace(PAPER, pretrain='none', data='scenes', train='train', backbone='tf_efficientnet_lite0', batch_norm='frozen', frozen_stages=3,
-        crop=192, long_side=(168, 216), tiles=(2, 3, 4), alpha=.3, ramp=1., resize_scale=(.5, .75), crop_side=(.5, .75),
-        epochs=6, batch_size=16, lr=.004, momentum=.9, workers=0, scales=(1.5,), threshold=.2,
+        pictures=256, size=128, crop=128, long_side=(112, 144), tiles=(2, 4), alpha=.15, ramp=1., resize_scale=(.75, 1.25), crop_side=(.5, .75),
+        epochs=4, batch_size=16, lr=.004, momentum=.9, workers=0, scales=(1.5,), threshold=.2,
         pretrain_rho=.25, pretrain_k_teacher=10, pretrain_k_student=10, pretrain_crop=128, pretrain_long_side=(112, 144), pretrain_epochs=8, pretrain_batch_size=16, pretrain_lr=.0006,
-        affinity_radius=5, affinity_crop=192, affinity_long_side=(168, 216), affinity_epochs=4, affinity_batch_size=16, affinity_momentum=.9,
-        walk_radius=3, walk_steps=16, crf_scale=.4,
-        segment_rates=(2, 4, 6), segment_norm='group', segment_batch_norm='frozen', segment_frozen_stages=2, segment_crop=192, segment_long_side=(168, 240),
-        segment_epochs=6, segment_batch_size=16, segment_lr=.01, segment_scales=(1.,)),
+        affinity_radius=5, affinity_crop=128, affinity_long_side=(112, 144), affinity_epochs=3, affinity_batch_size=16, affinity_momentum=.9,
+        walk_radius=3, walk_steps=8, crf_scale=.25,
+        segment_rates=(2, 4, 6), segment_batch_norm='frozen', segment_frozen_stages=2, segment_crop=128, segment_long_side=(112, 160),
+        segment_epochs=4, segment_batch_size=16, segment_lr=.01, segment_scales=(1.,)),
 )
-RECIPES['voc-quick'] = replace(RECIPES['quick'], data='voc', train='half_train', val='half_val', crop=256, long_side=(160, 320),
-    tiles=(2, 4, 8), ramp=.5, lr=.005, epochs=4, batch_size=8, scales=(.5, .75), threshold=.35,
+RECIPES['voc-quick'] = replace(RECIPES['quick'], data='voc', train='half_train', val='half_val', pictures=0, size=192, crop=256, long_side=(160, 320),
+    tiles=(2, 4, 8), alpha=.3, resize_scale=(.5, .75), ramp=.5, lr=.005, epochs=4, batch_size=8, scales=(.5, .75), threshold=.35,
     pretrain_k_teacher=60, pretrain_k_student=60, pretrain_crop=160, pretrain_long_side=(128, 192), pretrain_lr=.00025,
     affinity_radius=10, affinity_crop=256, affinity_long_side=(160, 320), affinity_epochs=2, affinity_batch_size=8, walk_radius=5, walk_steps=256, pseudo_background=(.5,), crf_scale=1., crf_side=250,
-    segment_norm='batch', segment_rates=(2, 4, 6), segment_crop=160, segment_long_side=(144, 288), segment_epochs=6, segment_batch_size=8, segment_lr=.005, segment_scales=(.5,))
+    segment_crop=160, segment_long_side=(144, 288), segment_epochs=6, segment_batch_size=8, segment_lr=.005, segment_scales=(.5,))
 
 # %% ../nbs/60_recipes.ipynb #b4cbe0b4
 def recipe(
