@@ -131,8 +131,8 @@ RECIPES = dict(
         epochs=4, batch_size=16, lr=.004, momentum=.9, workers=0, scales=(1.5,), threshold=.2,
         pretrain_rho=.25, pretrain_k_teacher=10, pretrain_k_student=10, pretrain_crop=128, pretrain_long_side=(112, 144), pretrain_epochs=8, pretrain_batch_size=16, pretrain_lr=.0006,
         affinity_radius=5, affinity_crop=128, affinity_long_side=(112, 144), affinity_epochs=3, affinity_batch_size=16, affinity_momentum=.9,
-        walk_radius=3, walk_steps=8, crf_scale=.25,
-        segment_rates=(2, 4, 6), segment_batch_norm='frozen', segment_frozen_stages=2, segment_crop=128, segment_long_side=(112, 160),
+        walk_radius=3, walk_steps=8, pseudo_background=(.1,), crf_scale=.25,
+        segment_rates=(2, 4, 6), segment_norm='group', segment_batch_norm='frozen', segment_frozen_stages=2, segment_crop=128, segment_long_side=(112, 160),
         segment_epochs=4, segment_batch_size=16, segment_lr=.01, segment_scales=(1.,)),
 )
 RECIPES['voc-quick'] = replace(RECIPES['quick'], data='voc', train='half_train', val='half_val', pictures=0, size=192, crop=256, long_side=(160, 320),
