@@ -334,7 +334,8 @@ def make_segmenter(self: Run,
     pretrained: bool|Path,  # as `CAMNet` takes it
 ) -> Segmenter:
     "An untrained segmenter as the recipe says; raises `InputError`"
-    r, kinds = self.recipe, dict(deeplabv3plus=DeepLabV3Plus, deeplabv3=DeepLabV3)
+    r = self.recipe
+    kinds = dict(deeplabv3plus=partial(DeepLabV3Plus, refinements=r.segment_refinements), deeplabv3=DeepLabV3)
     if r.segment not in kinds: raise InputError(f"unknown segment '{r.segment}'; known: deeplabv3plus, deeplabv3, none")
     torch.manual_seed(r.seed)
     return kinds[r.segment](r.backbone, num_classes, r.segment_output_stride, pretrained, r.segment_rates, r.segment_norm).freeze(r.segment_batch_norm == 'frozen', r.segment_frozen_stages)

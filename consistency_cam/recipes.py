@@ -89,6 +89,7 @@ class Recipe:
     segment_on: str = 'pseudo'  # masks it learns: 'pseudo' labels, or the true 'masks' as an upper bound
     segment_output_stride: int = 16  # pixels a cell of the backbone's last map (Section 4.1)
     segment_rates: tuple = (6, 12, 18)  # cells between the taps of the pyramid's branches (Puzzle-CAM)
+    segment_refinements: int = 2  # 3x3 layers of DeepLabV3+'s decoder
     segment_norm: str = 'batch'  # normalisation of the head: 'batch' (Section 4.1) or 'group' (Puzzle-CAM)
     segment_batch_norm: str = 'trained'  # batch norm of the backbone: 'trained' (Section 4.1) or 'frozen'
     segment_frozen_stages: int = 0  # leading stages of the backbone that are not trained
@@ -132,14 +133,14 @@ RECIPES = dict(
         pretrain_rho=.25, pretrain_k_teacher=10, pretrain_k_student=10, pretrain_crop=128, pretrain_long_side=(112, 144), pretrain_epochs=8, pretrain_batch_size=16, pretrain_lr=.0006,
         affinity_radius=5, affinity_crop=128, affinity_long_side=(112, 144), affinity_epochs=3, affinity_batch_size=16, affinity_momentum=.9,
         walk_radius=3, walk_steps=8, pseudo_background=(.1,), crf_scale=.25,
-        segment_rates=(2, 4, 6), segment_norm='group', segment_batch_norm='frozen', segment_frozen_stages=2, segment_crop=128, segment_long_side=(112, 160),
-        segment_epochs=4, segment_batch_size=16, segment_lr=.01, segment_scales=(1.,)),
+        segment_rates=(2, 4, 6), segment_refinements=1, segment_batch_norm='frozen', segment_crop=128, segment_long_side=(112, 160),
+        segment_epochs=3, segment_batch_size=8, segment_lr=.005, segment_scales=(1.,)),
 )
 RECIPES['voc-quick'] = replace(RECIPES['quick'], data='voc', train='half_train', val='half_val', pictures=0, size=192, crop=256, long_side=(160, 320),
     tiles=(2, 4, 8), alpha=.3, resize_scale=(.5, .75), ramp=.5, lr=.005, epochs=4, batch_size=8, scales=(.5, .75), threshold=.35,
     pretrain_k_teacher=60, pretrain_k_student=60, pretrain_crop=160, pretrain_long_side=(128, 192), pretrain_lr=.00025,
     affinity_radius=10, affinity_crop=256, affinity_long_side=(160, 320), affinity_epochs=2, affinity_batch_size=8, walk_radius=5, walk_steps=256, pseudo_background=(.5,), crf_scale=1., crf_side=250,
-    segment_crop=160, segment_long_side=(144, 288), segment_epochs=6, segment_batch_size=8, segment_lr=.005, segment_scales=(.5,))
+    segment_norm='group', segment_crop=160, segment_long_side=(144, 288), segment_epochs=6, segment_scales=(.5,))
 
 # %% ../nbs/60_recipes.ipynb #b4cbe0b4
 def recipe(
