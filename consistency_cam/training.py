@@ -103,7 +103,8 @@ def total_steps(
 def _batches(data, settings, start, accelerator):
     "Batches on the device, from step `start` to the end of the training"
     batches = Batches(len(data), settings.batch_size, total_steps(len(data), settings), settings.seed, start, accelerator.process_index, accelerator.num_processes)
-    for batch in DataLoader(data, batch_sampler=batches, num_workers=settings.workers, collate_fn=collate, pin_memory=accelerator.device.type == 'cuda'):
+    own = torch.Generator()  # a loader draws a number as it starts; taken from the common stream it would shift all that a resumed training draws
+    for batch in DataLoader(data, batch_sampler=batches, num_workers=settings.workers, collate_fn=collate, pin_memory=accelerator.device.type == 'cuda', generator=own):
         batch |= {k: v.to(accelerator.device, non_blocking=True) for k, v in batch.items() if torch.is_tensor(v)}
         yield dict(batch, image=batch['image'].contiguous(memory_format=torch.channels_last))
 

@@ -76,8 +76,8 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
 
 
 def products(run):
-    "Everything a run has made, as bytes, but for checkpoints, logs and what holds times"
-    return {p.relative_to(run).as_posix(): p.read_bytes() for p in sorted(run.rglob('*')) if p.suffix in ('.safetensors', '.png') and p.stem != 'checkpoint' or p.name == 'manifest.json' or p.match('evaluate/*/stage.json')}
+    "Everything a run has made, as bytes, but for logs and what holds times"
+    return {p.relative_to(run).as_posix(): p.read_bytes() for p in sorted(run.rglob('*')) if p.suffix in ('.safetensors', '.png') or p.name == 'manifest.json' or p.match('evaluate/*/stage.json')}
 
 
 @pytest.mark.slow
