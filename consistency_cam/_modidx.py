@@ -487,6 +487,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'consistency_cam/pipeline.py'),
                                           'consistency_cam.pipeline._crf_at_hand': ( 'pipeline.html#_crf_at_hand',
                                                                                      'consistency_cam/pipeline.py'),
+                                          'consistency_cam.pipeline._given_weights': ( 'pipeline.html#_given_weights',
+                                                                                       'consistency_cam/pipeline.py'),
                                           'consistency_cam.pipeline._own': ('pipeline.html#_own', 'consistency_cam/pipeline.py'),
                                           'consistency_cam.pipeline._pieces': ('pipeline.html#_pieces', 'consistency_cam/pipeline.py'),
                                           'consistency_cam.pipeline._ready': ('pipeline.html#_ready', 'consistency_cam/pipeline.py'),

@@ -138,6 +138,7 @@ def _compare(args):
 
 def _demo(args):
     "the whole main job on generated scenes: three methods up to their CAMs, the last one up to a segmenter, with table and report"
+    from consistency_cam.checkpoint import write_json
     from consistency_cam.compare import compare, table
     from consistency_cam.pipeline import Run, run
     from consistency_cam.report import write_report
@@ -145,6 +146,7 @@ def _demo(args):
     found = compare(r, args.folder, methods, force=args.force, progress=show)
     last = run(r, args.folder/f'{r.method}-{r.seed}', args.force, show)
     found['rows'][-1] = last.row()
+    write_json(args.folder/'comparison.json', found)
     print(table(found))
     print(f'report: {write_report([Run(args.folder/f"{m}-{r.seed}") for m in methods], args.folder/"report.html", found)}')
 

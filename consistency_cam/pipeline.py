@@ -43,11 +43,11 @@ def dataset(
 ) -> Samples:
     "The recipe's pictures of a split; raises `InputError`"
     if r.data == 'scenes':
-        return Scenes(r.pictures or 128 if split == r.train else 64, seed=0, split=split, size=r.size)
+        return Scenes(r.pictures or 256 if split == r.train else 64, seed=0, split=split, size=r.size)
     if not r.root: raise InputError(f"data '{r.data}' needs --root: the folder it is in")
     if r.data == 'voc': samples = VOC(r.root, split, labels=r.labels)
     elif r.data == 'folder': samples = Folder(r.root, r.labels, masks=r.masks or None, split=split if split not in ('', 'all') else None)
-    else: raise InputError(f"unknown data '{r.data}'; known: scenes, voc, folder")
+    else: raise InputError(f"unknown data '{r.data}'; known: scenes, voc, folder" + (' (COCO is not part of the package yet)' if r.data == 'coco' else ''))
     return samples.subset(slice(r.pictures)) if r.pictures and split == r.train else samples
 
 # %% ../nbs/70_pipeline.ipynb #6d1ff335
@@ -123,7 +123,8 @@ def settings(self: Run,
 
 def _own(r, part, name):
     "The stage's field of that name, or the common one"
-    return getattr(r, f'{part}_{name}', None) if hasattr(r, f'{part}_{name}') else getattr(r, name)
+    own = f'{part}_{name}'
+    return getattr(r, own if hasattr(r, own) else name)
 
 # %% ../nbs/70_pipeline.ipynb #21e2dd70
 @patch
@@ -172,12 +173,16 @@ def single_labels(self: Run) -> Samples:
     if not r.pretrain_root: raise InputError("pretrain 'imagenet' needs --pretrain-root, the folder that holds its splits; or leave the stage out by --pretrain none")
     return ImageNet(r.pretrain_root)
 
+def _given_weights(r):
+    "The weights a recipe names, as `CAMNet` takes them"
+    return {'imagenet': True, 'random': False}.get(r.pretrained, r.pretrained)
+
 @patch
 def start(self: Run) -> bool|Path:  # as `CAMNet` takes it
     "The weights that networks start from: the pre-trained backbone's where the recipe has that stage"
     r = self.recipe
     if r.pretrain != 'none': return self.folder/'pretrain'/'backbone.safetensors'
-    return {'imagenet': True, 'random': False}.get(r.pretrained, r.pretrained)
+    return _given_weights(r)
 
 @patch
 def started_from(self: Run) -> list:  # of fingerprints, for a stage's inputs
@@ -192,8 +197,7 @@ def pretrain(self: Run) -> dict:  # last losses, steps, seconds, pictures taught
     if stage.done: return stage.result
     torch.manual_seed(r.seed)
     bias = first_bias(len(samples.classes), r.pretrain_pool, (r.pretrain_crop // r.output_stride) ** 2)
-    pretrained = {'imagenet': True, 'random': False}.get(r.pretrained, r.pretrained)
-    net = CAMNet(r.backbone, len(samples.classes), r.pretrain_pool, r.output_stride, pretrained, bias).freeze(r.batch_norm == 'frozen', r.frozen_stages)
+    net = CAMNet(r.backbone, len(samples.classes), r.pretrain_pool, r.output_stride, _given_weights(r), bias).freeze(r.batch_norm == 'frozen', r.frozen_stages)
     with self.work(stage):
         task = IteratedLearning(net, r.pretrain_rho, r.pretrain_k_teacher, r.pretrain_k_student)
         result = self.train(stage, task, samples, 'pretrain')
@@ -582,4 +586,4 @@ def small_run(
     "A run on Scenes, made at the first call (about half a minute on two cores) and opened at later ones"
     root = runs_root()/'small'; root.mkdir(parents=True, exist_ok=True)
     with locked(root/f'.{method}.lock', wait=True):
-        return run(recipe('quick', method=method, pictures=64, epochs=6, size=128, crop=128, long_side=(112, 144), tiles=(2, 4)), root/method, force=True, progress=progress, until=until)
+        return run(recipe('quick', method=method, pictures=64, epochs=6), root/method, force=True, progress=progress, until=until)

@@ -19,7 +19,7 @@ class Recipe:
     masks: str = ''  # folder: where the palette PNGs are, if there are any
     train: str = 'train_aug'  # split to train on
     val: str = 'val'  # split held out for evaluation; '' for none
-    pictures: int = 0  # use the first so many training pictures only; 0: all (scenes: 128)
+    pictures: int = 0  # use the first so many training pictures only; 0: all (scenes: 256)
     size: int = 192  # scenes: side of a picture, pixels
     method: str = 'consistency-cam'  # 'cam', 'puzzle-cam', 'multi-resolution', 'transformations' or 'consistency-cam'
     backbone: str = 'resnet50'  # timm name
@@ -128,7 +128,7 @@ RECIPES = dict(
     **{f'paper{name}-coco': replace(PAPER, **COCO, **changes) for name, changes in {'': {}, '-resnet101': dict(backbone='resnet101'), '-resnest101': dict(backbone='resnest101e')}.items()},
     **{'puzzle-cam': replace(PAPER, method='puzzle-cam', pretrain='none', weight_decay=1e-4)},
     quick=replace(PAPER, pretrain='none', data='scenes', train='train', backbone='tf_efficientnet_lite0', batch_norm='frozen', frozen_stages=3,
-        pictures=256, size=128, crop=128, long_side=(112, 144), tiles=(2, 4), alpha=.15, ramp=1., resize_scale=(.75, 1.25), crop_side=(.5, .75),
+        size=128, crop=128, long_side=(112, 144), tiles=(2, 4), alpha=.15, ramp=1., resize_scale=(.75, 1.25), crop_side=(.5, .75),
         epochs=4, batch_size=16, lr=.004, momentum=.9, workers=0, scales=(1.5,), threshold=.2,
         pretrain_rho=.25, pretrain_k_teacher=10, pretrain_k_student=10, pretrain_crop=128, pretrain_long_side=(112, 144), pretrain_epochs=8, pretrain_batch_size=16, pretrain_lr=.0006,
         affinity_radius=5, affinity_crop=128, affinity_long_side=(112, 144), affinity_epochs=3, affinity_batch_size=16, affinity_momentum=.9,
@@ -136,7 +136,7 @@ RECIPES = dict(
         segment_rates=(2, 4, 6), segment_refinements=1, segment_batch_norm='frozen', segment_crop=128, segment_long_side=(112, 160),
         segment_epochs=3, segment_batch_size=8, segment_lr=.005, segment_scales=(1.,)),
 )
-RECIPES['voc-quick'] = replace(RECIPES['quick'], data='voc', train='half_train', val='half_val', pictures=0, size=192, crop=256, long_side=(160, 320),
+RECIPES['voc-quick'] = replace(RECIPES['quick'], data='voc', train='half_train', val='half_val', size=192, crop=256, long_side=(160, 320),
     tiles=(2, 4, 8), alpha=.3, resize_scale=(.5, .75), ramp=.5, lr=.005, epochs=4, batch_size=8, scales=(.5, .75), threshold=.35,
     pretrain_k_teacher=60, pretrain_k_student=60, pretrain_crop=160, pretrain_long_side=(128, 192), pretrain_lr=.00025,
     affinity_radius=10, affinity_crop=256, affinity_long_side=(160, 320), affinity_epochs=2, affinity_batch_size=8, walk_radius=5, walk_steps=256, pseudo_background=(.5,), crf_scale=1., crf_side=250,
