@@ -16,9 +16,9 @@ from .samples import Samples, InputError
 FAMILIES = dict(animal=['cat', 'dog', 'rabbit', 'sheep'], vehicle=['taxi', 'ambulance'], boat=['sailboat', 'steamer'])  # the classes that share a body
 CLASSES = [name for names in FAMILIES.values() for name in names]  # id k in a mask is CLASSES[k-1]
 BODY, PART = 1, 2  # ids in a part map: the body of a class, and the part that tells which class it is
-SIZES = .26, .72  # smallest and largest half length of a thing, in picture widths, before it shrinks for want of room
-HINT = .5  # strength of the class's pattern on its body: at 0 only the telling part tells the class
-DECOY = .6  # chance of each possible body without a telling part: two on land, on a shore one on the water
+SIZES = .4, .9  # smallest and largest half length of a thing, in picture widths, before it shrinks for want of room
+HINT = .12  # contrast of the class's pattern on its body: at 0 only the telling part tells the class
+DECOY = .4  # chance of each possible body without a telling part: two on land, on a shore one on the water
 TOGETHER = .7  # chance that a sheep brings a dog, if there is room for it
 
 # %% ../nbs/00_scenes.ipynb #e9407064
@@ -94,13 +94,13 @@ def _body_colour(rng, family):
 # %% ../nbs/00_scenes.ipynb #da600b70
 def _animal(rng, colour):
     stride = rng.uniform(-.06, .06)
-    leg = lambda x, shift, light: (_brightness(colour, light), _rectangle(x-.08+shift, .05, x+.08+shift, .5))
+    leg = lambda x, shift, light: (_brightness(colour, light), _rectangle(x-.1+shift, .05, x+.1+shift, .5))
     tail = _ellipse(-.9, -.12+rng.uniform(-.08, .08), .17, .07, rng.uniform(.3, 1.))
     return [
         leg(-.62, stride, .7), leg(.36, -stride, .7),
         (_brightness(colour, .9), tail),
         leg(-.46, -stride, .95), leg(.2, stride, .95),
-        (colour, _ellipse(-.14, -.02, .78, .31)),  # trunk
+        (colour, _ellipse(-.14, -.05, .8, .4)),  # trunk
         (colour, _ellipse(.5, -.14, .28, .2, -.6)),  # neck
     ]
 
@@ -110,18 +110,18 @@ def _vehicle(rng, colour):
     front = rng.uniform(.5, .7)
     wheel = lambda x: [((40, 40, 44), _ellipse(x, .4, .22, .22)), ((176, 176, 180), _ellipse(x, .4, .1, .1))]
     return [
-        (colour, _polygon((-.95, .4), (-.98, -.34), (-.86, -.44), (front, -.44), (front+.2, -.08), (.95, 0), (1., .4))),
+        (colour, _polygon((-.95, .4), (-.98, -.52), (-.86, -.62), (front, -.62), (front+.2, -.12), (.95, -.02), (1., .4))),
         (_brightness(colour, .78), _rectangle(-.96, .22, .98, .4)),
-        *[(glass, _rectangle(x, -.34, x+.28, -.06)) for x in (-.82, -.46, -.1)],
-        (glass, _polygon((.26, -.34), (front-.03, -.34), (front+.12, -.06), (.26, -.06))),
+        *[(glass, _rectangle(x, -.5, x+.28, -.16)) for x in (-.82, -.46, -.1)],
+        (glass, _polygon((.26, -.5), (front-.05, -.5), (front+.1, -.16), (.26, -.16))),
         *wheel(-.58), *wheel(.56),
         ((250, 232, 160), _ellipse(.94, .14, .05, .07)),  # headlight
     ]
 
 def _boat(rng, colour):
     return [
-        (_brightness((232, 226, 214), rng.uniform(.85, 1.05)), _rectangle(-.78, -.22, .6, .1)),  # cabin
-        *[((86, 110, 130), _ellipse(x, -.07, .065, .065)) for x in (-.6, -.3, 0, .3)],  # portholes
+        (_brightness((232, 226, 214), rng.uniform(.85, 1.05)), _rectangle(-.78, -.4, .6, .1)),  # cabin
+        *[((86, 110, 130), _ellipse(x, -.17, .07, .07)) for x in (-.6, -.3, 0, .3)],  # portholes
         (colour, _polygon((-1., 0.), (1., -.04), (.74, .42), (-.76, .42))),  # hull
         (_brightness(colour, .62), _polygon((-.83, .28), (.84, .26), (.74, .42), (-.76, .42))),
         ((240, 236, 226), _polygon((-1., 0.), (1., -.04), (.97, .04), (-.96, .08))),  # rail
@@ -205,11 +205,11 @@ class _Thing:
     size: float  # half its length, in picture widths
     flip: bool  # looks to the left
 
-def _head(points): return (points - [.62, -.22])*.78 + [.66, -.18]
+def _head(points): return (points - [.62, -.22])*.64 + [.64, -.18]
 
 def _shapes(rng, thing, colour):
     "(BODY or PART, colour, outline) of all the thing's shapes, the hindmost first"
-    shift = dict(animal=_head, vehicle=lambda points: points - [.55, 0], boat=lambda points: points - [.5, 0])[thing.family]
+    shift = dict(animal=_head, vehicle=lambda points: points*.7 - [.55, .31], boat=lambda points: points*.75 - [.5, .22])[thing.family]
     body = _BODIES[thing.family](rng, colour)
     part = _PARTS[thing.name](rng) if thing.name else []
     return [(BODY, *shape) for shape in body] + [(PART, colour, shift(points)) for colour, points in part]
@@ -248,10 +248,10 @@ def _rasterize(shapes, edge, thing, tilt, size):
 # %% ../nbs/00_scenes.ipynb #152e6a8b
 def _class_names(rng, place, land):
     "The classes that shall be in the picture, some more than once"
-    street, shore = place == 'street', place == 'shore'
-    names = rng.choice(FAMILIES['boat'], rng.integers(1, 3)).tolist() if shore else []
-    count = rng.integers(0, 2)*(land < .8) if shore else rng.integers(1, 4)
-    pool = FAMILIES['animal']*(1 if street else 3) + FAMILIES['vehicle']*(5 if street else 1)
+    boats = rng.integers(0, 3) if place == 'shore' else 0
+    names = rng.choice(FAMILIES['boat'], boats).tolist()
+    count = rng.integers(boats == 0, 3) if land < .8 else 0
+    pool = FAMILIES['animal']*(2 if place == 'street' else 3) + FAMILIES['vehicle']*(5 if place == 'street' else 2)
     for _ in range(count):
         names.append(str(rng.choice(pool)))
         if names[-1] == 'sheep' and rng.random() < TOGETHER: names.append('dog')
@@ -265,7 +265,7 @@ def _decoys(rng, place, land):
 
 # %% ../nbs/00_scenes.ipynb #e9a1e87e
 _BOX = dict(animal=(-1., -.8, 1.05, .5), vehicle=(-1., -.95, 1., .62), boat=(-1., -1., 1., .5))
-_PART_BOX = dict(animal=(.46, -.76, 1.05, -.05), vehicle=(-.92, -.95, -.22, -.4), boat=(-.84, -1., -.2, -.1))
+_PART_BOX = dict(animal=(.5, -.7, 1., -.1), vehicle=(-.86, -.98, -.24, -.56), boat=(-.78, -1., -.18, -.34))
 
 def _box(thing, boxes):
     "(x0, y0, x1, y1) in picture widths"
@@ -277,11 +277,11 @@ def _nearness(thing): return thing.y + .5*thing.size
 
 def _random_thing(rng, family, name, horizon, land, shrink):
     "A thing somewhere on land, a boat on the water; `shrink` is a factor on its size"
-    smallest, largest = SIZES
-    size = float(np.exp(rng.uniform(np.log(smallest), np.log(largest)))) * (1 if name else .8) * shrink
-    top, bottom = (horizon+.08, min(land, 1.)) if family == 'boat' else (land+.06, 1.04)
-    foot = top + (bottom-top)*np.clip((size-smallest)/(largest-smallest) + rng.uniform(-.25, .25), 0, 1)
-    return _Thing(family, name, rng.uniform(.45*size, 1-.45*size), foot-_BOX[family][3]*size, size, bool(rng.integers(2)))
+    size = float(np.exp(rng.uniform(*np.log(SIZES)))) * (1 if name else .8) * shrink
+    top, bottom = (horizon+.08, min(land, 1.2)) if family == 'boat' else (land+.06, 1.3)
+    foot = top + (bottom-top)*np.clip((size-.2)/.5 + rng.uniform(-.25, .25), 0, 1)
+    margin = min(.5*size, .3)
+    return _Thing(family, name, rng.uniform(margin, 1-margin), foot-_BOX[family][3]*size, size, bool(rng.integers(2)))
 
 # %% ../nbs/00_scenes.ipynb #62c58276
 def _overlap(a, b): return max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
@@ -299,8 +299,8 @@ def _fits(new, things):
 # %% ../nbs/00_scenes.ipynb #86482a84
 def _find_room(rng, family, name, horizon, land, things):
     "A thing that fits beside the others, or None"
-    for trial in range(40):
-        thing = _random_thing(rng, family, name, horizon, land, .98**trial)
+    for trial in range(80):
+        thing = _random_thing(rng, family, name, horizon, land, .99**trial)
         if _inside(_box(thing, _PART_BOX)) and _fits(thing, things): return thing
 
 _FAMILY = {name: family for family, names in FAMILIES.items() for name in names}
@@ -315,9 +315,9 @@ class _Layout:
 def _layout(rng):
     "Which things are where, before anything is drawn"
     while True:
-        place = ('field', 'street', 'shore')[rng.choice(3, p=[.4, .3, .3])]
-        horizon = rng.uniform(.2, .32)
-        land = rng.uniform(.55, 1.1) if place == 'shore' else horizon
+        place = ('field', 'street', 'shore')[rng.choice(3, p=[.3, .3, .4])]
+        horizon = rng.uniform(.15, .3)
+        land = rng.uniform(.45, 1.4) if place == 'shore' else horizon
         wanted = [(_FAMILY[name], name) for name in _class_names(rng, place, land)]
         wanted += [(family, '') for family in _decoys(rng, place, land)]
         things = []
@@ -326,9 +326,9 @@ def _layout(rng):
         if any(thing.name for thing in things): return _Layout(place, horizon, land, sorted(things, key=_nearness))
 
 # %% ../nbs/00_scenes.ipynb #fa12eff7
-def _stripes(x, y, noise): return np.sin(17*x + 2*noise)
-def _dots(x, y, noise): return np.sin(11*x + 1.5*noise)*np.sin(11*y)*1.6
-def _slant(x, y, noise): return np.sin(9*(x+y) + 2*noise)
+def _stripes(x, y, noise): return np.sin(22*x + 2*noise)
+def _dots(x, y, noise): return np.sin(16*x + 1.5*noise)*np.sin(16*y)*1.6
+def _slant(x, y, noise): return np.sin(14*(x+y) + 2*noise)
 def _bands(x, y, noise): return np.sin(26*y + 3*noise)
 
 _ALL_PATTERNS = _stripes, _dots, _slant, _bands
@@ -344,7 +344,7 @@ def _own_coordinates(thing, size):
 # %% ../nbs/00_scenes.ipynb #33feca65
 def _texture(thing_pattern, ids, coarse, fine):
     "Factor (h, w) on the thing's colours"
-    return 1 + .16*fine + .1*coarse + (ids == BODY)*HINT*.22*np.clip(thing_pattern*1.5, -1, 1)
+    return 1 + .16*fine + .1*coarse + (ids == BODY)*HINT*np.clip(thing_pattern*1.5, -1, 1)
 
 def _shading(cover, light, radius):
     "Factor (h, w), .5..1.45, from the slope of the cover blurred by so many pixels; `light` is the direction (x, y) of the light"
