@@ -2,10 +2,10 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'as_array', 'sheet', 'panels_html', 'as_size', 'slider', 'tick', 'choice', 'choices', 'Explorer',
-           'free_path', 'save_panels', 'open_runs']
+           'explorer', 'free_path', 'save_panels', 'open_runs']
 
 # %% ../../nbs/88_explorer.ipynb #3f1a7043
-import html, io, sys, time
+import base64, html, io, sys, time
 from contextlib import contextmanager
 from pathlib import Path
 from matplotlib.figure import Figure
@@ -43,21 +43,21 @@ def panels_html(
 ) -> str:
     "The panels as HTML that fits the width it is given"
     def figure(title, picture):
-        title, largest = html.escape(str(title)), 4 * least if isinstance(picture, Figure) else 2 * least
-        src = data_uri(_quick_png(picture))
+        title, largest = html.escape(str(title)), 4 * least if isinstance(picture, Figure) or as_size(picture)[1] > 3 * least else 2 * least
         return (f'<figure style="flex:1 1 {least}px;max-width:{largest}px;margin:0"><figcaption style="font:13px/1.35 sans-serif;min-height:1.4em;overflow-wrap:anywhere">{title}</figcaption>'
-                f'<img src="{src}" alt="{title}" style="width:100%;image-rendering:{"auto" if min(as_size(picture)) > 150 else "pixelated"}"></figure>')
+                f'<img src="{_address(picture)}" alt="{title}" style="width:100%;image-rendering:{"auto" if min(as_size(picture)) > 150 else "pixelated"}"></figure>')
     return '<div class="cc-panels" style="display:flex;flex-wrap:wrap;gap:8px;align-items:flex-start">' + ''.join(figure(*item) for item in panels.items()) + '</div>'
 
 def as_size(picture):
     "(H,W) in pixels; of a figure, at 72 pixels an inch"
     return tuple(72 * picture.get_size_inches()[::-1]) if isinstance(picture, Figure) else rgb(picture).shape[:2]
 
-def _quick_png(picture):
-    "PNG in little time: barely compressed"
-    if isinstance(picture, Figure): return to_png(picture, dpi=96)
-    file = io.BytesIO(); Image.fromarray(rgb(picture)).save(file, 'PNG', compress_level=1)
-    return file.getvalue()
+def _address(picture):
+    "The picture as an address that holds all of it, made in little time: a large picture as JPEG"
+    if isinstance(picture, Figure): return data_uri(to_png(picture, dpi=96))
+    if min(as_size(picture)) < 200: return data_uri(to_png(picture))
+    file = io.BytesIO(); Image.fromarray(rgb(picture)).save(file, 'JPEG', quality=90, subsampling=0)
+    return 'data:image/jpeg;base64,' + base64.b64encode(file.getvalue()).decode()
 
 # %% ../../nbs/88_explorer.ipynb #5a979788
 def _widgets():
@@ -116,13 +116,14 @@ class Explorer:
     ):
         w = _widgets()
         self.draw, self.controls, self.script, self.name, self.columns, self.folder = draw, controls, script, name, columns, Path(folder)
-        self.panels, self._held = {}, False
+        self.panels, self._held, self._drawn = {}, False, None
         self.picture, self.message, self.note, self.code = (w.HTML(layout=w.Layout(width='100%')) for _ in range(4))
         self.picture.add_class('cc-picture'); self.message.add_class('cc-messages')
         save = w.Button(description='save picture', icon='download'); save.on_click(lambda _: self._save())
         code = w.Accordion([self.code], titles=('the same in Python',), layout=w.Layout(width='100%'))
         row = w.Box(list(controls.values()), layout=w.Layout(flex_flow='row wrap', align_items='flex-start', grid_gap='2px 14px'))
         self.box = w.VBox([w.HTML(_STYLE), row, self.message, self.picture, w.HBox([save, self.note]), code], layout=w.Layout(width='100%'))
+        self.box.add_class('cc-explorer'); row.add_class('cc-controls')
         for control in controls.values(): control.observe(self.redraw, 'value')
         self.redraw()
 
@@ -140,8 +141,9 @@ class Explorer:
 
     def redraw(self, *_):
         "Draw from the controls' values, or say what is wrong"
-        if self._held: return
         start, values = time.perf_counter(), self.values
+        if self._held or values == self._drawn: return
+        self._drawn = values
         try: self.panels = self.draw(**values)
         except Exception as error: return self._say(error)
         self.picture.value = panels_html(self.panels)
@@ -163,6 +165,16 @@ class Explorer:
         from IPython.display import display
         display(self.box)
 
+# %% ../../nbs/88_explorer.ipynb #471d7d8e
+def explorer(
+    make,  # function without arguments, to an `Explorer`
+) -> Explorer:
+    "What `make` makes, or an explorer that shows nothing but its `InputError`"
+    try: return make()
+    except InputError as error:
+        def draw(): raise error
+        return Explorer(draw, {}, lambda: '')
+
 # %% ../../nbs/88_explorer.ipynb #a712ad97
 def free_path(
     folder: str|Path,
@@ -180,7 +192,8 @@ def save_panels(
     name: str,  # of the file, without .png
     columns: int = 4,  # of the sheet
 ) -> Path:
-    "Write the panels' sheet as a PNG beside those that are there"
+    "Write the panels' sheet as a PNG beside those that are there; raises `InputError` where there are none"
+    if not panels: raise InputError('no picture is shown yet that could be saved')
     path = free_path(folder, name)
     atomic_bytes(path, to_png(sheet(panels, columns), dpi=144))
     return path
