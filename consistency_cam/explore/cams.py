@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['MOST', 'WIDTH', 'SCALES', 'pictures_with', 'Scores', 'picture_scores', 'worst_first', 'listed', 'looked_at',
-           'network', 'picture_cams', 'shown_ids', 'banded_mask', 'shown_iou', 'strongest', 'heat_panel',
-           'difference_panel', 'true_panel', 'run_panel', 'cam_panels', 'cam_controls', 'cam_arguments', 'cam_lines',
-           'sentence', 'explore_cams']
+           'network', 'picture_cams', 'shown_ids', 'Look', 'shown_cams', 'banded_mask', 'shown_iou', 'strongest',
+           'heat_panel', 'difference_panel', 'true_panel', 'run_panel', 'cam_panels', 'cam_controls', 'cam_arguments',
+           'cam_lines', 'sentence', 'explore_cams']
 
 # %% ../../nbs/90_cams.ipynb #4730d3d6
 from functools import lru_cache
@@ -20,7 +20,7 @@ from ..metrics import ConfusionMatrix, ThresholdSweep, cam_mask, class_iou
 from ..cams import CamStore, infer_cams
 from ..pipeline import Run
 from ..report import shrunk
-from .explorer import Explorer, choice, choices, open_runs, sheet, slider, tick
+from .explorer import Explorer, choice, choices, open_runs, slider, tick
 
 # %% ../../nbs/90_cams.ipynb #195e90a1
 def pictures_with(
@@ -41,13 +41,17 @@ class Scores(NamedTuple):
     ious: np.ndarray  # (N,T,C+1), 0..1, background first; nan for a class that occurs neither in the true mask nor in the CAM's
     shares: np.ndarray  # (N,C+1) of the true classes in the pictures' area, 0..1
 
+    def at(self,
+        threshold: float,  # the nearest one is taken
+    ) -> np.ndarray:  # (N,C+1), 0..1
+        "The IoUs at a threshold"
+        return self.ious[:, np.abs(self.thresholds - threshold).argmin()]
+
     def mious(self,
         threshold: float,  # the nearest one is taken
     ) -> np.ndarray:  # (N,), 0..1
         "The mIoU within each picture, over the classes that occur in it"
-        return np.nanmean(self.ious[:, self.place(threshold)], -1)
-
-    def place(self, threshold: float) -> int: return int(np.abs(self.thresholds - threshold).argmin())
+        return np.nanmean(self.at(threshold), -1)
 
 # %% ../../nbs/90_cams.ipynb #8d1672fb
 MOST = 500
@@ -130,17 +134,33 @@ def picture_cams(
     else: cams = infer_cams(network(run), samples.image(i), samples.labels[i], scales, mirror, stride=4)
     return {c: F.interpolate(m[None, None].cpu(), size, mode='bilinear', align_corners=False)[0, 0] for c, m in cams.items()}
 
-# %% ../../nbs/90_cams.ipynb #ee6a8ee6
+# %% ../../nbs/90_cams.ipynb #e8b47373
 def shown_ids(
     samples: Samples,
     id: str,
     shown: str = '',  # name of a class; '': all that are given for the picture
-) -> tuple:  # mask ids
+) -> list:  # mask ids
     "The classes whose maps are shown; raises `InputError` for one that the picture does not hold"
-    given = samples.label_ids(samples.index(id))
-    names = [class_name(c, samples.classes) for c in given]
-    if shown and shown not in names: raise InputError(f'{id} holds no {shown}, but {" and ".join(names)}; show one of these, or filter the pictures by {shown}')
-    return tuple(c for c, name in zip(given, names) if shown in ('', name))
+    named = {class_name(c, samples.classes): c for c in samples.label_ids(samples.index(id))}
+    if shown and shown not in named: raise InputError(f'{id} holds no {shown}, but {" and ".join(named)}; show one of these, or filter the pictures by {shown}')
+    return [named[shown]] if shown else list(named.values())
+
+# %% ../../nbs/90_cams.ipynb #3fd667af
+class Look(NamedTuple):
+    "What is looked at, and how its CAMs are made"
+    split: str
+    id: str  # of the picture
+    shown: str = ''  # name of a class; '': all that are given
+    scales: tuple|None = None  # of the picture's sides; None: each recipe's
+    mirror: bool|None = None  # add the mirror image's evidence; None: as each recipe says
+
+def shown_cams(
+    run: Run,
+    look: Look,
+) -> dict:  # {mask id: map (H,W) in 0..1}
+    "The run's CAMs of the classes shown; raises `InputError`"
+    cams = picture_cams(run, look.split, look.id, look.scales, look.mirror)
+    return {c: cams[c] for c in shown_ids(run.samples(look.split), look.id, look.shown)}
 
 # %% ../../nbs/90_cams.ipynb #7c4a13fd
 def banded_mask(
@@ -157,49 +177,68 @@ def banded_mask(
 def shown_iou(
     mask: torch.Tensor,  # ids (H,W)
     true: np.ndarray,  # ids and 255 (H,W)
-    num_classes: int,  # background among them
-    class_id: int|None = None,  # None: the mean over the classes that occur
+    classes: list,  # names of the C foreground classes
+    shown: str = '',  # name of a class; '': the mean over the classes that occur
 ) -> float:  # 0..1; nan where there is nothing to compare
     "IoU of a class within the picture, or the mean"
-    matrix = ConfusionMatrix(num_classes).update(mask, true)
-    return matrix.miou() if class_id is None else matrix.iou()[class_id].item()
+    matrix = ConfusionMatrix(len(classes) + 1).update(mask, true)
+    return matrix.per_class(classes)[shown] if shown else matrix.miou()
 
-# %% ../../nbs/90_cams.ipynb #ad2eb5f6
+# %% ../../nbs/90_cams.ipynb #79f2b134
 @lru_cache(maxsize=64)
-def strongest(run, split, id, ids, scales, mirror):
-    "The strongest of the classes `ids` at each pixel, (H,W) in 0..1"
-    return torch.stack([picture_cams(run, split, id, scales, mirror)[c] for c in ids]).amax(0)
+def strongest(
+    run: Run,
+    look: Look,
+) -> torch.Tensor:  # (H,W) in 0..1
+    "The strongest of the CAMs shown at each pixel"
+    return torch.stack(list(shown_cams(run, look).values())).amax(0)
 
 @lru_cache(maxsize=32)
-def heat_panel(run, split, id, ids, scales, mirror, strength, cmap):
-    "The strongest CAM over the picture"
-    return overlay(looked_at(run, split, id)[0], strongest(run, split, id, ids, scales, mirror), strength, cmap)
+def heat_panel(
+    run: Run,
+    look: Look,
+    strength: float = .5,  # share of the heat, 0..1
+    cmap: str = 'inferno',  # a perceptual colour map
+) -> np.ndarray:  # uint8 (H,W,3)
+    "The CAM over the picture"
+    return overlay(looked_at(run, look.split, look.id)[0], strongest(run, look), strength, cmap)
 
 @lru_cache(maxsize=16)
-def difference_panel(run, other, split, id, ids, scales, mirror, strength):
+def difference_panel(
+    run: Run,
+    other: Run,
+    look: Look,
+    strength: float = .5,  # as of the heat
+) -> np.ndarray:  # uint8 (H,W,3)
     "One run's CAM less the other's over the picture"
-    one, two = (strongest(r, split, id, ids, scales, mirror) for r in (run, other))
-    return overlay(looked_at(run, split, id)[0], (1 + one - two) / 2, (1 + strength) / 2, 'PuOr')
+    return overlay(looked_at(run, look.split, look.id)[0], (1 + strongest(run, look) - strongest(other, look)) / 2, (1 + strength) / 2, 'PuOr')
 
 @lru_cache(maxsize=16)
-def true_panel(run, split, id):
+def true_panel(
+    run: Run,
+    look: Look,
+) -> np.ndarray:  # uint8 (H,W,3)
     "The true mask over the picture, with the classes' names"
-    return mask_overlay(*looked_at(run, split, id), run.samples(split).classes)
+    return mask_overlay(*looked_at(run, look.split, look.id), run.samples(look.split).classes)
 
-# %% ../../nbs/90_cams.ipynb #bf9915e1
-def run_panel(run, split, id, ids, threshold, band, strength, cmap, scales, mirror):
-    "A run's CAM with the outline of its mask, unsure pixels striped; and its IoU and how much is unsure, in words"
-    cams, samples = picture_cams(run, split, id, scales, mirror), run.samples(split)
-    true, single = looked_at(run, split, id)[1], len(ids) == 1
-    drawn = heat_panel(run, split, id, ids, scales, mirror, strength, cmap)
-    mask, unsure = banded_mask({c: cams[c] for c in ids}, threshold, band, drawn.shape[:2])
+# %% ../../nbs/90_cams.ipynb #35931c8b
+def run_panel(
+    run: Run,
+    look: Look,
+    threshold: float,  # score of the background
+    band: float = 0.,  # between the lower and the upper threshold
+    strength: float = .5,  # share of the heat, 0..1
+    cmap: str = 'inferno',  # a perceptual colour map
+) -> tuple:  # uint8 (H,W,3); words
+    "A run's CAM with the outline of its mask; its IoU, and how much is unsure; raises `InputError`"
+    drawn, true, classes, words = heat_panel(run, look, strength, cmap), looked_at(run, look.split, look.id)[1], run.samples(look.split).classes, []
+    mask, unsure = banded_mask(shown_cams(run, look), threshold, band, drawn.shape[:2])
     if band: drawn = mask_overlay(drawn, torch.where(unsure, 255, 0))
     drawn = contour(drawn, mask)
-    if not single: drawn = write_names(drawn, mask.numpy(), samples.classes)
-    said = [] if true is None else [_iou_said(shown_iou(mask, true, len(samples.classes) + 1, ids[0] if single else None), class_name(ids[0], samples.classes) if single else '')]
-    return drawn, ', '.join(said + [f'{100 * unsure.float().mean():.0f} % unsure'] * bool(band))
-
-def _iou_said(iou, name): return (f'IoU of {name} ' if name else 'mIoU ') + ('unknown' if np.isnan(iou) else f'{100 * iou:.1f} %')
+    if not look.shown: drawn = write_names(drawn, mask.numpy(), classes)
+    if true is not None: words.append(f'{f"IoU of {look.shown}" if look.shown else "mIoU"} {100 * shown_iou(mask, true, classes, look.shown):.1f} %')
+    if band: words.append(f'{100 * unsure.float().mean():.0f} % unsure')
+    return drawn, ', '.join(words)
 
 # %% ../../nbs/90_cams.ipynb #89ee8fec
 def cam_panels(
@@ -216,17 +255,16 @@ def cam_panels(
     difference: tuple = (),  # titles of two runs: the first one's CAM less the second one's
 ) -> dict:  # {title: uint8 (H,W,3)}
     "The picture, each run's CAM with its IoU, the difference of two, and the true mask; raises `InputError`"
-    first = next(iter(runs.values()))
+    first, look = next(iter(runs.values())), Look(split, id, shown, scales, mirror)
     samples, (image, true) = first.samples(split), looked_at(first, split, id)
-    ids = shown_ids(samples, id, shown)
-    panels = {f'{id}: {", ".join(class_name(c, samples.classes) for c in samples.label_ids(samples.index(id)))}': image}
+    panels = {f'{id}: {", ".join(class_name(c, samples.classes) for c in shown_ids(samples, id))}': image}
     for title, run in runs.items():
-        drawn, said = run_panel(run, split, id, ids, threshold, band, strength, cmap, scales, mirror)
-        panels[f'{title}: {said}' if said else title] = drawn
+        drawn, words = run_panel(run, look, threshold, band, strength, cmap)
+        panels[f'{title}: {words}' if words else title] = drawn
     if difference:
         one, two = difference
-        panels[f'{one} less {two}: purple where it is higher, orange where lower'] = difference_panel(runs[one], runs[two], split, id, ids, scales, mirror, strength)
-    return panels | ({} if true is None else {'true mask': true_panel(first, split, id)})
+        panels[f'{one} less {two}: purple where it is higher, orange where lower'] = difference_panel(runs[one], runs[two], look, strength)
+    return panels | ({} if true is None else {'true mask': true_panel(first, look)})
 
 # %% ../../nbs/90_cams.ipynb #29417d9a
 SCALES = .5, 1., 1.5, 2.
@@ -264,7 +302,7 @@ def cam_lines(
 
 # %% ../../nbs/90_cams.ipynb #8abbd3e3
 def sentence(
-    error: InputError,
+    error: InputError,  # what `open_runs` or the controls raised
 ) -> Explorer:
     "An explorer that says what is wrong and what to do"
     def draw(): raise error

@@ -20,7 +20,7 @@ from ..show import OKABE_ITO, Plot, contour, curve, heat, mask_overlay
 from ..metrics import cam_mask, class_iou
 from ..pipeline import Run
 from .cams import looked_at, picture_cams, picture_scores, sentence
-from .explorer import Explorer, choice, open_runs, sheet, slider
+from .explorer import Explorer, choice, open_runs, slider
 
 # %% ../../nbs/95_results.ipynb #808506c6
 class Chart:
@@ -199,7 +199,7 @@ def confusion_panels(
     t, panels = place(threshold), {}
     for title in dict.fromkeys((one, two)):
         counts = confusions(runs[title], split)[t, :, :-1].double()
-        panels[f'{title}, {split}, threshold {t / 100:.2f}: where the pixels of each true class went, percent'] = matrix_panel((counts / counts.sum(1, keepdim=True)).numpy(), ['background', *runs[title].classes])
+        panels[f'{title}, {split}, threshold {t / 100:.2f}: where the pixels of each true class went, percent (dark 0, bright 100)'] = matrix_panel((counts / counts.sum(1, keepdim=True)).numpy(), ['background', *runs[title].classes])
     return panels
 
 # %% ../../nbs/95_results.ipynb #3867b1bc
@@ -212,7 +212,7 @@ def size_ious(
 ) -> dict:  # {size: (mean IoU in percent, number of objects)}; nan where there is no object
     "IoU by the size of objects; raises `InputError`"
     scores = picture_scores(run, split)
-    ious, shares = 100 * scores.ious[:, place(threshold), 1:], scores.shares[:, 1:]
+    ious, shares = 100 * scores.at(threshold)[:, 1:], scores.shares[:, 1:]
     inside = {size: ious[(low < shares) & (shares <= high)] for size, (low, high) in SIZES.items()}
     return {size: (v.mean() if len(v) else np.nan, len(v)) for size, v in inside.items()}
 
