@@ -4,7 +4,7 @@
 __all__ = ['MOST', 'WIDTH', 'SCALES', 'pictures_with', 'Scores', 'picture_scores', 'worst_first', 'listed', 'looked_at',
            'network', 'picture_cams', 'shown_ids', 'Look', 'shown_cams', 'banded_mask', 'shown_iou', 'strongest',
            'heat_panel', 'difference_panel', 'true_panel', 'run_panel', 'cam_panels', 'cam_controls', 'cam_arguments',
-           'cam_lines', 'sentence', 'explore_cams']
+           'cam_lines', 'explore_cams']
 
 # %% ../../nbs/90_cams.ipynb #4730d3d6
 from functools import lru_cache
@@ -20,7 +20,7 @@ from ..metrics import ConfusionMatrix, ThresholdSweep, cam_mask, class_iou
 from ..cams import CamStore, infer_cams
 from ..pipeline import Run
 from ..report import shrunk
-from .explorer import Explorer, choice, choices, open_runs, slider, tick
+from .explorer import Explorer, choice, choices, explorer, open_runs, slider, tick
 
 # %% ../../nbs/90_cams.ipynb #195e90a1
 def pictures_with(
@@ -300,27 +300,19 @@ def cam_lines(
         f'runs = open_runs({", ".join(repr(str(p)) for p in places)})',
         f'panels = cam_panels(runs, {", ".join(f"{k}={v!r}" for k, v in cam_arguments(values).items())})'])
 
-# %% ../../nbs/90_cams.ipynb #8abbd3e3
-def sentence(
-    error: InputError,  # what `open_runs` or the controls raised
-) -> Explorer:
-    "An explorer that says what is wrong and what to do"
-    def draw(): raise error
-    return Explorer(draw, {}, lambda: '')
-
+# %% ../../nbs/90_cams.ipynb #5426d014
+@explorer
 def explore_cams(
     *places: str|Path,  # folders of runs, or of folders of runs; none: the demo's, else small ones, trained first
 ) -> Explorer:
     "The CAMs of runs under sliders"
-    try: runs = open_runs(*places); controls = cam_controls(runs)
-    except InputError as error: return sentence(error)
+    runs = open_runs(*places); controls = cam_controls(runs)
     pictures = lambda split, holding, order, **_: listed(runs, split, holding, order)
     def draw(**values):
         pictures(**values)
         return cam_panels(runs, **cam_arguments(values))
     def refill(_):
-        try: controls['picture'].options = pictures(**explorer.values)
-        except InputError: pass
+        try: controls['picture'].options = pictures(**{name: control.value for name, control in controls.items()})
+        except InputError: pass  # drawing says so
     for name in ('split', 'holding', 'order'): controls[name].observe(refill, 'value')
-    explorer = Explorer(draw, controls, lambda **values: cam_lines(places, values), name='cams', columns=3)
-    return explorer
+    return Explorer(draw, controls, lambda **values: cam_lines(places, values), name='cams', columns=3)

@@ -7,6 +7,7 @@ __all__ = ['METHODS', 'as_array', 'sheet', 'panels_html', 'as_size', 'slider', '
 # %% ../../nbs/88_explorer.ipynb #3f1a7043
 import base64, html, io, sys, time
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from matplotlib.figure import Figure
 from PIL import Image
@@ -167,13 +168,18 @@ class Explorer:
 
 # %% ../../nbs/88_explorer.ipynb #471d7d8e
 def explorer(
-    make,  # function without arguments, to an `Explorer`
-) -> Explorer:
-    "What `make` makes, or an explorer that shows nothing but its `InputError`"
-    try: return make()
-    except InputError as error:
-        def draw(): raise error
-        return Explorer(draw, {}, lambda: '')
+    make,  # function that makes an `Explorer`
+):
+    "The function, but for an `InputError` an explorer that shows nothing but its sentence"
+    @wraps(make)
+    def made(*args, **kwargs):
+        try: return make(*args, **kwargs)
+        except InputError as error: return Explorer(_raising(error), {}, lambda: '')
+    return made
+
+def _raising(error):
+    def draw(): raise error
+    return draw
 
 # %% ../../nbs/88_explorer.ipynb #a712ad97
 def free_path(

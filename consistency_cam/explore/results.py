@@ -19,8 +19,8 @@ from ..samples import InputError
 from ..show import OKABE_ITO, Plot, contour, curve, heat, mask_overlay
 from ..metrics import cam_mask, class_iou
 from ..pipeline import Run
-from .cams import looked_at, picture_cams, picture_scores, sentence
-from .explorer import Explorer, choice, open_runs, slider
+from .cams import looked_at, picture_cams, picture_scores
+from .explorer import Explorer, choice, explorer, open_runs, slider
 
 # %% ../../nbs/95_results.ipynb #808506c6
 class Chart:
@@ -292,10 +292,10 @@ def result_lines(
         f'runs = open_runs({", ".join(repr(str(p)) for p in places)})',
         f'panels = result_panels(runs, {", ".join(f"{k}={v!r}" for k, v in values.items())})'])
 
+@explorer
 def explore_results(
     *places: str|Path,  # folders of runs, or of folders of runs; none: the demo's, else small ones, trained first
 ) -> Explorer:
     "The results of runs, seen five ways, with a threshold that moves"
-    try: runs = open_runs(*places); controls = result_controls(runs)
-    except InputError as error: return sentence(error)
+    runs = open_runs(*places); controls = result_controls(runs)
     return Explorer(lambda **values: result_panels(runs, **values), controls, lambda **values: result_lines(places, values), name='results')
