@@ -127,7 +127,7 @@ def probability_bars(
     for row, p in enumerate(probs.tolist()):
         y = 20 + ROW * row
         draw.rectangle((LEFT, y + 4, max(LEFT + 1, at(p)), y + ROW - 4), fill=OKABE_ITO[3] if p > rho else OKABE_ITO[0])
-        write(at(p) + 5, y + ROW / 2, f'{p:.2f}')
+        write(WIDTH - 4, y + ROW / 2, f'{p:.2f}', 'rm')
     draw.line((at(rho), 18, at(rho), picture.height), 'black', 2)
     write(at(rho), 9, f'rho {rho:.2f}', 'mm')
     return np.array(picture)
@@ -204,7 +204,7 @@ def iterated_panels(
     said = history.labels[g, picture]
     return {f'given: {listed(samples.labels[picture])}; also there: {listed(samples.unnamed[picture])}': samples.image(picture),
         f'teacher {generation}, after {history.steps[g]} steps, says: {listed(said)}': probability_bars(history.probs[g, picture], history.rho, names),
-        'labels over the generations': label_table(history.probs[:, picture], history.rho, names, g),
+        'probabilities over the generations, white where they became labels': label_table(history.probs[:, picture], history.rho, names, g),
         f'all pictures: {history.labels[g].sum(1).mean():.2f} labels each, {100 * (~history.labels[g].any(1)).mean():.0f}\xa0% empty, {100 * history.recall[g]:.0f}\xa0% of the unnamed found': marked_curves(lesson, history, g)}
 
 def iterated_script(
