@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['EDGES', 'REACHES', 'CRF_SIDE', 'CRFS', 'colour_edge', 'mask_edge', 'cell_affinities', 'crossed', 'affinity_pictures',
            'Walk', 'split_of', 'opened', 'relation_of', 'networks', 'walk_start', 'walk_of', 'walked_maps', 'viewed',
-           'walked_mask', 'mask_title', 'walk_panels', 'walk_script', 'pictures_of', 'names_in', 'walk_controls',
-           'walk_asked', 'explore_walk']
+           'walked_mask', 'mask_title', 'walk_panels', 'pictures_of', 'names_in', 'walk_controls', 'walk_asked',
+           'walk_script', 'explore_walk']
 
 # %% ../../nbs/94_walk.ipynb #f3cac414
 from dataclasses import replace
@@ -254,7 +254,7 @@ def walk_panels(
     row, column = (min(n - 1, at * n // 100) for at, n in zip((y, x), affinity.shape[1:]))
     own = cell_affinities(affinity, radius, row, column)
     picture, near = affinity_pictures(rgb(image), own, row, column, radius)
-    panels = {'affinities at the cross': picture, f'from near: {np.nanmean(own):.2f} on average': near,
+    panels = {f'{id}: affinities at the cross': picture, f'from near: {np.nanmean(own):.2f} on average': near,
         f'edges from {edges_from}' if relation.ndim == 2 else 'one less the mean affinity': heat(relation if relation.ndim == 2 else 1 - relation.mean(0))}
     walk = edges_from, radius, beta
     times = {'before the walk': 0, f'halfway, after {_steps(steps // 2)}': steps // 2, f'after {_steps(steps)}': steps}
@@ -267,26 +267,10 @@ def walk_panels(
 
 def _steps(n): return '1 step' if n == 1 else f'{n} steps'
 
-# %% ../../nbs/94_walk.ipynb #c0ea1630
+# %% ../../nbs/94_walk.ipynb #a0917bfa
 REACHES = 'smooth_xy', 'bilateral_xy', 'bilateral_rgb'
 CRF_SIDE = 128  # longer side, pixels, of the copy on which the CRF works
 CRFS = {'off': None, 'for pseudo-labels': LABEL_CRF, 'for probabilities': SOFTMAX_CRF}
-
-def walk_script(
-    run: Run,
-    id: str,  # of a picture
-    name: str,  # of a class in it
-    **settings,  # as `walk_panels` takes them
-) -> str:
-    "The lines that make the panels"
-    crf = '\nfrom consistency_cam.crf import CRFSetting' if settings['crf'] else ''
-    said = ',\n    '.join(f'{k}={v!r}' for k, v in settings.items())
-    return f'''from consistency_cam.pipeline import Run{crf}
-from consistency_cam.explore.explorer import sheet
-from consistency_cam.explore.walk import walk_panels
-run = Run({str(run.folder)!r})
-panels = walk_panels(run, {id!r}, {name!r},
-    {said})'''
 
 def pictures_of(run): return run.samples(run.splits[-1])
 def names_in(samples, i): return [samples.classes[c - 1] for c in samples.label_ids(i)]
@@ -303,6 +287,7 @@ def walk_controls(
         background=slider('score of the background', float(r.pseudo_background[0]), 0., 1.), crf=choice('CRF', list(CRFS), 'for pseudo-labels' if find_spec('pydensecrf') else 'off'),
         smooth_xy=slider("CRF's smoothness: reach, pixels", 3., .25, 10., .25), bilateral_xy=slider("CRF's colours: reach, pixels", 50., 1., 100., .5), bilateral_rgb=slider("CRF's colours: difference borne, of 255", 5., 1., 40., 1.))
 
+# %% ../../nbs/94_walk.ipynb #6815977c
 def walk_asked(
     runs: dict,  # {title: `Run`}
     run: str,  # title
@@ -316,6 +301,22 @@ def walk_asked(
     "What the controls say, as `walk_panels` takes it"
     setting = CRFS[crf] and replace(CRFS[crf], smooth_xy=smooth_xy, bilateral_xy=bilateral_xy, bilateral_rgb=bilateral_rgb, side=CRF_SIDE)
     return dict(run=runs[run], id=pictures_of(runs[run]).ids[picture]) | asked | dict(crf=setting)
+
+def walk_script(
+    run: Run,
+    id: str,  # of a picture
+    name: str,  # of a class in it
+    **settings,  # as `walk_panels` takes them
+) -> str:
+    "The lines that make the panels"
+    crf = '\nfrom consistency_cam.crf import CRFSetting' if settings['crf'] else ''
+    said = ',\n    '.join(f'{k}={v!r}' for k, v in settings.items())
+    return f'''from consistency_cam.pipeline import Run{crf}
+from consistency_cam.explore.explorer import sheet
+from consistency_cam.explore.walk import walk_panels
+run = Run({str(run.folder)!r})
+panels = walk_panels(run, {id!r}, {name!r},
+    {said})'''
 
 # %% ../../nbs/94_walk.ipynb #ff77a826
 def explore_walk(
