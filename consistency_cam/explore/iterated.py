@@ -23,7 +23,7 @@ from ..training import poly
 from ..camnet import CAMNet
 from ..iterated import IteratedLearning, first_bias, recall_at_precision
 from ..show import OKABE_ITO, Plot, heat
-from .explorer import Explorer, slider
+from .explorer import Explorer, explorer, slider
 
 # %% ../../nbs/93_iterated.ipynb #0d32b79a
 @dataclass(eq=False)
@@ -222,11 +222,12 @@ history = learn_generations(lesson, rho={rho:.3g}, k_teacher={k_teacher}, k_stud
 panels = iterated_panels(lesson, history, picture={picture}, generation={generation})'''
 
 # %% ../../nbs/93_iterated.ipynb #2f3e1f57
+@explorer
 def explore_iterated(
     lesson: Lesson|None = None,  # None: `single_label_pictures()`
     **settings,  # `name` and `folder` of saved pictures, for `Explorer`
 ) -> Explorer:
-    "What teachers say over the generations, for any rho, k_teacher and k_student; raises `InputError`"
+    "What teachers say over the generations, for any rho, k_teacher and k_student"
     lesson = lesson or single_label_pictures()
     trained = dict(rho=slider('rho, threshold of the labels', .25, .05, .95, .05), k_teacher=slider('k_teacher, steps on given labels', 20, 5, 60, 5), k_student=slider("k_student, steps on the teacher's", 20, 0, 60, 5))
     learnt = lambda: learn_generations(lesson, **{name: round(control.value, 3) for name, control in trained.items()})

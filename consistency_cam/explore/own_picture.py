@@ -24,7 +24,7 @@ from ..camnet import CAMNet, WeightsError, packaged_weights, read_weights
 from ..cams import infer_cams
 from ..show import contour, overlay, rgb, to_png
 from ..pipeline import Run
-from .explorer import Explorer, _widgets, choice, free_path, open_runs, slider
+from .explorer import choice, Explorer, explorer, free_path, open_runs, slider, widgets
 
 # %% ../../nbs/96_own_picture.ipynb #6248ffb5
 _SHIPPED = dict(cat='skimage/data/chelsea.png', coffee='skimage/data/coffee.png', astronaut='skimage/data/astronaut.png', rocket='skimage/data/rocket.jpg',
@@ -209,27 +209,28 @@ def _source(picture, file, upload):
 # %% ../../nbs/96_own_picture.ipynb #355bb3fd
 def _picture_controls():
     "What names a picture"
-    w = _widgets(); layout = lambda: w.Layout(width='auto', min_width='230px', flex='1 1 230px', max_width='420px')
+    w = widgets(); layout = lambda: w.Layout(width='auto', min_width='230px', flex='1 1 230px', max_width='420px')
     return dict(picture=choice('picture', [*examples(), _FILE, _UPLOAD]), file=w.Text(description='file', placeholder='path of a picture, then Enter', continuous_update=False, layout=layout()),
         upload=w.FileUpload(accept='image/*', description='upload a picture', layout=layout()))
 
 def _with_saving(explorer, keep):
     "The explorer with one button more: `keep` saves and returns paths"
-    button = _widgets().Button(description='save overlay and mask', icon='download', layout=dict(width='auto'))
+    button = widgets().Button(description='save overlay and mask', icon='download', layout=dict(width='auto'))
     def press(_):
         try: saved = ' and '.join(str(path.resolve()) for path in keep())
-        except Exception as error: return explorer._say(error)
+        except Exception as error: return explorer.say(error)
         explorer.note.value = f'<span class="cc-note">saved as {html.escape(saved)}</span>'
     button.on_click(press); explorer.keep = button
     explorer.box.children = (*explorer.box.children[:-1], button, explorer.box.children[-1])
     return explorer
 
 # %% ../../nbs/96_own_picture.ipynb #37011dcb
+@explorer
 def explore_own_picture(
     *places: str|Path,  # folders of runs, as `open_runs` takes them; none: the demo's, where there is one
     **settings,  # of `Explorer`
 ) -> Explorer:
-    "CAM and mask of any picture, to look at and to save; raises `InputError`"
+    "CAM and mask of any picture, to look at and to save"
     known, controls = _classifiers(places), _picture_controls()
     controls |= dict(classifier=choice('classes of', list(known)), name=choice('class', ['none']), threshold=slider('threshold', .3, 0., .95), strength=slider('overlay strength', .5, 0., 1.))
     opened, image_of = lru_cache(3)(lambda title: known[title][0]()), lru_cache(4)(open_picture)

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from ..samples import InputError
 from ..pooling import POOLINGS, noisy_or_bias
 from ..show import DASHES, OKABE_ITO, Plot, heat
-from .explorer import Explorer, choice, slider
+from .explorer import choice, Explorer, explorer, slider
 
 # %% ../../nbs/92_pooling.ipynb #78bdf34c
 def edited_map(
@@ -106,6 +106,7 @@ def _pixels(fig):
 def _percent(p): return f'{100 * p:.1f} %' if .001 < p < .999 else f'{100 * p:.3g} %'
 
 # %% ../../nbs/92_pooling.ipynb #1224f285
+@explorer
 def explore_pooling(**settings) -> Explorer:
     "Poolings on a map one edits; `settings` go to `Explorer`"
     controls = dict(side=slider('map size (cells per side)', 8, 2, 32, 1), cells=slider('active cells', 6, 0, 64, 1), height=slider('height (their logit)', 3., -10., 10., .1), peak=slider('peak (more at the middle cell)', 1., 0., 5., .1),

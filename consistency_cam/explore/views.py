@@ -21,7 +21,7 @@ from ..tiling import merge, tile
 from ..views import Crop, HFlip, RandomCrop, RandomResize, Tiles, Tiling, resize
 from ..consistency import consistency_loss
 from ..show import heat, overlay, rgb
-from .explorer import Explorer, choice, open_runs, slider
+from .explorer import choice, Explorer, explorer, open_runs, slider
 
 # %% ../../nbs/91_views.ipynb #52dd2155
 VIEWS = dict(tiles='n x n tiles', crop='crop', mirror='mirror image', resize='resize')
@@ -144,12 +144,13 @@ def _class_index(sample, classes, name):
     return classes.index(name)
 
 # %% ../../nbs/91_views.ipynb #032ba26e
+@explorer
 def explore_views(
     *places: str|Path,  # folders of runs, as `open_runs` takes them
     split: str = '',  # whose pictures; '': the held-out ones, where the run has any
     **settings,  # of `Explorer`
 ) -> Explorer:
-    "Tiles and other views of a picture through a run's network; raises `InputError`"
+    "Tiles and other views of a picture through a run's network"
     runs = open_runs(*places)
     first = next(iter(runs.values())); split = split or first.recipe.val or first.recipe.train
     samples, classes = first.samples(split), first.classes

@@ -25,7 +25,7 @@ from ..randomwalk import power_weights, step_change
 from ..pseudo import PseudoSetting, cells, class_scores, score_mask
 from ..show import heat, mask_ids, mask_overlay, on_outline, overlay, rgb
 from ..pipeline import Run
-from .explorer import Explorer, choice, open_runs, slider
+from .explorer import choice, Explorer, explorer, open_runs, slider
 
 # %% ../../nbs/94_walk.ipynb #f19d187a
 EDGES = "the run's network", "the picture's colours", 'the true mask'  # where edges come from
@@ -319,11 +319,12 @@ panels = walk_panels(run, {id!r}, {name!r},
     {said})'''
 
 # %% ../../nbs/94_walk.ipynb #ff77a826
+@explorer
 def explore_walk(
     *places,  # folders of runs, as `open_runs` takes them
     **settings,  # `name` and `folder` of saved pictures, for `Explorer`
 ) -> Explorer:
-    "Affinities, random walk and CRF of runs' pictures; raises `InputError`"
+    "Affinities, random walk and CRF of runs' pictures"
     runs = open_runs(*places)
     controls = walk_controls(next(iter(runs.values())), list(runs))
     now = lambda: runs[controls['run'].value]
