@@ -156,6 +156,12 @@ def _paper(args):
     from consistency_cam.paper import make
     print(make(args.what, args.runs, args.out, args.result, args.force))
 
+# %% ../nbs/99_cli.ipynb #ec4aa97a
+def _explore(args):
+    "the explorers of a run under sliders, in JupyterLab on this machine"
+    from consistency_cam.explore.notebook import serve
+    if status := serve(args.run, args.voila, not args.no_browser): raise OSError(f'the notebook server ended with status {status}')
+
 # %% ../nbs/99_cli.ipynb #28437abc
 def _doctor(args):
     "what is installed, which device there is, which data is found and whether it is complete"
@@ -219,6 +225,10 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument('runs', metavar='RUN', nargs='*', type=Path, help="folders of runs; for fig6 also a --result of `python -m benchmarks.iterated`")
     p.add_argument('--out', type=Path, help='file for it (default: tables are printed, a figure becomes paper-WHAT.png)')
     p.add_argument('--result', type=Path, help='JSON file for what it shows, with the recipes of the runs')
+    p = add('explore', _explore, recipe=False)
+    p.add_argument('run', nargs='?', type=Path, metavar='RUN', help="folder of a run, or of several (default: the demo's; without one, small runs are trained first)")
+    p.add_argument('--voila', action='store_true', help='as a page of its own by Voilà, which must be installed (default: in JupyterLab)')
+    p.add_argument('--no-browser', action='store_true', help='print the address only (default: open it)')
     add('doctor', _doctor)
     return parser
 

@@ -140,7 +140,7 @@ RECIPES['voc-quick'] = replace(RECIPES['quick'], data='voc', train='half_train',
     tiles=(2, 4, 8), alpha=.3, resize_scale=(.5, .75), ramp=.5, lr=.005, epochs=4, batch_size=8, scales=(.5, .75), threshold=.35,
     pretrain_k_teacher=60, pretrain_k_student=60, pretrain_crop=160, pretrain_long_side=(128, 192), pretrain_lr=.00025,
     affinity_radius=10, affinity_crop=256, affinity_long_side=(160, 320), affinity_epochs=2, affinity_batch_size=8, walk_radius=5, walk_steps=256, pseudo_background=(.5,), crf_scale=1., crf_side=250,
-    segment_norm='group', segment_crop=160, segment_long_side=(144, 288), segment_epochs=6, segment_scales=(.5,))
+    segment_norm='group', segment_lr=.0015, segment_crop=160, segment_long_side=(144, 288), segment_epochs=6, segment_scales=(.5,))
 
 # %% ../nbs/60_recipes.ipynb #b4cbe0b4
 def recipe(

@@ -14,7 +14,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image, ImageDraw, ImageFont
-from torch.nn.functional import interpolate, max_pool2d
+from torch.nn.functional import interpolate
 from .samples import InputError, palette
 
 # %% ../nbs/06_show.ipynb #66bef312
@@ -93,8 +93,8 @@ def overlay(
     picture, cam = rgb(image), torch.as_tensor(cam).float()
     if cam.ndim == 2 and cam.shape != picture.shape[:2]:
         cam = interpolate(cam[None, None], size=picture.shape[:2], mode='bilinear')[0, 0]
-    grey = np.array(Image.fromarray(picture).convert('L'))[..., None]
-    return ((1 - alpha) * grey + alpha * heat(cam, cmap)).round().astype(np.uint8)
+    grey = Image.fromarray(picture).convert('L').convert('RGB')
+    return np.array(Image.blend(grey, Image.fromarray(heat(cam, cmap)), alpha))
 
 # %% ../nbs/06_show.ipynb #0d1de995
 def mask_ids(
@@ -172,8 +172,8 @@ def mask_overlay(
     "The picture with the mask's colours mixed in where it is not background."
     picture = rgb(image)
     ids = mask_ids(mask, picture.shape[:2])
-    mixed = ((1 - alpha) * picture + alpha * mask_rgb(ids)).round().astype(np.uint8)
-    shown = np.where((ids > 0)[..., None], mixed, picture)
+    shown, inside = picture.copy(), ids > 0
+    shown[inside] = ((1 - alpha) * picture[inside] + alpha * mask_rgb(ids)[inside]).round()
     return shown if classes is None else write_names(shown, ids, classes)
 
 # %% ../nbs/06_show.ipynb #6d730c87
@@ -182,9 +182,18 @@ def on_outline(
     radius: int,  # pixels on either side
 ) -> np.ndarray:  # bool (H, W)
     "Where a pixel within `radius` has another id."
-    ids = torch.from_numpy(ids).float()[None, None]
-    largest, smallest = (sign * max_pool2d(sign * ids, 2 * radius + 1, 1, radius) for sign in (1, -1))
-    return (largest != smallest)[0, 0].numpy()
+    below, right = np.zeros(ids.shape, bool), np.zeros(ids.shape, bool)
+    below[:-1], right[:, :-1] = ids[1:] != ids[:-1], ids[:, 1:] != ids[:, :-1]
+    return _spread(_spread(below, 0, radius - 1, radius), 1, radius, radius) | _spread(_spread(right, 1, radius - 1, radius), 0, radius, radius)
+
+
+def _spread(marks, axis, before, after):
+    "The marks, and what lies at most so many pixels before or after one along the axis"
+    found, along = marks.copy(), np.moveaxis(marks, axis, 0)
+    out = np.moveaxis(found, axis, 0)
+    for d in range(1, min(before, len(along) - 1) + 1): out[:-d] |= along[d:]
+    for d in range(1, min(after, len(along) - 1) + 1): out[d:] |= along[:-d]
+    return found
 
 
 def contour(

@@ -1,0 +1,85 @@
+"""The explorers in a real browser: JupyterLab on this machine, Chromium through Playwright, a slider moved with the keyboard."""
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
+playwright = pytest.importorskip('playwright.sync_api', reason='Playwright is not installed: make browser')
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason='no Chromium here: make browser'), pytest.mark.xdist_group('browser')]
+
+NOTEBOOKS = sorted(path.name for path in (ROOT/'nbs').glob('88_*.ipynb'))
+QUIET = re.compile('favicon|ResizeObserver|Failed to load resource|source map', re.I)  # what JupyterLab itself complains of
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+
+@pytest.fixture(scope='module')
+def lab(tmp_path_factory, runs):
+    "Address of a JupyterLab over a copy of the notebooks"
+    folder, port = tmp_path_factory.mktemp('lab'), free_port()
+    for name in NOTEBOOKS: shutil.copy(ROOT/'nbs'/name, folder)
+    command = [sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--ip=127.0.0.1', f'--port={port}', '--IdentityProvider.token=', f'--ServerApp.root_dir={folder}', '--LabApp.expose_app_in_browser=True']
+    environment = os.environ | dict(CONSISTENCY_CAM_RUNS='/tmp/w/exruns', OMP_NUM_THREADS='1')
+    with open(folder/'server.log', 'w') as log:
+        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            for _ in range(240):
+                if server.poll() is not None: pytest.fail((folder/'server.log').read_text())
+                with socket.socket() as s:
+                    if s.connect_ex(('127.0.0.1', port)) == 0: break
+                time.sleep(.5)
+            yield f'http://127.0.0.1:{port}'
+        finally:
+            server.terminate(); server.wait(30)
+
+
+@pytest.fixture(scope='module')
+def browser():
+    with playwright.sync_playwright() as p:
+        chromium = p.chromium.launch(executable_path=CHROMIUM, args=['--headless', '--no-sandbox', '--disable-gpu', '--disable-background-networking'])
+        yield chromium
+        chromium.close()
+
+
+def open_notebook(page, address, name):
+    "All its cells run"
+    page.goto(f'{address}/lab/tree/{name}?reset', wait_until='domcontentloaded')
+    page.wait_for_function("() => window.jupyterapp && document.querySelector('.jp-Notebook .jp-Cell')", timeout=120_000)
+    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status=idle]', timeout=120_000)
+    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
+
+
+@pytest.mark.parametrize('name', NOTEBOOKS)
+def test_a_slider_moves_the_picture(lab, browser, name):
+    page, said = browser.new_page(viewport=dict(width=1280, height=800)), []
+    page.on('console', lambda m: said.append(m.text) if m.type == 'error' and not QUIET.search(m.text) else None)
+    page.on('pageerror', lambda e: said.append(str(e)))
+    open_notebook(page, lab, name)
+    explorer = page.locator('.cc-explorer').first
+    explorer.locator('.cc-picture img').first.wait_for(timeout=240_000)
+    explorer.scroll_into_view_if_needed()
+    shown = lambda: explorer.locator('.cc-panels').first.inner_html()
+    slider = explorer.locator('.cc-controls .noUi-handle').first
+    before = shown()
+    slider.focus()
+    start = time.perf_counter()
+    for _ in range(5): slider.press('ArrowRight')
+    page.wait_for_function('([before]) => document.querySelector(".cc-explorer .cc-panels").innerHTML != before', arg=[before], timeout=20_000)
+    print(f'{name}: {1000 * (time.perf_counter() - start):.0f} ms from the first of five key presses to a new picture')
+    assert not page.locator('.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.stderr"]:has-text("Traceback")').count()
+    assert not explorer.locator('.cc-message').count()
+    assert not said, said
+    page.close()
