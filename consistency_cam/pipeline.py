@@ -586,4 +586,4 @@ def small_run(
     "A run on Scenes, made at the first call (about half a minute on two cores) and opened at later ones"
     root = runs_root()/'small'; root.mkdir(parents=True, exist_ok=True)
     with locked(root/f'.{method}.lock', wait=True):
-        return run(recipe('quick', method=method, pictures=64, epochs=6), root/method, force=True, progress=progress, until=until)
+        return run(recipe('quick', method=method, pictures=64, epochs=4), root/method, force=True, progress=progress, until=until)

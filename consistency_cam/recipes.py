@@ -129,7 +129,7 @@ RECIPES = dict(
     **{'puzzle-cam': replace(PAPER, method='puzzle-cam', pretrain='none', weight_decay=1e-4)},
     quick=replace(PAPER, pretrain='none', data='scenes', train='train', backbone='tf_efficientnet_lite0', batch_norm='frozen', frozen_stages=3,
         size=128, crop=128, long_side=(112, 144), tiles=(2, 4), alpha=.3, ramp=1., resize_scale=(.75, 1.25), crop_side=(.5, .75),
-        epochs=8, batch_size=8, lr=.0025, momentum=.9, workers=0, scales=(1.5,), threshold=.2,
+        epochs=5, batch_size=8, lr=.0025, momentum=.9, workers=0, scales=(1.5,), threshold=.2,
         pretrain_rho=.25, pretrain_k_teacher=10, pretrain_k_student=10, pretrain_crop=128, pretrain_long_side=(112, 144), pretrain_epochs=8, pretrain_batch_size=16, pretrain_lr=.0006,
         affinity_radius=5, affinity_crop=128, affinity_long_side=(112, 144), affinity_epochs=3, affinity_batch_size=16, affinity_momentum=.9,
         walk_radius=3, walk_steps=8, pseudo_background=(.1,), crf_scale=.25,
