@@ -8,9 +8,10 @@ PY := $(BIN)/python
 PIP := $(PY) -m pip --disable-pip-version-check -qq
 STAMP := $(VENV)/.installed
 TORCH := $(shell grep '^torch==' constraints.txt)
+ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest tests -n $(JOBS) --dist load --maxschedchunk 1
 
-.PHONY: help install demo test test-all lab notebooks export readme clean
+.PHONY: help install demo test test-all browser lab notebooks export readme clean
 .DEFAULT_GOAL := help
 
 help: ## say what each target does
@@ -36,6 +37,10 @@ test: install ## run every notebook and the quick tests
 
 test-all: install ## the same, and the slow tests
 	@$(PYTEST)
+
+browser: install ## install what the browser tests need: Chromium (by Debian's apt-get) and Playwright
+	@command -v chromium >/dev/null || { $(ROOT) apt-get -qq update && $(ROOT) apt-get -qq install -y chromium; }
+	@$(PIP) install -c constraints.txt -e ".[browser]"
 
 lab: install ## open the notebooks in JupyterLab, on this machine only
 	@$(BIN)/jupyter lab --ip=127.0.0.1 $(LABFLAGS) nbs/index.ipynb
