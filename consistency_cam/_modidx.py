@@ -315,7 +315,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'consistency_cam/explore/explorer.py'),
                                                   'consistency_cam.explore.explorer.Explorer.__init__': ( 'explorer.html#explorer.__init__',
                                                                                                           'consistency_cam/explore/explorer.py'),
-                                                  'consistency_cam.explore.explorer.Explorer._ipython_display_': ( 'explorer.html#explorer._ipython_display_',
+                                                  'consistency_cam.explore.explorer.Explorer._repr_mimebundle_': ( 'explorer.html#explorer._repr_mimebundle_',
                                                                                                                    'consistency_cam/explore/explorer.py'),
                                                   'consistency_cam.explore.explorer.Explorer.hold': ( 'explorer.html#explorer.hold',
                                                                                                       'consistency_cam/explore/explorer.py'),

@@ -172,9 +172,9 @@ class Explorer:
         "The Python lines that make the picture shown"
         return self.script(**self.values) + f'\nsheet(panels, columns={self.columns})'
 
-    def _ipython_display_(self):
-        from IPython.display import display
-        display(self.box)
+    def _repr_mimebundle_(self, **kwargs):
+        "The widgets, and in a stored notebook no copy of their pictures"
+        return self.box._repr_mimebundle_(**kwargs) | {'text/plain': f'Explorer({", ".join(self.controls)})'}
 
 # %% ../../nbs/88_explorer.ipynb #471d7d8e
 def explorer(
