@@ -54,6 +54,7 @@ def store(path):
     "Run a notebook and write it back with its outputs, its ids, and no other metadata"
     nb = execute(path)
     clean_nb(nb)
+    nb.metadata.pop('widgets', None) # the state of widgets would hold all their pictures once more
     nbformat.write(nb, path)
 
 
