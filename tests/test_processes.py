@@ -16,7 +16,7 @@ WORKER = [sys.executable, '-m', 'consistency_cam']
 
 
 LATER = ('--backbone tf_efficientnet_lite0 --pretrained imagenet --method cam --batch-norm frozen --pretrain one-label --pretrain-crop 64 --pretrain-long-side 56 80 --pretrain-epochs 1 --pretrain-k-teacher 2 --pretrain-k-student 1 '
-         '--affinity-crop 64 --affinity-long-side 56 80 --affinity-epochs 1 --segment-crop 64 --segment-long-side 56 80 --segment-epochs 2 --segment-frozen-stages 0').split()
+         '--lr .01 --affinity-batch-size 4 --affinity-crop 64 --affinity-long-side 56 80 --affinity-epochs 1 --segment-crop 64 --segment-long-side 56 80 --segment-epochs 2 --segment-frozen-stages 0').split()
 TWO = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '-m', 'consistency_cam']
 
 
