@@ -150,7 +150,7 @@ def get(self: CamStore,
     "One picture's CAMs {mask id: map}; raises `StoreError`"
     try:
         with safe_open(self.path(id), 'pt') as f: maps, ids, size = f.get_tensor('cams').float(), f.get_tensor('ids').tolist(), json.loads(f.metadata()['size'])
-    except FileNotFoundError: raise StoreError(f"{self.folder}: no CAMs for picture '{id}'") from None
+    except FileNotFoundError: raise StoreError(f"{self.folder}: no CAMs for picture '{id}'; `consistency-cam cams` makes them") from None
     except Exception as e: raise StoreError(f'{self.path(id)}: damaged CAM file ({e}); remove it and infer again') from None
     if full and len(ids): maps = F.interpolate(maps[None], size, mode='bilinear', align_corners=False)[0]
     return dict(zip(ids, maps))
