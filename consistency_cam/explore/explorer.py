@@ -50,7 +50,7 @@ def panels_html(
         title, largest = html.escape(str(title)), 4 * least if isinstance(picture, Figure) or as_size(picture)[1] > 3 * least else 2 * least
         return (f'<figure style="flex:1 1 {least}px;max-width:{largest}px;margin:0"><figcaption style="font:13px/1.35 sans-serif;min-height:1.4em;overflow-wrap:anywhere">{title}</figcaption>'
                 f'<img src="{_address(picture)}" alt="{title}" style="width:100%;image-rendering:{"auto" if min(as_size(picture)) > 150 else "pixelated"}"></figure>')
-    return '<div class="cc-panels" style="display:flex;flex-wrap:wrap;gap:8px;align-items:flex-start">' + ''.join(figure(*item) for item in panels.items()) + '</div>'
+    return '<div class="cc-panels" style="display:flex;flex-wrap:wrap;gap:8px;align-items:flex-end">' + ''.join(figure(*item) for item in panels.items()) + '</div>'
 
 def as_size(picture):
     "(H,W) in pixels; of a figure, at 72 pixels an inch"
