@@ -38,13 +38,17 @@ def compare(
     for n, (seed, method) in enumerate(jobs, 1):
         if progress: tqdm.write(f'[{n}/{len(jobs)}] {find_method(method).title}, seed {seed}')
         rows.append(run(replace(r, method=method, seed=seed), folder/f'{method}-{seed}', force, progress, until).row())
-        about = _record(rows, command, recipe=dict(asdict(r), root='', method='', seed=''))
+        about = _record(rows, command, recipe=dict(_without_folders(r), method='', seed=''))
         write_json(result or folder/'comparison.json', about)
     return about
 
 def _record(rows, command='', **more):
     "Rows, and how they came about"
     return dict(command=command or 'consistency-cam ' + ' '.join(_anonymous(sys.argv[1:])), date=str(date.today()), **more, **environment(), rows=rows)
+
+def _without_folders(r):
+    "The recipe's fields, for a record that says nothing of where its data lies"
+    return dict(asdict(r), root='', pretrain_root='', labels=Path(r.labels).name, masks=Path(r.masks).name)
 
 def _anonymous(arguments):
     "Arguments with absolute folders cut down to their last name"
@@ -64,7 +68,7 @@ def collect(
     "The figures of runs, evaluated in all that they have made; raises `InputError`"
     for run in runs:
         for stage in run.made(): run.evaluate(stage)
-    about = _record([run.row() for run in runs], command, recipes=[dict(asdict(run.recipe), root='', pretrain_root='') for run in runs])
+    about = _record([run.row() for run in runs], command, recipes=[_without_folders(run.recipe) for run in runs])
     if result: write_json(result, about)
     return about
 

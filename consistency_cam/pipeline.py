@@ -111,8 +111,13 @@ def work(self: Run,
 ):
     "Within the block the stage's folder belongs to this process, and the run's recipe is written down"
     with stage.work():
-        if is_main(): write_json(self.folder/'recipe.json', asdict(self.recipe))
+        if is_main(): write_json(self.folder/'recipe.json', asdict(_from_anywhere(self.recipe)))
         yield
+
+def _from_anywhere(r):
+    "The recipe with full paths of its data, so that the run can be opened from another folder"
+    names = ('root', 'labels', 'masks') if r.data == 'folder' else ('root',)
+    return replace(r, **{k: str(Path(getattr(r, k)).resolve()) for k in names if getattr(r, k)})
 
 @patch
 def settings(self: Run,
