@@ -7,6 +7,7 @@ __all__ = ['neighbours', 'step_change', 'power_weights', 'walk', 'random_walk', 
 
 # %% ../nbs/42_randomwalk.ipynb #ca6c0d08
 import warnings
+from functools import lru_cache
 import torch
 from torch.distributions import Binomial
 from .samples import InputError
@@ -16,12 +17,13 @@ from .affinity import offsets, path_affinity
 _all_ = ['path_affinity']
 
 # %% ../nbs/42_randomwalk.ipynb #eba71c16
+@lru_cache(4)
 def neighbours(
     size: tuple,  # (h,w) of the grid
     radius: int,  # cells
     device: torch.device|None = None,
 ) -> tuple:  # index of each neighbour, int64 (n,2*offsets), and whether it lies in the grid, bool
-    "The n = h*w cells' neighbours in the order of `offsets`, then those in the opposite directions; the cell itself in place of one outside"
+    "The n = h*w cells' neighbours in the order of `offsets`, then those in the opposite directions; the cell itself in place of one outside. Made once for a size and kept"
     h, w = size
     dy, dx = torch.tensor([*offsets(radius), *((-dy, -dx) for dy, dx in offsets(radius))], device=device).T
     cell = torch.arange(h * w, device=device)[:, None]

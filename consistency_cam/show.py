@@ -44,7 +44,7 @@ def to_png(
     "The figure or picture as PNG, nothing cut off."
     file = io.BytesIO()
     if isinstance(picture, Figure): picture.savefig(file, format='png', dpi=dpi, bbox_inches='tight', metadata={'Software': None})
-    else: Image.fromarray(rgb(picture)).save(file, 'PNG')
+    else: Image.fromarray(rgb(picture)).save(file, 'PNG', compress_level=1)  # four times as fast as the default, an eighth larger
     return file.getvalue()
 
 # %% ../nbs/06_show.ipynb #63c2c887
@@ -114,9 +114,10 @@ def mask_rgb(
 ) -> np.ndarray:  # uint8 (H, W, 3)
     "The mask in VOC's colours; unsure pixels (255) white with grey stripes."
     ids = mask_ids(mask)
-    stripe = max(2, max(ids.shape) // 80)
-    hatch = np.add.outer(np.arange(ids.shape[0]), np.arange(ids.shape[1])) // stripe % 3 == 0
-    return np.where((ids == 255)[..., None], np.where(hatch, 150, 255)[..., None], palette().numpy()[ids]).astype(np.uint8)
+    shown = palette().numpy().astype(np.uint8)[ids]
+    y, x = np.nonzero(ids == 255)
+    shown[y, x] = np.where((y + x) // max(2, max(ids.shape) // 80) % 3 == 0, 150, 255)[:, None]
+    return shown
 
 # %% ../nbs/06_show.ipynb #ecd628d1
 BELOW = dict(loc='upper center', bbox_to_anchor=(.5, 0), frameon=False, fontsize=10)
@@ -154,7 +155,7 @@ def write_names(
     "The picture with each class's name at the pixel of its region nearest to the region's middle."
     image = Image.fromarray(picture)
     draw, size = ImageDraw.Draw(image), max(11, max(mask.shape) // 14)
-    for i in set(np.unique(mask).tolist()) - {0, 255}:
+    for i in set(np.flatnonzero(np.bincount(mask.ravel())).tolist()) - {0, 255}:
         name, points = class_name(i, classes), np.argwhere(mask == i)
         y, x = points[((points - points.mean(0)) ** 2).sum(1).argmin()]
         half = draw.textlength(name, ImageFont.load_default(size)) / 2 + 2

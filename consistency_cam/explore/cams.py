@@ -277,13 +277,12 @@ def cam_controls(
     "The controls of the CAM explorer"
     first, titles = next(iter(runs.values())), list(runs)
     r, classes = first.recipe, first.classes
-    two = dict(less=choice('difference: from', titles, titles[-1]), minus=choice('take away', titles)) if len(titles) > 1 else {}
+    two = dict(less=choice('difference of', titles, titles[-1]), minus=choice('less', titles)) if len(titles) > 1 else {}
     scales = {f'scale_{s:g}': tick(f'scale {s:g}', s in r.scales) for s in sorted({*SCALES, *r.scales})}
     return dict(split=choice('split', first.splits, first.splits[-1]), holding=choices('holding all of', classes),
         order=choice('order', [('as listed', '')] + [(f'worst of {t} first (at most {MOST})', t) for t in titles]), picture=choice('picture', listed(runs, first.splits[-1])),
-        shown=choice('class shown', [('all given', '')] + [(c, c) for c in classes]), threshold=slider('threshold', first.threshold(), 0., 1.),
-        band=slider('unsure band', 0., 0., .5), strength=slider('overlay strength', .5, 0., 1.), cmap=choice('colour map', ['inferno', 'magma', 'viridis', 'cividis']),
-        **two, **scales, mirror=tick('mirror', r.mirror))
+        shown=choice('class shown', [('all given', '')] + [(c, c) for c in classes]), **two, cmap=choice('colour map', ['inferno', 'magma', 'viridis', 'cividis']), **scales, mirror=tick('mirror', r.mirror),
+        strength=slider('overlay strength', .5, 0., 1.), band=slider('unsure band', 0., 0., .5), threshold=slider('threshold', first.threshold(), 0., 1.))
 
 # %% ../../nbs/90_cams.ipynb #0a4bf36f
 def cam_arguments(values) -> dict:

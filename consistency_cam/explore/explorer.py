@@ -43,14 +43,20 @@ def _titled(picture, title, size):
 # %% ../../nbs/88_explorer.ipynb #e0c2d84a
 def panels_html(
     panels: dict,  # {title: picture or figure}
-    least: int = 200,  # pixels a panel is wide before it moves to the next line
+    least: int = 200,  # pixels a panel is wide at least, where the page has them
+    most: int = 5,  # panels beside each other
 ) -> str:
-    "The panels as HTML that fits the width it is given"
+    "The panels as HTML that fits the width it is given, in rows of as many; a chart is as wide as two pictures"
+    wide = {title: isinstance(picture, Figure) or as_size(picture)[1] > 3 * least for title, picture in panels.items()}
     def figure(title, picture):
-        title, largest = html.escape(str(title)), 4 * least if isinstance(picture, Figure) or as_size(picture)[1] > 3 * least else 2 * least
-        return (f'<figure style="flex:1 1 {least}px;max-width:{largest}px;margin:0"><figcaption style="font:13px/1.35 sans-serif;min-height:1.4em;overflow-wrap:anywhere">{title}</figcaption>'
-                f'<img src="{_address(picture)}" alt="{title}" style="width:100%;image-rendering:{"auto" if min(as_size(picture)) > 150 else "pixelated"}"></figure>')
-    return '<div class="cc-panels" style="display:flex;flex-wrap:wrap;gap:8px;align-items:flex-end">' + ''.join(figure(*item) for item in panels.items()) + '</div>'
+        said, span = html.escape(str(title)), ' class="cc-wide"' if wide[title] else ''
+        return (f'<figure{span} style="margin:0"><figcaption style="font:13px/1.35 sans-serif;min-height:1.4em;overflow-wrap:anywhere">{said}</figcaption>'
+                f'<img src="{_address(picture)}" alt="{said}" style="width:100%;image-rendering:{"auto" if min(as_size(picture)) > 150 else "pixelated"}"></figure>')
+    places = len(panels) + sum(wide.values())
+    beside = max(1, -(-places // -(-places // most)))
+    columns = f'repeat(auto-fill,minmax(max(min(100%,{least}px),calc((100% - {8 * (beside - 1)}px)/{beside})),1fr))'
+    return (f'<style>.cc-wide{{grid-column:span 2}} @media (max-width:640px){{.cc-wide{{grid-column:auto}}}}</style>'
+            f'<div class="cc-panels" style="display:grid;grid-template-columns:{columns};gap:8px;align-items:end;max-width:{2 * least * beside}px">' + ''.join(figure(*item) for item in panels.items()) + '</div>')
 
 def as_size(picture):
     "(H,W) in pixels; of a figure, at 72 pixels an inch"
@@ -59,8 +65,8 @@ def as_size(picture):
 def _address(picture):
     "The picture as an address that holds all of it, made in little time: a large picture as JPEG"
     if isinstance(picture, Figure): return data_uri(to_png(picture, dpi=96))
-    if min(as_size(picture)) < 200: return data_uri(to_png(picture))
-    file = io.BytesIO(); Image.fromarray(rgb(picture)).save(file, 'JPEG', quality=90, subsampling=0)
+    if min(as_size(picture)) <= 128: return data_uri(to_png(picture))
+    file = io.BytesIO(); Image.fromarray(rgb(picture)).save(file, 'JPEG', quality=92, subsampling=0)
     return 'data:image/jpeg;base64,' + base64.b64encode(file.getvalue()).decode()
 
 # %% ../../nbs/88_explorer.ipynb #5a979788
@@ -72,13 +78,13 @@ def widgets():
 
 def control(
     kind: str,  # name of the widget's class
-    label: str,  # stands above or beside it
+    label: str,  # stands above it, beside a box to tick
     value,
     **settings,  # of the widget
 ):
     "A widget in the style of all controls"
     w = widgets()
-    return getattr(w, kind)(value=value, description=label, style=dict(description_width='initial'), layout=w.Layout(width='auto', min_width='230px', flex='1 1 230px', max_width='420px'), **settings)
+    return getattr(w, kind)(value=value, description=label, style=dict(description_width='initial'), layout=w.Layout(width='auto'), **settings)
 
 def slider(
     label: str,
@@ -110,10 +116,10 @@ def choices(
     value: tuple = (),
 ):
     "Any number of several"
-    return control('SelectMultiple', label, value, options=options, rows=min(6, max(2, len(options))))
+    return control('SelectMultiple', label, value, options=options, rows=min(4, max(2, len(options))))
 
 # %% ../../nbs/88_explorer.ipynb #2aedf451
-_STYLE = '<style>.cc-stale{opacity:.25} .cc-message{background:#fff3cd;color:#5c4400;border-left:4px solid #d39e00;padding:6px 10px;margin:4px 0;font:14px/1.4 sans-serif} .cc-script{white-space:pre-wrap;overflow-wrap:anywhere;font:12px/1.4 monospace;margin:0} .cc-note{color:#666;font:12px sans-serif}</style>'
+_STYLE = '<style>.cc-stale{opacity:.25} .cc-message{background:#fff3cd;color:#5c4400;border-left:4px solid #d39e00;padding:6px 10px;margin:4px 0;font:14px/1.4 sans-serif} .cc-script{white-space:pre-wrap;overflow-wrap:anywhere;font:12px/1.4 monospace;margin:0} .cc-controls .widget-inline-hbox{flex-wrap:wrap;height:auto} .cc-controls .widget-inline-hbox>.widget-label{flex:0 0 100%;height:auto;white-space:normal;line-height:1.25;text-align:left} .cc-note{color:#666;font:12px sans-serif}</style>'
 
 class Explorer:
     "Controls above panels that a function draws from their values"
@@ -132,7 +138,7 @@ class Explorer:
         self.picture.add_class('cc-picture'); self.message.add_class('cc-messages')
         save = w.Button(description='save picture', icon='download'); save.on_click(lambda _: self.save())
         code = w.Accordion([self.code], titles=('the same in Python',), layout=w.Layout(width='100%'))
-        row = w.Box(list(controls.values()), layout=w.Layout(flex_flow='row wrap', align_items='flex-start', grid_gap='2px 14px'))
+        row = w.GridBox(list(controls.values()), layout=w.Layout(width='100%', grid_template_columns='repeat(auto-fill, minmax(max(130px, 18%), 1fr))', grid_gap='4px 16px', align_items='flex-end'))
         self.box = w.VBox([w.HTML(_STYLE), row, self.message, self.picture, w.HBox([save, self.note]), code], layout=w.Layout(width='100%'))
         self.box.add_class('cc-explorer'); row.add_class('cc-controls')
         for control in controls.values(): control.observe(self.redraw, 'value')

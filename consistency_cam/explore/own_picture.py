@@ -209,7 +209,7 @@ def _source(picture, file, upload):
 # %% ../../nbs/96_own_picture.ipynb #355bb3fd
 def _picture_controls():
     "What names a picture"
-    w = widgets(); layout = lambda: w.Layout(width='auto', min_width='230px', flex='1 1 230px', max_width='420px')
+    w = widgets(); layout = lambda: w.Layout(width='auto')
     return dict(picture=choice('picture', [*examples(), _FILE, _UPLOAD]), file=w.Text(description='file', placeholder='path of a picture, then Enter', continuous_update=False, layout=layout()),
         upload=w.FileUpload(accept='image/*', description='upload a picture', layout=layout()))
 
