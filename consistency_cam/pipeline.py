@@ -592,7 +592,7 @@ def status(self: Run) -> list:  # of (stage, what is known of it)
 def _state(self: Run, name):
     "One stage in words"
     if result := self._finished(name):
-        said = [f'{result[k]} {k}' for k in ('steps', 'pictures') if k in result] + [f"{result['seconds']:.0f} s"] * isinstance(result.get('seconds'), (int, float))
+        said = [f'{result[k]} {k}' for k in ('steps', 'pictures') if k in result] + [f'{v:.0f} s' for v in [result.get('seconds')] if isinstance(v, (int, float))]
         return 'done: ' + ', '.join(said)
     log = read_metrics(self.folder/name/'metrics.jsonl')
     return f"begun: step {log[-1]['step'] + 1}" if log else 'begun' if (self.folder/name/'stage.json').exists() else 'not yet'
