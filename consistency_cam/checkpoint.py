@@ -48,7 +48,7 @@ def read_json(
     *keys: str,  # that it must have, where it must be an object
 ):
     "Content of a JSON file; raises `CheckpointError` on a missing or damaged one, and on one without the keys"
-    if not Path(path).is_file(): raise CheckpointError(f'{path}: no such file')
+    if not Path(path).is_file(): raise CheckpointError(f'{path}: ' + ('not a file' if Path(path).exists() else 'no such file'))
     try: found = json.loads(Path(path).read_text(encoding='utf-8'))
     except (ValueError, RecursionError) as e: raise CheckpointError(f'{path}: not JSON ({e}); remove it and run the stage again') from None
     lacking = [k for k in keys if not isinstance(found, dict) or k not in found]

@@ -9,6 +9,7 @@ __all__ = ['SHOWN', 'recipe_options', 'chosen_recipe', 'free', 'free_run', 'free
 # %% ../nbs/99_cli.ipynb #00dd3e85
 import argparse, os, sys
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from . import __version__
 from .recipes import Recipe, RECIPES, STAGES, changed, recipe, explain
@@ -23,13 +24,15 @@ def recipe_options(
     "Add --recipe and one option for each field of a recipe"
     parser.add_argument('--recipe', choices=list(RECIPES), help="preset to start from (default: the run's own where it exists, else quick)")
     group = parser.add_argument_group('recipe', 'each option replaces a field of the preset; the values in brackets are those of the presets ' + ', '.join(SHOWN))
-    meaning = explain()
+    meaning = _explained()
     for f in fields(Recipe):
         if f.name in skip: continue
         values = [getattr(RECIPES[name], f.name) for name in SHOWN]
         kind = dict(nargs='+', type=type(f.default[0])) if f.type is tuple else dict(action=argparse.BooleanOptionalAction) if f.type is bool else dict(type=f.type)
         if f.type is not bool: kind['metavar'] = f.name.upper() if f.type is str else 'N'
         group.add_argument('--' + f.name.replace('_', '-'), default=None, help=f"{meaning[f.name]} [{_values(values)}]".replace('%', '%%'), **kind)
+
+_explained = cache(explain)
 
 def _values(values):
     text = [' '.join(map(str, v)) if isinstance(v, tuple) else str(v) or "''" for v in values]
@@ -61,6 +64,9 @@ def free_run(
     folder: Path,  # of the run
 ):
     "Go on where the folder is that of a run, or holds nothing with a name that a run's files have; raises `InputError`"
+    from consistency_cam.samples import InputError
+    there = next(p for p in (folder, *folder.parents) if p.exists())
+    if not there.is_dir(): raise InputError(f'{there}: a file, where a folder is wanted; name another place')
     if not any(any(folder.glob(p)) for p in ('recipe.json', '*/stage.json', '*/*/stage.json')): free(force, *(folder/n for n in (*STAGES, 'masks', 'evaluate', 'report.html')))
 
 def free_runs(force, folder, names, *files):

@@ -148,22 +148,24 @@ CHOICES = dict(pool='gap noisy_or max lse', pretrain_pool='gap noisy_or max lse'
     affinity='boundary features none', segment='deeplabv3plus deeplabv3 none', segment_on='pseudo masks', segment_norm='batch group', segment_batch_norm='trained frozen')
 
 LIMITS = {  # least and largest number of the fields whose names end so; of the others, 0 and ten million
-    (1, 1e7): 'epochs batch_size save_every log_every k_teacher steps', (1, 16384): 'size crop long_side', (1, 256): 'output_stride tiles rates',
+    (1, 10_000_000): 'epochs batch_size save_every log_every k_teacher steps', (1, 16384): 'size crop long_side', (1, 256): 'output_stride tiles rates',
     (0, 1): 'ramp momentum threshold rho scores background', (.01, 1): 'crop_side', (.01, 16): 'scale scales', (2, 32): 'radius', (0, 64): 'workers stages refinements', (0, 2**31 - 1): 'seed'}
 
 def _limits(field):
     "Least and largest number of a field"
-    return next((l for l, ends in LIMITS.items() for end in ends.split() if f'_{field}'.endswith(f'_{end}')), (0, 1e7))
+    return next((l for l, ends in LIMITS.items() for end in ends.split() if f'_{field}'.endswith(f'_{end}')), (0, 10_000_000))
 
 # %% ../nbs/60_recipes.ipynb #4948b152
+_KINDS = {int: 'a whole number', float: 'a number', bool: 'true or false', str: 'text'}
+
 def _wrong(field, value):
     "What is wrong with the value of a field, in words; None where nothing is"
     default, (low, high) = getattr(Recipe(), field), _limits(field)
     values, kind = (value, type(default[0])) if isinstance(default, tuple) else ([value], type(default))
     if not isinstance(values, (tuple, list)) or not values: return 'one value or more are wanted'
-    if any(type(v) not in ((int, float) if kind is float else (kind,)) for v in values): return f'a {kind.__name__} is wanted'
+    if any(type(v) not in ((int, float) if kind is float else (kind,)) for v in values): return f'{_KINDS[kind]} is wanted'
     if field in CHOICES and value not in CHOICES[field].split(): return f'known are {", ".join(CHOICES[field].split())}'
-    if kind in (int, float) and not all(low <= v <= high for v in values): return f'from {low:g} to {high:g} is wanted'
+    if kind in (int, float) and not all(low <= v <= high for v in values): return f'from {low:,} to {high:,} is wanted'
     if isinstance(default, tuple) and len(default) == 2 and (len(values) != 2 or values[0] > values[1]): return 'two values are wanted, the smaller one first'
 
 # %% ../nbs/60_recipes.ipynb #3308c144
