@@ -80,12 +80,13 @@ def _run(args):
     "do a whole recipe, stage by stage, from labels to a segmenter; whatever is done already is not done again"
     from consistency_cam.checkpoint import is_main
     from consistency_cam.compare import table
-    from consistency_cam.pipeline import run
-    from consistency_cam.report import write_report
+    from consistency_cam.pipeline import EVALUATED, run
+    from consistency_cam.report import finished, write_report
     free_run(args.force, args.run)
     done = run(chosen_recipe(args, args.run), args.run, args.force, not args.quiet, args.until)
     if not is_main(): return
     if done.figures() or done.figures('segment'): print(table(dict(rows=[done.row()])))
+    if not {*finished(done)} & {*EVALUATED}: return print(f'{args.run}: done up to {args.until}; a report comes with the CAMs')
     print(f'report: {write_report([done], args.run/"report.html")}')
 
 def _status(args):

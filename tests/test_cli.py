@@ -264,3 +264,8 @@ def test_a_run_goes_on_without_force(ground):
     "What a run made of itself is no obstacle to the same command"
     assert (ground/'sound'/'report.html').exists()
     assert call(['run', ground/'sound', '--method', 'cam', '--until', 'cams', *SMALL])[0] == 0
+
+
+def test_a_run_may_end_before_there_is_anything_to_report(tmp_path):
+    status, out, err = call(['run', tmp_path/'run', '--method', 'cam', '--until', 'classify', *SMALL])
+    assert (status, err) == (0, '') and 'done up to classify' in out and not (tmp_path/'run'/'report.html').exists()
