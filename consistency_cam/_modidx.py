@@ -1142,6 +1142,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'consistency_cam.show.to_png': ('show.html#to_png', 'consistency_cam/show.py'),
                                       'consistency_cam.show.write_names': ('show.html#write_names', 'consistency_cam/show.py')},
             'consistency_cam.tiling': { 'consistency_cam.tiling.TileError': ('tiling.html#tileerror', 'consistency_cam/tiling.py'),
+                                        'consistency_cam.tiling._at_least_one': ('tiling.html#_at_least_one', 'consistency_cam/tiling.py'),
                                         'consistency_cam.tiling.fitting_tiles': ('tiling.html#fitting_tiles', 'consistency_cam/tiling.py'),
                                         'consistency_cam.tiling.merge': ('tiling.html#merge', 'consistency_cam/tiling.py'),
                                         'consistency_cam.tiling.tile': ('tiling.html#tile', 'consistency_cam/tiling.py')},
