@@ -1,5 +1,6 @@
 """Files that would run something if they were unpickled: none does, each ends in an error that names it."""
 import io
+import json
 import pickle
 import re
 import warnings
@@ -7,6 +8,7 @@ import warnings
 import nbformat
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 
@@ -172,6 +174,13 @@ def test_damaged_safetensors_are_named(tmp_path, content):
     with pytest.raises(WeightsError, match='not safetensors'): read_weights(path)
     with pytest.raises(InputError, match='not a readable checkpoint'): load_state(path)
     with pytest.raises(InputError, match='damaged CAM file'): from_store(tmp_path/'store', content)
+
+
+@pytest.mark.parametrize('ids, shape, size', [([1], (1, 4, 4), [10**9, 10**9]), ([1, 2], (1, 4, 4), [16, 16]), ([1], (4, 4), [16, 16]), ([1], (1, 4, 4), [-16, 16]), ([1], (1, 4, 4), None), ([1], (1, 4, 4), [16.5, 16])], ids=str)
+def test_a_stored_cam_that_does_not_fit_itself_is_damaged(tmp_path, ids, shape, size):
+    "A size from a file would otherwise decide how much memory is taken"
+    content = safetensors.torch.save(dict(cams=torch.zeros(shape).half(), ids=torch.tensor(ids, dtype=torch.int32)), dict(size=json.dumps(size)))
+    with pytest.raises(InputError, match='damaged CAM file'): from_store(tmp_path, content)
 
 
 def test_the_command_refuses_a_hostile_file_in_one_line(tmp_path, capsys):
