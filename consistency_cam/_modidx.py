@@ -148,6 +148,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'consistency_cam/checkpoint.py'),
                                             'consistency_cam.checkpoint.read_stage': ( 'checkpoint.html#read_stage',
                                                                                        'consistency_cam/checkpoint.py'),
+                                            'consistency_cam.checkpoint.read_tensors': ( 'checkpoint.html#read_tensors',
+                                                                                         'consistency_cam/checkpoint.py'),
                                             'consistency_cam.checkpoint.runs_root': ( 'checkpoint.html#runs_root',
                                                                                       'consistency_cam/checkpoint.py'),
                                             'consistency_cam.checkpoint.save_state': ( 'checkpoint.html#save_state',

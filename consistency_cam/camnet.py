@@ -19,7 +19,7 @@ from fastcore.basics import patch
 import consistency_cam  # first: repairs torchvision where its build does not fit torch's
 import timm
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from .samples import InputError
 from .pooling import POOLINGS, evidence, noisy_or_bias
 
@@ -55,7 +55,7 @@ def read_weights(
     path = Path(path)
     if not path.is_file(): raise WeightsError(f'{path}: no such weights file')
     try:
-        with warnings.catch_warnings(action='ignore'): state = load_file(path) if path.suffix == '.safetensors' else torch.load(path, map_location='cpu', weights_only=True)
+        with warnings.catch_warnings(action='ignore'): state = load(path.read_bytes()) if path.suffix == '.safetensors' else torch.load(path, map_location='cpu', weights_only=True)
     except SafetensorError as e: raise WeightsError(f'{path}: not safetensors ({e}); give another file') from None
     except OSError as e: raise WeightsError(f'{path}: cannot be read ({e.strerror})') from None
     except Exception as e: raise WeightsError(f'{path}: refused, {_refused(path, e)}; give a .safetensors file or a .pth that holds tensors only') from None

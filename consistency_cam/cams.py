@@ -11,12 +11,11 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-from safetensors import safe_open
 from safetensors.torch import save
 from .samples import InputError, Samples, checked_ids
 from .pooling import POOLINGS, evidence
 from .camnet import CAMNet
-from .checkpoint import atomic_bytes, write_json, read_json
+from .checkpoint import atomic_bytes, write_json, read_json, read_tensors
 
 # %% ../nbs/12_cams.ipynb #c9f677b2
 def snapped(
@@ -151,7 +150,8 @@ def get(self: CamStore,
 ) -> dict:
     "One picture's CAMs {mask id: map}; raises `StoreError`"
     try:
-        with safe_open(self.path(id), 'pt') as f: maps, ids, size = f.get_tensor('cams').float(), f.get_tensor('ids').tolist(), json.loads(f.metadata()['size'])
+        tensors, texts = read_tensors(self.path(id))
+        maps, ids, size = tensors['cams'].float(), tensors['ids'].tolist(), json.loads(texts['size'])
         if [len(ids), *(-(-s // self.stride) for s in size)] != list(maps.shape): raise ValueError(f'{len(ids)} ids and maps {tuple(maps.shape)} for a picture {size}')
     except FileNotFoundError: raise StoreError(f"{self.folder}: no CAMs for picture '{id}'; `consistency-cam cams` makes them") from None
     except Exception as e: raise StoreError(f'{self.path(id)}: damaged CAM file ({e}); remove it and infer again') from None

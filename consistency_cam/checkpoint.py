@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CheckpointError', 'atomic_bytes', 'write_json', 'read_json', 'append_metrics', 'read_metrics', 'truncate_metrics',
-           'save_state', 'load_state', 'load_weights', 'fingerprint', 'is_main', 'read_stage', 'Stage', 'made_from',
-           'locked', 'runs_root']
+           'save_state', 'read_tensors', 'load_state', 'load_weights', 'fingerprint', 'is_main', 'read_stage', 'Stage',
+           'made_from', 'locked', 'runs_root']
 
 # %% ../nbs/08_checkpoint.ipynb #beca6824
 import fcntl, hashlib, json, os, tempfile, time
@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 import torch
 from fastcore.basics import patch
-from safetensors import safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from .samples import InputError
 
 # %% ../nbs/08_checkpoint.ipynb #18578f44
@@ -68,7 +67,7 @@ def read_metrics(
 ) -> list:
     "Records of a metrics file, a cut last line left out; empty where there is no file; raises `CheckpointError`"
     if not Path(path).exists(): return []
-    try: records = [json.loads(l) for l in Path(path).read_text(encoding='utf-8').split('\n')[:-1]]
+    try: records = [json.loads(l) for l in Path(path).read_bytes().split(b'\n')[:-1]]
     except (ValueError, RecursionError) as e: raise CheckpointError(f'{path}: not a record a line ({e}); remove it and its folder, and run the stage again') from None
     if not all(isinstance(r, dict) and 'step' in r and all(isinstance(v, (int, float)) for v in r.values()) for r in records): raise CheckpointError(f'{path}: no records of steps and losses; it was changed, or another version wrote it')
     return records
@@ -97,6 +96,13 @@ def save_state(
     tensors = {k: v.detach().cpu().contiguous() for k, v in leaves.items() if isinstance(v, torch.Tensor)}
     atomic_bytes(path, save(tensors, dict(state=json.dumps({k: v for k, v in leaves.items() if k not in tensors}))))
 
+def read_tensors(
+    path: str|Path,  # a .safetensors file
+) -> tuple:  # {name: tensor}, {name: text}
+    "What a file holds; read as bytes, since an interrupt while `safe_open` reads a tensor would look like a damaged file"
+    content = Path(path).read_bytes()
+    return load(content), json.loads(content[8:8 + int.from_bytes(content[:8], 'little')]).get('__metadata__', {})
+
 def load_state(
     path: str|Path,  # a .safetensors file written by `save_state`
 ) -> dict:
@@ -107,9 +113,8 @@ def load_state(
         for p in parents: d = d.setdefault(p, {})
         d[leaf] = value
     try:
-        with safe_open(path, 'pt') as f:
-            for k in f.keys(): put(k, f.get_tensor(k))
-            for k, v in json.loads((f.metadata() or {}).get('state', '{}')).items(): put(k, v)
+        tensors, texts = read_tensors(path)
+        for k, v in (tensors | json.loads(texts.get('state', '{}'))).items(): put(k, v)
     except FileNotFoundError: raise CheckpointError(f'{path}: no such checkpoint') from None
     except Exception as e: raise CheckpointError(f'{path}: not a readable checkpoint ({e})') from None
     return state

@@ -12,10 +12,13 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from consistency_cam import cli
-from consistency_cam.checkpoint import read_metrics
+from consistency_cam.camnet import read_weights
+from consistency_cam.cams import CamStore
+from consistency_cam.checkpoint import load_state, read_metrics, save_state
 from consistency_cam.recipes import RECIPES, Recipe, recipe
 
 COMMANDS = 'demo run status train cams evaluate predict compare paper explore doctor'.split()
@@ -194,6 +197,28 @@ def test_ctrl_c_in_a_training(tmp_path):
     out, err = running.communicate(timeout=60)
     assert running.returncode == 130 and 'Traceback' not in out + err, (running.returncode, err)
     assert [line for line in err.splitlines() if line] == ['consistency-cam: error: interrupted; run the same command again to go on']
+
+
+def test_an_interrupt_while_a_file_is_read_is_no_damage(tmp_path):
+    "Ctrl-C at any moment of reading maps, a checkpoint or weights is Ctrl-C, and never said to be a fault of the file"
+    reading = False
+    def ring(number, frame):
+        if reading: raise KeyboardInterrupt
+    store = CamStore(tmp_path/'store', ['cat'])
+    store.put('a', {c: torch.rand(16, 16) for c in range(1, 5)}, (64, 64))
+    save_state(tmp_path/'c.safetensors', dict(net={f'layer{n}': torch.rand(8) for n in range(40)}, step=3))
+    before, rung = signal.signal(signal.SIGALRM, ring), 0
+    try:
+        for read in (lambda: store.get('a'), lambda: load_state(tmp_path/'c.safetensors'), lambda: read_weights(tmp_path/'c.safetensors')):
+            read()
+            begun = time.perf_counter(); read(); took = time.perf_counter() - begun
+            for n in range(300):
+                signal.setitimer(signal.ITIMER_REAL, max(1e-6, took * n / 300))
+                try: reading = True; read(); reading = False
+                except KeyboardInterrupt: rung += 1
+                reading = False
+    finally: signal.setitimer(signal.ITIMER_REAL, 0); signal.signal(signal.SIGALRM, before)
+    assert rung > 100
 
 
 @pytest.mark.slow
