@@ -22,6 +22,7 @@ from consistency_cam.checkpoint import load_state, read_metrics, save_state
 from consistency_cam.recipes import RECIPES, Recipe, recipe
 
 COMMANDS = 'demo run status train cams evaluate predict compare paper explore doctor'.split()
+EVERY = list(cli.make_parser()._subparsers._group_actions[0].choices)
 SMALL = '--pictures 8 --epochs 1 --size 64 --crop 64 --long-side 56 80 --tiles 2 4 --batch-size 4 --backbone resnet10t --pretrained random --val= --quiet'.split()
 LIMIT = '--batch-size 9999999 --pretrain-batch-size 9999999 --segment-batch-size 9999999 --quiet'.split() # ends a run before it trains, if nothing else did
 
@@ -228,7 +229,7 @@ def test_a_reader_that_leaves_is_no_error(ground):
         assert running.stderr.read() == b''
 
 
-@pytest.mark.parametrize('command', ['', *COMMANDS])
+@pytest.mark.parametrize('command', ['', *EVERY])
 def test_help_answers_at_once(command):
     times = []
     for _ in range(3):
@@ -280,7 +281,7 @@ def test_force_overwrites(ground, tmp_path, what):
 
 
 def test_every_command_has_force_and_says_what_it_does():
-    for command in COMMANDS:
+    for command in EVERY:
         out = call([command, '--help'])[1]
         assert '--force' in out and 'overwrite' in out
 
