@@ -7,8 +7,8 @@ __all__ = ['WeightsError', 'packaged_weights', 'read_weights', 'as_timm', 'load_
            'make_backbone', 'BackboneNet', 'CAMNet', 'batch_norm_fixed']
 
 # %% ../nbs/11_camnet.ipynb #e7adab22
-import socket
-from contextlib import contextmanager
+import pickletools, re, socket, warnings
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +18,8 @@ from torch import nn
 from fastcore.basics import patch
 import consistency_cam  # first: repairs torchvision where its build does not fit torch's
 import timm
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load
 from .samples import InputError
 from .pooling import POOLINGS, evidence, noisy_or_bias
 
@@ -35,15 +36,33 @@ def packaged_weights(
     return next((Path(find_spec(module).origin).parent/'models').glob('*.pth'), None)
 
 # %% ../nbs/11_camnet.ipynb #da857b1d
+def _refused(path, error):
+    "What it is in a file that torch does not load, in words"
+    if named := re.search(r'GLOBAL (\S+)', str(error)): return f'it calls {named[1]}, and a file of weights calls nothing'
+    words, calls = [], []
+    with suppress(Exception):
+        for operation, word, _ in pickletools.genops(path.read_bytes()):
+            if operation.name == 'GLOBAL': calls.append(word.replace(' ', '.'))
+            elif operation.name == 'STACK_GLOBAL': calls.append('.'.join(words[-2:]))
+            elif isinstance(word, str): words.append(word)
+    return f'it calls {", ".join(dict.fromkeys(calls))}, and a file of weights calls nothing' if calls else 'it holds no weights'
+
+# %% ../nbs/11_camnet.ipynb #383576f5
 def read_weights(
     path: str|Path,  # a .safetensors file, or a .pth whose content is plain tensors
-) -> dict:
+) -> dict:  # {name: tensor}
     "State dict in a file, read without running any code of the file; raises `WeightsError`"
     path = Path(path)
     if not path.is_file(): raise WeightsError(f'{path}: no such weights file')
-    try: state = load_file(path) if path.suffix == '.safetensors' else torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as e: raise WeightsError(f'{path}: cannot be read as weights ({str(e).splitlines()[0][:120]}); give a .safetensors file or a .pth that holds tensors only') from e
-    return state.get('state_dict', state)
+    try:
+        with warnings.catch_warnings(action='ignore'): state = load(path.read_bytes()) if path.suffix == '.safetensors' else torch.load(path, map_location='cpu', weights_only=True)
+    except SafetensorError as e: raise WeightsError(f'{path}: not safetensors ({e}); give another file') from None
+    except OSError as e: raise WeightsError(f'{path}: cannot be read ({e.strerror})') from None
+    except Exception as e: raise WeightsError(f'{path}: refused, {_refused(path, e)}; give a .safetensors file or a .pth that holds tensors only') from None
+    state = state.get('state_dict', state) if isinstance(state, dict) else state
+    if not (isinstance(state, dict) and state and all(isinstance(k, str) and torch.is_tensor(v) for k, v in state.items())):
+        raise WeightsError(f'{path}: no state dict; give a file that holds tensors by their names')
+    return state
 
 # %% ../nbs/11_camnet.ipynb #a8b869da
 def as_timm(

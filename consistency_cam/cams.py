@@ -11,12 +11,11 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-from safetensors import safe_open
 from safetensors.torch import save
-from .samples import InputError, Samples
+from .samples import InputError, Samples, checked_ids
 from .pooling import POOLINGS, evidence
 from .camnet import CAMNet
-from .checkpoint import atomic_bytes, write_json, read_json
+from .checkpoint import atomic_bytes, write_json, read_json, read_tensors
 
 # %% ../nbs/12_cams.ipynb #c9f677b2
 def snapped(
@@ -114,7 +113,8 @@ class CamStore:
     ):
         self.folder = Path(folder); about = self.folder/'store.json'
         if about.exists():
-            known = read_json(about); self.classes, self.stride = known['classes'], known['stride']
+            known = read_json(about, 'classes', 'stride'); self.classes, self.stride = known['classes'], known['stride']
+            if not (isinstance(self.classes, list) and all(isinstance(c, str) for c in self.classes) and type(self.stride) is int and self.stride > 0): raise StoreError(f'{about}: no names of classes and a stride; remove the folder and infer again')
             if classes is not None and list(classes) != self.classes: raise StoreError(f'{about}: made for other classes ({len(self.classes)}: {", ".join(self.classes[:4])}, …); use another folder')
         elif classes is None: raise StoreError(f'{self.folder}: no CAM store here; make one with `consistency-cam cams`')
         else:
@@ -137,6 +137,7 @@ def put(self: CamStore,
 ):
     "Write one picture's CAMs, whole or not at all"
     h, w = (-(-s // self.stride) for s in size)
+    checked_ids([id], [str(self.folder)])
     maps = torch.stack(list(cams.values())) if cams else torch.zeros(0, h, w)
     if maps.shape[1:] != (h, w): raise StoreError(f"{id}: maps of {tuple(maps.shape[1:])} do not fit a {size[0]}x{size[1]} picture at stride {self.stride}; wanted ({h}, {w})")
     tensors = dict(cams=maps.half().cpu().contiguous(), ids=torch.tensor(list(cams), dtype=torch.int32))
@@ -149,7 +150,9 @@ def get(self: CamStore,
 ) -> dict:
     "One picture's CAMs {mask id: map}; raises `StoreError`"
     try:
-        with safe_open(self.path(id), 'pt') as f: maps, ids, size = f.get_tensor('cams').float(), f.get_tensor('ids').tolist(), json.loads(f.metadata()['size'])
+        tensors, texts = read_tensors(self.path(id))
+        maps, ids, size = tensors['cams'].float(), tensors['ids'].tolist(), json.loads(texts['size'])
+        if [len(ids), *(-(-s // self.stride) for s in size)] != list(maps.shape): raise ValueError(f'{len(ids)} ids and maps {tuple(maps.shape)} for a picture {size}')
     except FileNotFoundError: raise StoreError(f"{self.folder}: no CAMs for picture '{id}'; `consistency-cam cams` makes them") from None
     except Exception as e: raise StoreError(f'{self.path(id)}: damaged CAM file ({e}); remove it and infer again') from None
     if full and len(ids): maps = F.interpolate(maps[None], size, mode='bilinear', align_corners=False)[0]

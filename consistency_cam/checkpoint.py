@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CheckpointError', 'atomic_bytes', 'write_json', 'read_json', 'append_metrics', 'read_metrics', 'truncate_metrics',
-           'save_state', 'load_state', 'load_weights', 'fingerprint', 'is_main', 'Stage', 'made_from', 'locked',
-           'runs_root']
+           'save_state', 'read_tensors', 'load_state', 'load_weights', 'fingerprint', 'is_main', 'read_stage', 'Stage',
+           'made_from', 'locked', 'runs_root']
 
 # %% ../nbs/08_checkpoint.ipynb #beca6824
 import fcntl, hashlib, json, os, tempfile, time
@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 import torch
 from fastcore.basics import patch
-from safetensors import safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from .samples import InputError
 
 # %% ../nbs/08_checkpoint.ipynb #18578f44
@@ -45,11 +44,15 @@ def write_json(
 
 def read_json(
     path: str|Path,
+    *keys: str,  # that it must have, where it must be an object
 ):
-    "Content of a JSON file; raises `CheckpointError` on a missing or damaged one"
-    try: return json.loads(Path(path).read_text())
-    except FileNotFoundError: raise CheckpointError(f'{path}: no such file') from None
-    except ValueError as e: raise CheckpointError(f'{path}: not JSON ({e}); remove it and run the stage again') from None
+    "Content of a JSON file; raises `CheckpointError` on a missing or damaged one, and on one without the keys"
+    if not Path(path).is_file(): raise CheckpointError(f'{path}: ' + ('not a file' if Path(path).exists() else 'no such file'))
+    try: found = json.loads(Path(path).read_text(encoding='utf-8'))
+    except (ValueError, RecursionError) as e: raise CheckpointError(f'{path}: not JSON ({e}); remove it and run the stage again') from None
+    lacking = [k for k in keys if not isinstance(found, dict) or k not in found]
+    if lacking: raise CheckpointError(f"{path}: no '{lacking[0]}' in it; it was changed, or another version wrote it: remove it and run the stage again")
+    return found
 
 # %% ../nbs/08_checkpoint.ipynb #6bf52df3
 def append_metrics(
@@ -62,10 +65,12 @@ def append_metrics(
 def read_metrics(
     path: str|Path,  # a .jsonl file
 ) -> list:
-    "Records of a metrics file, a cut last line left out; empty where there is no file"
+    "Records of a metrics file, a cut last line left out; empty where there is no file; raises `CheckpointError`"
     if not Path(path).exists(): return []
-    lines = Path(path).read_text().split('\n')
-    return [json.loads(l) for l in lines[:-1]]
+    try: records = [json.loads(l) for l in Path(path).read_bytes().split(b'\n')[:-1]]
+    except (ValueError, RecursionError) as e: raise CheckpointError(f'{path}: not a record a line ({e}); remove it and its folder, and run the stage again') from None
+    if not all(isinstance(r, dict) and 'step' in r and all(isinstance(v, (int, float)) for v in r.values()) for r in records): raise CheckpointError(f'{path}: no records of steps and losses; it was changed, or another version wrote it')
+    return records
 
 def truncate_metrics(
     path: str|Path,  # a .jsonl file
@@ -91,6 +96,13 @@ def save_state(
     tensors = {k: v.detach().cpu().contiguous() for k, v in leaves.items() if isinstance(v, torch.Tensor)}
     atomic_bytes(path, save(tensors, dict(state=json.dumps({k: v for k, v in leaves.items() if k not in tensors}))))
 
+def read_tensors(
+    path: str|Path,  # a .safetensors file
+) -> tuple:  # {name: tensor}, {name: text}
+    "What a file holds; read as bytes, since an interrupt while `safe_open` reads a tensor would look like a damaged file"
+    content = Path(path).read_bytes()
+    return load(content), json.loads(content[8:8 + int.from_bytes(content[:8], 'little')]).get('__metadata__', {})
+
 def load_state(
     path: str|Path,  # a .safetensors file written by `save_state`
 ) -> dict:
@@ -101,9 +113,8 @@ def load_state(
         for p in parents: d = d.setdefault(p, {})
         d[leaf] = value
     try:
-        with safe_open(path, 'pt') as f:
-            for k in f.keys(): put(k, f.get_tensor(k))
-            for k, v in json.loads((f.metadata() or {}).get('state', '{}')).items(): put(k, v)
+        tensors, texts = read_tensors(path)
+        for k, v in (tensors | json.loads(texts.get('state', '{}'))).items(): put(k, v)
     except FileNotFoundError: raise CheckpointError(f'{path}: no such checkpoint') from None
     except Exception as e: raise CheckpointError(f'{path}: not a readable checkpoint ({e})') from None
     return state
@@ -133,6 +144,15 @@ def is_main() -> bool:
     return int(os.environ.get('RANK', 0)) == 0
 
 # %% ../nbs/08_checkpoint.ipynb #e6fb4c95
+def read_stage(
+    path: str|Path,  # stage.json
+) -> dict:  # config, inputs, and where the stage is done its result; empty where there is no file
+    "What a stage wrote down about itself; raises `CheckpointError`"
+    found = read_json(path, 'config', 'inputs') if Path(path).exists() else {}
+    if not all(isinstance(found.get(k, {}), dict) for k in ('config', 'result')): raise CheckpointError(f'{path}: no record of a stage; it was changed, or another version wrote it: remove it and run the stage again')
+    return found
+
+# %% ../nbs/08_checkpoint.ipynb #035aa958
 class Stage:
     "A stage's folder: its configuration, whether it is done, and what came out"
     def __init__(self,
@@ -143,11 +163,11 @@ class Stage:
     ):
         self.folder, self.config, self.inputs, self.force = Path(folder), json.loads(json.dumps(config, default=str)), inputs, force
         self.about = self.folder/'stage.json'
-        known = read_json(self.about) if self.about.exists() else None
+        known = read_stage(self.about)
         if known and (known['config'], known['inputs']) != (self.config, inputs):
             if not force: raise CheckpointError(f'{self.folder}: made with {self._difference(known)}; choose another run folder, or --force to start this stage over')
-            known = None
-        self.result = known and known.get('result')
+            known = {}
+        self.result = known.get('result')
 
     def _difference(self, known):
         old, new = known['config'], self.config
@@ -162,7 +182,7 @@ class Stage:
         if not is_main(): yield self; return
         self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder/'.lock'):
-            known = read_json(self.about) if self.about.exists() else None
+            known = read_stage(self.about)
             if known and (known['config'], known['inputs']) != (self.config, self.inputs):
                 for p in sorted(self.folder.rglob('*'), reverse=True): p.rmdir() if p.is_dir() else p == self.folder/'.lock' or p.unlink()
             write_json(self.about, dict(config=self.config, inputs=self.inputs))
@@ -174,7 +194,7 @@ def settled(self: Stage) -> bool:
     "Whether the stage is done; in another process than the first, wait until the first has done it"
     while not is_main() and not self.done:
         time.sleep(.5)
-        known = read_json(self.about) if self.about.exists() else {}
+        known = read_stage(self.about)
         if (known.get('config'), known.get('inputs')) == (self.config, self.inputs): self.result = known.get('result')
     return self.done
 
@@ -194,7 +214,7 @@ def made_from(
     folder: str|Path,  # of a stage that is done
 ) -> str:
     "Fingerprint of a finished stage, for the inputs of the next one; raises `CheckpointError` where it is not done"
-    about = read_json(Path(folder)/'stage.json') if (Path(folder)/'stage.json').exists() else {}
+    about = read_stage(Path(folder)/'stage.json')
     if 'result' not in about: raise CheckpointError(f'{folder}: this stage is not done yet; run it first')
     return fingerprint(about['config'], about['inputs'])
 

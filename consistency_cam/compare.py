@@ -7,7 +7,7 @@ __all__ = ['COLUMNS', 'compare', 'environment', 'collect', 'table', 'mean_spread
 
 # %% ../nbs/72_compare.ipynb #b9c226f7
 import platform, re, sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 import torch
@@ -16,7 +16,7 @@ import timm
 from tqdm.auto import tqdm
 from .checkpoint import write_json
 from .consistency import find_method
-from .recipes import Recipe
+from .recipes import Recipe, changed
 from .pipeline import run, Run
 
 # %% ../nbs/72_compare.ipynb #94b30624
@@ -37,7 +37,7 @@ def compare(
     for m in methods: find_method(m)
     for n, (seed, method) in enumerate(jobs, 1):
         if progress: tqdm.write(f'[{n}/{len(jobs)}] {find_method(method).title}, seed {seed}')
-        rows.append(run(replace(r, method=method, seed=seed), folder/f'{method}-{seed}', force, progress, until).row())
+        rows.append(run(changed(r, method=method, seed=seed), folder/f'{method}-{seed}', force, progress, until).row())
         about = _record(rows, command, recipe=dict(_without_folders(r), method='', seed=''))
         write_json(result or folder/'comparison.json', about)
     return about

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from test_page import NASTY, a_run, page as write_page
+
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
 playwright = pytest.importorskip('playwright.sync_api', reason='Playwright is not installed: make browser')
@@ -104,4 +106,22 @@ def test_a_slider_moves_the_picture(lab, browser, name):
     assert bool(figures) == (name[:2] in ('90', '94', '95')) and (not figures or ious() != figures), ious()
     assert not explorer.locator('.cc-message').count()
     assert not said, said
+    page.close()
+
+
+def test_a_report_of_hostile_names_runs_nothing(browser, tmp_path):
+    "Names that are HTML, in a page that forbids scripts: the title stays, nothing is complained of, every picture is there"
+    classes = [f'{i} {n}' for i, n in enumerate(c.replace(';', ':') for c in NASTY[:4])]
+    made = a_run(tmp_path, classes, [f'{i}{n}'.replace('/', '\u2215') for i, n in enumerate(NASTY + NASTY[:2])], 'hostile')
+    write_page(made, tmp_path, NASTY[0], NASTY[1])
+    page, said = browser.new_page(), []
+    page.on('console', lambda m: said.append(m.text)); page.on('pageerror', lambda e: said.append(str(e))); page.on('dialog', lambda d: said.append(d.message))
+    page.goto((tmp_path/'report.html').as_uri())
+    title = page.title()
+    for picture in page.locator('img').all(): picture.hover(force=True)
+    assert said == [] and page.title() == title and 'it ran' not in title
+    assert page.evaluate('[...document.images].filter(i => !i.naturalWidth).length') == 0 and page.locator('img').count() > 10
+    page.evaluate("() => { const s = document.createElement('script'); s.textContent = 'document.title = 1'; document.body.append(s); const i = new Image(); i.src = 'http://127.0.0.1:9/x.png'; document.body.append(i) }")
+    page.wait_for_timeout(300)
+    assert page.title() == title and len(said) == 2 and all('Content Security Policy' in text for text in said), said
     page.close()

@@ -54,7 +54,7 @@ def server_command(
     package = 'voila' if voila else 'jupyterlab'
     if importlib.util.find_spec(package) is None:
         raise InputError(f'{package} is not installed: pip install ' + ('voila' if voila else '"consistency_cam[notebooks]"'))
-    if voila: return [sys.executable, '-m', 'voila', str(notebook), '--Voila.ip=127.0.0.1'] + ([] if browser else ['--no-browser'])
+    if voila: return [sys.executable, '-m', 'voila', str(notebook), '--Voila.ip=127.0.0.1', '--Voila.auto_token=True'] + ([] if browser else ['--no-browser'])
     return [sys.executable, '-m', 'jupyterlab', str(notebook), '--ServerApp.ip=127.0.0.1', f'--ServerApp.root_dir={notebook.parent}'] + ([] if browser else ['--no-browser'])
 
 def serve(
