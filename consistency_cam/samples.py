@@ -53,7 +53,7 @@ def reading(
     except InputError: raise
     except FileNotFoundError: raise error(f'{path}: no such file; check the folder and the list of ids') from None
     except Image.UnidentifiedImageError:
-        what = 'not a picture' if os.path.getsize(path) else 'an empty file'
+        what = 'an empty file' if _on_disk(path) and not os.path.getsize(path) else 'not a picture'
         raise error(f'{path}: {what}; replace the file or take its id off the list') from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
         raise BombError(f"{path}: {str(e).split(',')[0]}, Pillow's limit against decompression bombs; make a smaller copy") from None
@@ -61,15 +61,18 @@ def reading(
         what = getattr(e, 'strerror', None) or next(iter(str(e).splitlines()), type(e).__name__)
         raise error(f'{path}: cannot be read ({what}); replace the file or take its id off the list') from None
 
+def _on_disk(path): return isinstance(path, (str, os.PathLike))
+
 # %% ../nbs/00_samples.ipynb #80101bac
 SIDES = 16, 16_384  # least and greatest side of a picture, pixels
 
 @contextmanager
 def opened(
-    path,  # a file in any format that Pillow reads
+    path,  # a file in any format that Pillow reads, or an open one
     error=PictureError,  # the `InputError` to raise
 ):
     "A context with the Pillow image, header read and pixels not; raises `error`, and `BombError` above Pillow's limit."
+    if _on_disk(path) and os.path.exists(path) and not os.path.isfile(path): raise error(f'{path}: a folder or a device, not a file; take its id off the list')
     with reading(path, error), warnings.catch_warnings():
         warnings.simplefilter('error', Image.DecompressionBombWarning)
         with Image.open(path) as im: yield im
