@@ -13,14 +13,15 @@ from fastcore.docments import docments
 @dataclass(frozen=True)
 class Recipe:
     "All settings of an experiment; the defaults are the paper's (Section 4.1), what it leaves open is Puzzle-CAM's, IRNet's or MILe's"
-    data: str = 'voc'  # kind of data set: 'scenes' (generated), 'voc' (VOC 2012's layout), 'coco' or 'folder' (own pictures)
+    data: str = 'voc'  # kind of data set: 'scenes' (generated), 'voc' (VOC 2012's layout), 'folder' (own pictures), 'imagenet' (class folders) or 'coco'
     root: str = ''  # folder of the data set: VOC2012, or the folder of one's own pictures
-    labels: str = 'auto'  # voc: 'xml', 'csv', 'masks' or 'auto'; folder: the CSV file with columns id,labels
+    labels: str = 'auto'  # voc: 'xml', 'csv', 'masks' or 'auto'; folder: the CSV file with columns id,labels; imagenet: the file of class names, or 'auto'
     masks: str = ''  # folder: where the palette PNGs are, if there are any
     train: str = 'train_aug'  # split to train on
     val: str = 'val'  # split held out for evaluation; '' for none
     pictures: int = 0  # use the first so many training pictures only; 0: all (scenes: 256)
     size: int = 192  # scenes: side of a picture, pixels
+    on_bad_picture: str = 'refuse'  # a picture or mask that cannot be read: 'refuse' to begin, or 'skip' it: all are looked at before the stage, the bad ones left out and listed in its record
     method: str = 'consistency-cam'  # 'cam', 'puzzle-cam', 'multi-resolution', 'transformations' or 'consistency-cam'
     backbone: str = 'resnet50'  # timm name
     pretrained: str = 'imagenet'  # 'imagenet', a weights file, or 'random'

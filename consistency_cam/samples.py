@@ -161,8 +161,9 @@ def read_mask(
 ) -> torch.Tensor:  # uint8 (H, W): 0 background, 1..C classes, 255 void
     "The mask's class ids; raises `MaskError`."
     with opened(path, MaskError) as im:
-        if im.format != 'PNG' or im.mode not in ('P', 'L') or im.mode == 'L' and im.tile[0][3] != 'L':  # fewer than 8 bits of grey are spread over 0..255
-            raise MaskError(f'{path}: {im.format} {im.mode}, not class ids; save it as a palette PNG whose indices are the class ids, as `write_mask` does')
+        packed = im.tile[0][3] if im.format == 'PNG' and im.tile else im.mode
+        if im.format != 'PNG' or im.mode != 'P' and packed != 'L':  # grey of fewer than 8 bits, L;4, is spread over 0..255
+            raise MaskError(f'{path}: {im.format} {packed}, not class ids; save it as a palette PNG whose indices are the class ids, as `write_mask` does')
         if size is not None and im.size[::-1] != tuple(size):
             raise MaskError(f'{path}: the mask is {im.height} x {im.width}, its picture {size[0]} x {size[1]} (H x W); they must be the same')
         mask = torch.from_numpy(np.array(im))
