@@ -1232,6 +1232,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'consistency_cam.verify.picture_notes': ('verify.html#picture_notes', 'consistency_cam/verify.py'),
                                         'consistency_cam.verify.recognise': ('verify.html#recognise', 'consistency_cam/verify.py'),
                                         'consistency_cam.verify.scan': ('verify.html#scan', 'consistency_cam/verify.py'),
+                                        'consistency_cam.verify.slips': ('verify.html#slips', 'consistency_cam/verify.py'),
                                         'consistency_cam.verify.unlisted': ('verify.html#unlisted', 'consistency_cam/verify.py'),
                                         'consistency_cam.verify.verify': ('verify.html#verify', 'consistency_cam/verify.py')},
             'consistency_cam.views': { 'consistency_cam.views.Crop': ('views.html#crop', 'consistency_cam/views.py'),

@@ -188,7 +188,7 @@ def _doctor(args):
         say(f'{r.data}, {split}', f'{len(samples)} pictures, {len(samples.classes)} classes, {"with" if samples.has_masks else "no"} masks: complete')
 
 # %% ../nbs/99_cli.ipynb #351640a3
-_DATA = 'data root labels masks train val pictures size pretrain_root'.split()  # fields of a recipe that say which pictures
+_DATA = 'data root labels masks train val pictures size'.split()  # fields of a recipe that say which pictures
 
 def _data_sets(args):
     "Yields (name, recipe, splits, whether these are all) of what `verify` is to look at"
