@@ -55,7 +55,7 @@ def reading(
     except Image.UnidentifiedImageError:
         what = 'an empty file' if _on_disk(path) and not os.path.getsize(path) else 'not a picture'
         raise error(f'{path}: {what}; replace the file or take its id off the list') from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
+    except Image.DecompressionBombError as e:
         raise BombError(f"{path}: {str(e).split(',')[0]}, Pillow's limit against decompression bombs; make a smaller copy") from None
     except Exception as e:
         what = getattr(e, 'strerror', None) or next(iter(str(e).splitlines()), type(e).__name__)
@@ -74,8 +74,11 @@ def opened(
     "A context with the Pillow image, header read and pixels not; raises `error`, and `BombError` above Pillow's limit."
     if _on_disk(path) and os.path.exists(path) and not os.path.isfile(path): raise error(f'{path}: a folder or a device, not a file; take its id off the list')
     with reading(path, error), warnings.catch_warnings():
-        warnings.simplefilter('error', Image.DecompressionBombWarning)
-        with Image.open(path) as im: yield im
+        warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # of what is refused
+        with Image.open(path) as im:
+            if Image.MAX_IMAGE_PIXELS and im.width*im.height > Image.MAX_IMAGE_PIXELS:
+                raise Image.DecompressionBombError(f'Image size ({im.width*im.height} pixels) exceeds limit of {Image.MAX_IMAGE_PIXELS} pixels')
+            yield im
 
 @contextmanager
 def open_picture(
