@@ -147,7 +147,7 @@ def work(self: Run,
 
 def _from_anywhere(r):
     "The recipe with full paths of its data, so that the run can be opened from another folder"
-    names = ('root', 'labels', 'masks') if r.data == 'folder' else ('root',)
+    names = ('root', 'labels', 'masks') if r.data == 'folder' else ('root', 'labels') if r.data == 'imagenet' and r.labels != 'auto' else ('root',)
     return replace(r, **{k: str(Path(getattr(r, k)).resolve()) for k in names if getattr(r, k)})
 
 @patch

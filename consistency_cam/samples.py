@@ -321,7 +321,7 @@ class Samples(Dataset):
         if not -len(self) <= i < len(self): raise IndexError(f'picture {i} of {len(self)}')
         image, mask = self.image(i := i % len(self)), self.mask(i)
         if mask is not None and mask.shape != image.shape[1:]:
-            raise MaskError(f'{self.ids[i]}: the mask is {tuple(mask.shape)}, its picture {tuple(image.shape[1:])} (H, W); they must be the same')
+            raise MaskError(f'{(self.files(i) or [0, self.ids[i]])[1]}: the mask is {tuple(mask.shape)}, its picture {tuple(image.shape[1:])} (H, W); they must be the same')
         return Sample(self.ids[i], image, self.labels[i], mask)
 
 # %% ../nbs/00_samples.ipynb #eba9ff38

@@ -1,7 +1,13 @@
 """Bad pictures, bad masks and bad labels: all of them named, refused in one line, or skipped and recorded."""
 import io
+import json
+import os
 import struct
+import subprocess
+import sys
+import time
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -223,3 +229,31 @@ def test_record_is_never_written_over_another_file(tmp_path, capsys):
         (tmp_path/'mine').write_text(text)
         assert main(['verify', *options, '--quiet', '--record', str(tmp_path/'mine')]) == 1
         assert 'not a record of `verify`' in capsys.readouterr().err and (tmp_path/'mine').read_text() == text
+
+
+@pytest.mark.slow
+def test_killed_scan_goes_on_and_leaves_no_process(tmp_path):
+    "kill -9 in the middle: the record is whole, the same command looks at the rest only, and the pool ends with its master"
+    (tmp_path/'own'/'pictures').mkdir(parents=True)
+    big = encoded(CAT.resize((1600, 1200)), 'JPEG')
+    for i in range(400): (tmp_path/'own'/'pictures'/f'{i}.jpg').write_bytes(big if i != 300 else big[:9000])
+    (tmp_path/'own'/'labels.csv').write_text('id,labels\n' + ''.join(f'{i},cat\n' for i in range(400)))
+    record = tmp_path/'record.jsonl'
+    command = [sys.executable, '-m', 'consistency_cam', 'verify', str(tmp_path/'own'), '--quiet', '--workers', '2', '--record', str(record)]
+    environment = dict(os.environ, OMP_NUM_THREADS='1')
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    while not record.exists() or record.read_text().count('"job"') < 32:
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(.02)
+    children = Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
+    process.kill(), process.wait()
+    begun = record.read_text().count('"job"')
+    assert 32 <= begun < 400 and children
+    for _ in range(100):
+        if not any(Path(f'/proc/{child}').exists() for child in children): break
+        time.sleep(.1)
+    else: raise AssertionError('processes of the pool are still there')
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and '400 pictures' in done.stdout and 'pictures/300.jpg: cannot be read' in done.stdout, done.stderr
+    jobs = [json.loads(line)['job'][0] for line in record.read_text().splitlines() if '"job"' in line and line.endswith('}')]
+    assert len(set(jobs)) == 400 and len(jobs) <= 401
