@@ -208,6 +208,7 @@ def _verify(args):
     from consistency_cam.samples import InputError
     from consistency_cam.verify import verify
     reports, status = [], 0
+    if args.report and args.report.exists() and not args.force: raise InputError(f'{args.report}: exists already; name another --report, or --force to overwrite it')
     for name, r, splits, whole in _data_sets(args):
         sets, errors = {}, []
         for split in splits:
@@ -215,7 +216,7 @@ def _verify(args):
             except InputError as e: errors.append(e)
         checked = verify(sets, errors, whole, args.record, args.workers, not args.quiet)
         reports += [f'{name}, {r.data} ({", ".join(splits)}): {checked.summary()}', *checked.lines()]; status |= bool(checked.problems)
-        print('\n  '.join([reports[-1 - len(checked.lines())], *checked.lines(None if args.all else args.most)]))
+        print('\n  '.join([reports[-1 - len(checked.lines())], *checked.lines(None if args.all else max(args.most, 0))]))
     if args.report: args.report.write_text('\n'.join(reports) + '\n', encoding='utf-8')
     return status
 
