@@ -8,7 +8,7 @@ __all__ = ['SHOWN', 'recipe_options', 'chosen_recipe', 'free', 'free_run', 'free
 
 # %% ../nbs/99_cli.ipynb #00dd3e85
 import argparse, os, sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
 from . import __version__
@@ -224,6 +224,39 @@ def _doctor(args):
         samples = pipeline.dataset(r, split); samples.check(not args.quiet)
         say(f'{r.data}, {split}', f'{len(samples)} pictures, {len(samples.classes)} classes, {"with" if samples.has_masks else "no"} masks: complete')
 
+# %% ../nbs/99_cli.ipynb #351640a3
+_DATA = 'data root labels masks train val pictures size'.split()  # fields of a recipe that say which pictures
+
+def _data_sets(args):
+    "Yields (name, recipe, splits, whether these are all) of what `verify` is to look at"
+    from consistency_cam.pipeline import Run
+    from consistency_cam.verify import all_splits, recognise
+    for place in args.sets or [None]:
+        given = {k: v for k in _DATA if (v := getattr(args, k)) is not None}
+        if place is not None and (place/'recipe.json').exists(): r, whole = changed(Run(place).recipe, **given), False
+        else:
+            found = recognise(place) if place is not None and 'data' not in given else {} if place is None else dict(root=str(place))
+            r, whole = recipe(args.recipe or 'quick', **(found | given)), not (args.recipe or {'train', 'val'} & {*given})
+        yield str(place or r.root or r.data), r, all_splits(r.data, r.root) if whole else [s for s in dict.fromkeys((r.train, r.val)) if s], whole
+
+def _verify(args):
+    "look at every list, picture, mask and label of data sets and say all that is wrong; status 1 where something is"
+    from consistency_cam.pipeline import dataset
+    from consistency_cam.samples import InputError
+    from consistency_cam.verify import verify
+    reports, status = [], 0
+    free(args.force, args.report)
+    for name, r, splits, whole in _data_sets(args):
+        sets, errors = {}, []
+        for split in splits:
+            try: sets[split] = dataset(replace(r, train=splits[0]) if whole else r, split, errors)
+            except InputError as e: errors.append(e)
+        checked = verify(sets, errors, whole, args.record, args.workers, not args.quiet)
+        reports += [f'{name}, {r.data} ({", ".join(splits)}): {checked.summary()}', *checked.lines()]; status |= bool(checked.problems)
+        print('\n  '.join([reports[-1 - len(checked.lines())], *checked.lines(None if args.all else max(args.most, 0))]))
+    if args.report: args.report.write_text('\n'.join(reports) + '\n', encoding='utf-8')
+    return status
+
 # %% ../nbs/99_cli.ipynb #7eeb9d8e
 def one_line(
     text: str,
@@ -287,6 +320,14 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument('--voila', action='store_true', help='as a page of its own by Voilà, which must be installed (default: in JupyterLab)')
     p.add_argument('--no-browser', action='store_true', help='print the address only (default: open it)')
     add('doctor', _doctor)
+    p = add('verify', _verify, recipe=False)
+    p.add_argument('sets', nargs='*', type=place, metavar='DATA', help="folders of data sets (VOC2012; pictures with a labels.csv; class folders), runs, or 'scenes' (default: what --data and --root say)")
+    recipe_options(p, tuple(f.name for f in fields(Recipe) if f.name not in _DATA))
+    p.add_argument('--most', type=int, default=20, metavar='N', help='problems to name of each data set, the rest is counted (default: 20)')
+    p.add_argument('--all', action='store_true', help='name every problem and every note (default: the first ones)')
+    p.add_argument('--report', type=place, metavar='FILE', help='text file for every problem and every note (default: none)')
+    p.add_argument('--record', type=place, metavar='FILE', help='file that keeps what was found: the same command again goes on where it was interrupted, and later looks only at what is new or changed (default: none)')
+    p.add_argument('--workers', type=int, metavar='N', help='processes; 0: none but this one (default: one for each core)')
     return parser
 
 # %% ../nbs/99_cli.ipynb #b59f6284
@@ -308,7 +349,9 @@ def main(
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')  # names of files need not be text
     args = make_parser().parse_args(arguments)
-    try: args.function(args); sys.stdout.flush()
+    try:
+        status = args.function(args) or 0; sys.stdout.flush()
+        return status
     except KeyboardInterrupt: return _fail('interrupted; run the same command again to go on', 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -316,7 +359,6 @@ def main(
     except Exception as e:
         if os.environ.get('CONSISTENCY_CAM_DEBUG'): raise
         return _fail(said(e))
-    return 0
 
 def _fail(text, status=1):
     print(f'consistency-cam: error: {one_line(text)}', file=sys.stderr)

@@ -9,7 +9,7 @@ __all__ = ['EXTENSIONS', 'find_pictures', 'picture_of', 'Folder', 'WithMasks']
 import os
 from pathlib import Path
 
-from .samples import Files, IdError, MaskError, PictureError, Samples, checked_ids, read_labels, read_mask
+from .samples import Files, IdError, InputError, MaskError, PictureError, Samples, good_ids, label_rows, read_mask, refuse
 
 # %% ../nbs/03_folder.ipynb #400860d2
 EXTENSIONS = '.jpg .jpeg .png .bmp .webp .tif .tiff .gif .ppm'.split()
@@ -33,10 +33,12 @@ def picture_of(
     name: str,  # an id, or the picture's name with its extension
     found: dict,  # of `find_pictures`
     root,  # the folder, for the message
+    place: str='',  # such as 'labels.csv, line 3', for the message
 ) -> tuple:  # (id, path)
     "The one picture of that name; raises `PictureError` where there is none and `IdError` where there are two."
     id = next((s for s in (name, os.path.splitext(name)[0]) if s in found), None)
     paths = [p for p in found.get(id, []) if name in (id, f'{id}{p.suffix}')]
+    root = f'{place}: {root}' if place else root
     if not paths: raise PictureError(f'{root}: no picture {name!r} in this folder; add it, or take its row out of the table')
     if len(paths) > 1: raise IdError(f'{root}: {name!r} may be {paths[0].name} or {paths[1].name}; keep one of them, or write the extension in the table')
     return id, paths[0]
@@ -50,13 +52,19 @@ class Folder(Files):
         masks=None,  # folder of palette PNGs, ID.png each; a picture without one has the mask None
         split: str=None,  # keep the rows whose column split says this
         classes=None,  # the C class names in their order; without, the sorted names in the table
+        errors: list=None,  # what is wrong in the table, collected, and such rows left out; without, the first is raised
     ):
         found = find_pictures(root)
-        classes, names = read_labels(labels_csv, classes, split)
-        ids, paths = zip(*[picture_of(name, found, root) for name in names])
-        checked_ids(ids, [f'{labels_csv}, row of {name!r}' for name in names])
-        super().__init__(ids, classes, list(names.values()), paths, self._masks(masks, ids))
+        classes, table = label_rows(labels_csv, classes, split, errors)
+        rows = [(place, *picture, names) for place, name, names in table if (picture := self._picture(name, found, root, place, errors))]
+        rows = [rows[i] for i in good_ids([id for _, id, *_ in rows], [place for place, *_ in rows], errors)]
+        _, ids, paths, names = zip(*rows) if rows else [()]*4
+        super().__init__(ids, classes, names, paths, self._masks(masks, ids))
         self.root, self.split = Path(root), split
+
+    def _picture(self, name, found, root, place, errors):
+        try: return picture_of(name, found, root, place)
+        except InputError as e: refuse(e, errors)
 
     def _masks(self, folder, ids):
         if folder is None: return None
@@ -79,5 +87,6 @@ class WithMasks(Samples):
         if missing: raise MaskError(f"{folder}: no mask for {len(missing)} of {len(self)} pictures, the first is '{missing[0]}' ({missing[0]}.png); make the masks of this split, or leave these pictures out with `subset`")
 
     def path(self, id): return self.folder/f'{id}.png'
+    def files(self, i): return self.parent.files(i) and (self.parent.files(i)[0], self.path(self.ids[i]))
     def image(self, i): return self.parent.image(i)
     def mask(self, i): return read_mask(self.path(self.ids[i]), num_classes=len(self.classes))

@@ -10,7 +10,7 @@ import difflib, hashlib, json, os
 from pathlib import Path
 import torch
 import torch.nn.functional as F
-from .samples import Files, LabelError, MaskError, PictureError, Samples, reading
+from .samples import Files, InputError, LabelError, MaskError, PictureError, Samples, good_ids, reading, refuse
 from .folder import EXTENSIONS
 
 # %% ../nbs/04_imagenet.ipynb #bc9be0e3
@@ -41,6 +41,7 @@ def class_pictures(
 # %% ../nbs/04_imagenet.ipynb #c3afaad0
 def read_class_names(
     path,  # text file with a line `FOLDER name, other names` a class
+    errors: list=None,  # what is wrong with its lines, collected; without, the first is raised
 ) -> dict:  # {folder: name}, in the file's order
     "What each class folder shows; raises `LabelError`."
     with reading(path, LabelError): lines = Path(path).read_text(encoding='utf-8-sig').splitlines()
@@ -48,8 +49,8 @@ def read_class_names(
     if not rows: raise LabelError(f'{path}: no classes in it; write a line `FOLDER name` a class')
     names = {}
     for n, folder, *name in rows:
-        if not name: raise LabelError(f'{path}, line {n}: {folder!r} has no name; write `{folder} name`')
-        if folder in names: raise LabelError(f'{path}, line {n}: {folder!r} stands here a second time; keep one')
+        if not name: refuse(LabelError(f'{path}, line {n}: {folder!r} has no name; write `{folder} name`'), errors); continue
+        if folder in names: refuse(LabelError(f'{path}, line {n}: {folder!r} stands here a second time; keep one'), errors); continue
         names[folder] = name[0].split(',')[0].strip()
     several = {name for name in names.values() if list(names.values()).count(name) > 1}
     return {folder: f'{name} ({folder})' if name in several else name for folder, name in names.items()}
@@ -71,19 +72,25 @@ class ImageNet(Files):
         root,  # folder that holds the splits
         split: str='train',  # folder in it that holds the class folders
         names=None,  # file of `read_class_names`, or {folder: name}: the C classes in their order; without, the split's folders
+        errors: list=None,  # what is wrong, collected, and such classes and pictures left out; without, the first is raised
     ):
         folder = Path(root)/split
         there = class_folders(folder)
-        self.names = dict.fromkeys(there) if names is None else names if isinstance(names, dict) else read_class_names(names)
+        self.names = dict.fromkeys(there) if names is None else names if isinstance(names, dict) else read_class_names(names, errors)
         order = {name: c for c, name in enumerate(self.names)}
-        for name in there:
-            if name not in order: raise LabelError(f'{folder/name}: unknown class {name!r}; {_near(name, order)}')
-        found = {name: class_pictures(folder, name) for name in there}
-        paths = [path for name in there for path in found[name]]
-        super().__init__([os.path.splitext(path)[0] for path in paths], [name or f for f, name in self.names.items()],
-                         torch.zeros(1).expand(len(paths), len(order)), [os.path.join(folder, path) for path in paths])
-        self.labels = OneHot(torch.tensor([order[name] for name in there for _ in found[name]]), len(order))
+        paths = [path for name in there for path in self._pictures(folder, name, order, errors)]
+        ids = [os.path.splitext(path)[0] for path in paths]
+        good = good_ids(ids, [os.path.join(folder, path) for path in paths], errors)
+        super().__init__([ids[i] for i in good], [name or f for f, name in self.names.items()],
+                         torch.zeros(1).expand(len(good), len(order)), [os.path.join(folder, paths[i]) for i in good])
+        self.labels = OneHot(torch.tensor([order[paths[i].split('/')[0]] for i in good]), len(order))
         self.root, self.split = Path(root), split
+
+    def _pictures(self, folder, name, order, errors):
+        try:
+            if name not in order: raise LabelError(f'{folder/name}: unknown class {name!r}; {_near(name, order)}')
+            return class_pictures(folder, name)
+        except InputError as e: refuse(e, errors); return []
 
     def fingerprint(self):
         return hashlib.sha256(json.dumps([self.ids, self.classes]).encode() + self.labels.targets.numpy().tobytes()).hexdigest()
@@ -121,6 +128,7 @@ class OneLabel(Samples):
         self.parent, self.full, self.has_masks = parent, parent.labels, parent.has_masks
     def image(self, i): return self.parent.image(i)
     def mask(self, i): return self.parent.mask(i)
+    def files(self, i): return self.parent.files(i)
     def check_one(self, i): self.parent.check_one(i)
 
     @property

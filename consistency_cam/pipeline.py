@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 from tqdm.auto import tqdm
-from .samples import InputError, Samples, checked_ids, read_mask
+from .samples import InputError, MaskError, PictureError, Samples, checked_ids, read_mask
 from .scenes import Scenes
 from .voc import VOC
 from .folder import Folder, WithMasks
-from .imagenet import ImageNet, OneLabel
+from .imagenet import ImageNet, OneLabel, class_folders
+from .verify import verify
 from .transforms import Augment, Augmented
 from .metrics import ConfusionMatrix, ThresholdSweep, cam_mask
 from .checkpoint import Stage, CheckpointError, is_main, made_from, fingerprint, load_state, load_weights, save_state, write_json, read_json, read_metrics, read_stage, runs_root, locked
@@ -40,15 +41,17 @@ from .recipes import Recipe, STAGES, changed, of_stage, recipe
 def dataset(
     r: Recipe,
     split: str,  # as in the recipe's `train` and `val`
+    errors: list|None = None,  # what is wrong in lists and labels, collected, and such pictures left out; None: the first is raised
 ) -> Samples:
     "The recipe's pictures of a split; raises `InputError`"
     if split: checked_ids([split], ['split'])  # it names a folder and a list
     if r.data == 'scenes':
         return Scenes(r.pictures or 256 if split == r.train else 64, seed=0, split=split, size=r.size)
     if not r.root: raise InputError(f"data '{r.data}' needs --root: the folder it is in")
-    if r.data == 'voc': samples = VOC(r.root, split, labels=r.labels)
-    elif r.data == 'folder': samples = Folder(r.root, r.labels, masks=r.masks or None, split=split if split not in ('', 'all') else None)
-    else: raise InputError(f"unknown data '{r.data}'; known: scenes, voc, folder" + (' (COCO is not part of the package yet)' if r.data == 'coco' else ''))
+    if r.data == 'voc': samples = VOC(r.root, split, labels=r.labels, errors=errors)
+    elif r.data == 'folder': samples = Folder(r.root, r.labels, masks=r.masks or None, split=split if split not in ('', 'all') else None, errors=errors)
+    elif r.data == 'imagenet': samples = ImageNet(r.root, split, dict.fromkeys(class_folders(Path(r.root)/r.train)) if r.labels in ('', 'auto') else r.labels, errors)
+    else: raise InputError(f"unknown data '{r.data}'; known: scenes, voc, folder, imagenet" + (' (COCO is not part of the package yet)' if r.data == 'coco' else ''))
     return samples.subset(slice(r.pictures)) if r.pictures and split == r.train else samples
 
 # %% ../nbs/70_pipeline.ipynb #6d1ff335
@@ -76,13 +79,13 @@ class Run:
             if not about.exists(): raise CheckpointError(f'{self.folder}: not a run (no recipe.json); make one with `consistency-cam run`')
             recipe = read_recipe(about)
         self.recipe, self.method = recipe, find_method(recipe.method)
-        self._samples = {}
+        self._samples, self._skipped = {}, {}
 
     def samples(self,
         split: str,
     ) -> Samples:
         "The pictures of a split"
-        if split not in self._samples: self._samples[split] = dataset(self.recipe, split)
+        if split not in self._samples: self._samples[split] = self.usable(split, partial(dataset, self.recipe, split))
         return self._samples[split]
 
     @property
@@ -104,6 +107,34 @@ class Run:
         if 'affinity' in left_out: left_out.add('walk')
         if r.segment != 'none' and r.segment_on == 'masks': left_out |= {'classify', 'cams', 'affinity', 'walk', 'pseudo'}
         return [s for s in STAGES[:STAGES.index(until) + 1] if s not in left_out]
+
+# %% ../nbs/70_pipeline.ipynb #407bad90
+@patch
+def usable(self: Run,
+    name: str,  # of a split
+    make,  # its samples; called with a list, what is wrong with lists and labels is collected there
+) -> Samples:
+    "The samples, without bad pictures where the recipe says so; raises `InputError`"
+    if self.recipe.on_bad_picture == 'refuse': return make()
+    if self.recipe.on_bad_picture != 'skip': raise InputError(f"unknown on_bad_picture '{self.recipe.on_bad_picture}'; known: refuse, skip")
+    samples, record = make(errors := []), self.folder/'verified'/f'{name}.jsonl'
+    for e in errors:
+        if not isinstance(e, (PictureError, MaskError)): raise e
+    record.parent.mkdir(parents=True, exist_ok=True)
+    with locked(record.parent/'.lock', wait=True): bad = verify({name: samples}, record=record, progress=self.progress and is_main()).bad
+    reasons = [*map(str, errors), *bad.values()]
+    if not reasons: return samples
+    self._skipped[name] = dict(count=len(reasons), of=len(samples) + len(errors), reasons=reasons)
+    if is_main() and self.progress: tqdm.write(f'{name}: skipped {len(reasons)} of {len(samples) + len(errors)} pictures, the first is {reasons[0]}')
+    return samples.subset([i for i, id in enumerate(samples.ids) if id not in bad])
+
+@patch
+def skipped(self: Run,
+    *splits: str,  # that a stage has used
+) -> dict:  # skipped: {split: count, of, reasons}; empty where nothing was
+    "What was left out of some splits, for a stage's record"
+    found = {s: self._skipped[s] for s in splits if s in self._skipped}
+    return dict(skipped=found) if found else {}
 
 # %% ../nbs/70_pipeline.ipynb #022e0ba1
 @patch
@@ -127,7 +158,7 @@ def work(self: Run,
 
 def _from_anywhere(r):
     "The recipe with full paths of its data, so that the run can be opened from another folder"
-    names = ('root', 'labels', 'masks') if r.data == 'folder' else ('root',)
+    names = ('root', 'labels', 'masks') if r.data == 'folder' else ('root', 'labels') if r.data == 'imagenet' and r.labels != 'auto' else ('root',)
     return replace(r, **{k: str(Path(getattr(r, k)).resolve()) for k in names if getattr(r, k)})
 
 @patch
@@ -187,7 +218,7 @@ def single_labels(self: Run) -> Samples:
     if r.pretrain == 'one-label': return OneLabel(self.samples(r.train), seed=r.seed)
     if r.pretrain != 'imagenet': raise InputError(f"unknown pretrain '{r.pretrain}'; known: imagenet, one-label, none")
     if not r.pretrain_root: raise InputError("pretrain 'imagenet' needs --pretrain-root, the folder that holds its splits; or leave the stage out by --pretrain none")
-    return ImageNet(r.pretrain_root)
+    return self.usable('pretrain', lambda errors=None: ImageNet(r.pretrain_root, errors=errors))
 
 def _given_weights(r):
     "The weights a recipe names, as `CAMNet` takes them"
@@ -218,10 +249,10 @@ def pretrain(self: Run) -> dict:  # last losses, steps, seconds, pictures taught
         task = IteratedLearning(net, r.pretrain_rho, r.pretrain_k_teacher, r.pretrain_k_student)
         result = self.train(stage, task, samples, 'pretrain')
         if is_main(): save_backbone(net, stage.folder/'backbone.safetensors')
-        return stage.finish(result | dict(taught=task.taught.item(), left_out=task.left_out.item()))
+        return stage.finish(result | dict(taught=task.taught.item(), left_out=task.left_out.item()) | self.skipped('pretrain', r.train))
 
 # %% ../nbs/70_pipeline.ipynb #4b882434
-_NOT_CLASSIFY = 'val scales mirror threshold root workers labels masks save_every log_every'.split()
+_NOT_CLASSIFY = 'val scales mirror threshold root workers labels masks save_every log_every on_bad_picture'.split()
 
 def _classify_config(r):
     "The fields that decide the classifier's weights: those of no other stage"
@@ -244,10 +275,10 @@ def classify(self: Run) -> dict:  # last losses, steps, seconds
     if stage.done: return stage.result
     views, steps, net = self.method.views(r), total_steps(len(samples), self.settings()), self.make_net()
     for view in views: view.sample((r.crop, r.crop), net.stride, torch.Generator())
-    samples.check(self.progress)
+    for split in self.splits: self.samples(split).check(self.progress)
     with self.work(stage):
         task = ConsistencyTask(net, views, steps, r.alpha, r.ramp, self.method.terms(r), r.batch_norm == 'frozen-views', r.seed)
-        return stage.finish(self.train(stage, task, samples))
+        return stage.finish(self.train(stage, task, samples) | self.skipped(r.train))
 
 @patch
 def net(self: Run) -> CAMNet:
@@ -271,7 +302,7 @@ def cams(self: Run,
             found = infer(net, samples, missing, True, r.scales, r.mirror, store.stride)
             for i, size, cams in tqdm(found, total=len(samples), initial=len(samples) - len(missing), desc=f'{self.title}, CAMs of {split}', disable=not self.progress):
                 store.put(samples.ids[i], cams, size)
-            stage.finish(dict(pictures=len(samples), seconds=round(time.perf_counter() - begun, 2)))
+            stage.finish(dict(pictures=len(samples), seconds=round(time.perf_counter() - begun, 2)) | self.skipped(split))
     return CamStore(stage.folder, samples.classes)
 
 # %% ../nbs/70_pipeline.ipynb #65a760bf
@@ -313,7 +344,7 @@ def affinity(self: Run) -> dict:  # last losses, steps, seconds, pictures
         useful = [i for i, id in enumerate(samples.ids) if not known['pictures'][id]['all_zero']]
         if not useful: raise InputError(f'{self.folder}: the CAMs of all {len(samples)} training pictures are zero, there is nothing to learn from them; train the classifier longer, or at a lower lr or alpha')
         told = WithMasks(samples, labels).subset(useful)
-        return stage.finish(dict(self.train(stage, AffinityTask(net, r.affinity_radius), told, 'affinity', masks=True), pictures=len(told), unsure=known['result']['unsure']))
+        return stage.finish(dict(self.train(stage, AffinityTask(net, r.affinity_radius), told, 'affinity', masks=True), pictures=len(told), unsure=known['result']['unsure']) | self.skipped(r.train))
 
 # %% ../nbs/70_pipeline.ipynb #49d1e81c
 @patch
@@ -334,7 +365,7 @@ def walk(self: Run,
         with self.work(stage):
             related, stride = self.relation()
             walk_cams(samples, CamStore(cams), CamStore(stage.folder, samples.classes, stride), related, self.pseudo_setting(), title=f'{self.title}, random walk', progress=self.progress)
-            stage.finish(dict(pictures=len(samples)))
+            stage.finish(dict(pictures=len(samples)) | self.skipped(split))
     return CamStore(stage.folder, samples.classes)
 
 @patch
@@ -374,7 +405,7 @@ def segment(self: Run) -> dict:  # last losses, steps, seconds
     if not true: samples = WithMasks(samples, self.folder/'pseudo'/r.train)
     net = self.make_segmenter(len(samples.classes) + 1, self.start())
     samples.check(self.progress)
-    with self.work(stage): return stage.finish(self.train(stage, SegmentationTask(net), samples, 'segment', masks=True))
+    with self.work(stage): return stage.finish(self.train(stage, SegmentationTask(net), samples, 'segment', masks=True) | self.skipped(r.train))
 
 _INFERENCE_OF_SEGMENT = 'segment_scales', 'segment_mirror', 'segment_crf'
 
@@ -400,7 +431,7 @@ def masks(self: Run,
         refine = lambda found: crf_many(((id, (*said, self.crf(SOFTMAX_CRF))) for id, said in found), _refined, progress=False)
         with self.work(stage):
             write_masks(self.segmenter(), samples, stage.folder, r.segment_scales, r.segment_mirror, refine if r.segment_crf else None, f'{self.title}, segmenting {split}', self.progress)
-            stage.finish(dict(pictures=len(samples)))
+            stage.finish(dict(pictures=len(samples)) | self.skipped(split))
     return stage.folder
 
 # %% ../nbs/70_pipeline.ipynb #b18f0fa1
@@ -592,7 +623,8 @@ def status(self: Run) -> list:  # of (stage, what is known of it)
 def _state(self: Run, name):
     "One stage in words"
     if result := self._finished(name):
-        said = [f'{result[k]} {k}' for k in ('steps', 'pictures') if k in result] + [f'{v:.0f} s' for v in [result.get('seconds')] if isinstance(v, (int, float))]
+        left_out = [f"{s['count']} of {s['of']} skipped" for s in result.get('skipped', {}).values()]
+        said = [f'{result[k]} {k}' for k in ('steps', 'pictures') if k in result] + [f'{v:.0f} s' for v in [result.get('seconds')] if isinstance(v, (int, float))] + left_out
         return 'done: ' + ', '.join(said)
     log = read_metrics(self.folder/name/'metrics.jsonl')
     return f"begun: step {log[-1]['step'] + 1}" if log else 'begun' if (self.folder/name/'stage.json').exists() else 'not yet'

@@ -14,14 +14,15 @@ from fastcore.docments import docments
 @dataclass(frozen=True)
 class Recipe:
     "All settings of an experiment; the defaults are the paper's (Section 4.1), what it leaves open is Puzzle-CAM's, IRNet's or MILe's"
-    data: str = 'voc'  # kind of data set: 'scenes' (generated), 'voc' (VOC 2012's layout), 'coco' or 'folder' (own pictures)
+    data: str = 'voc'  # kind of data set: 'scenes' (generated), 'voc' (VOC 2012's layout), 'folder' (own pictures), 'imagenet' (class folders) or 'coco'
     root: str = ''  # folder of the data set: VOC2012, or the folder of one's own pictures
-    labels: str = 'auto'  # voc: 'xml', 'csv', 'masks' or 'auto'; folder: the CSV file with columns id,labels
+    labels: str = 'auto'  # voc: 'xml', 'csv', 'masks' or 'auto'; folder: the CSV file with columns id,labels; imagenet: the file of class names, or 'auto'
     masks: str = ''  # folder: where the palette PNGs are, if there are any
     train: str = 'train_aug'  # split to train on
     val: str = 'val'  # split held out for evaluation; '' for none
     pictures: int = 0  # use the first so many training pictures only; 0: all (scenes: 256)
     size: int = 192  # scenes: side of a picture, pixels
+    on_bad_picture: str = 'refuse'  # a picture or mask that cannot be read: 'refuse' to begin, or 'skip' it: all are looked at before the stage, the bad ones left out and listed in its record
     method: str = 'consistency-cam'  # 'cam', 'puzzle-cam', 'multi-resolution', 'transformations' or 'consistency-cam'
     backbone: str = 'resnet50'  # timm name
     pretrained: str = 'imagenet'  # 'imagenet', a weights file, or 'random'
@@ -145,7 +146,7 @@ RECIPES['voc-quick'] = replace(RECIPES['quick'], data='voc', train='half_train',
 
 # %% ../nbs/60_recipes.ipynb #d5e5cc0e
 CHOICES = dict(pool='gap noisy_or max lse', pretrain_pool='gap noisy_or max lse', batch_norm='trained frozen frozen-views', precision='no bf16 fp16', pretrain='imagenet one-label none',
-    affinity='boundary features none', segment='deeplabv3plus deeplabv3 none', segment_on='pseudo masks', segment_norm='batch group', segment_batch_norm='trained frozen')
+    affinity='boundary features none', segment='deeplabv3plus deeplabv3 none', segment_on='pseudo masks', segment_norm='batch group', segment_batch_norm='trained frozen', on_bad_picture='refuse skip')
 
 LIMITS = {  # least and largest number of the fields whose names end so; of the others, 0 and ten million
     (1, 10_000_000): 'epochs batch_size save_every log_every k_teacher steps', (1, 16384): 'size crop long_side', (1, 256): 'output_stride tiles rates',

@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from xml.etree import ElementTree
 
-from .samples import Files, IdError, InputError, LabelError, read_ids, read_labels, read_mask, reading
+from .samples import Files, IdError, InputError, LabelError, multi_hot, read_ids, read_labels, read_mask, reading, refuse
 
 # %% ../nbs/01_voc.ipynb #87f043bb
 CLASSES = ('aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person '
@@ -49,12 +49,13 @@ def split_ids(
     root,  # VOC2012
     split: str,  # 'train', 'val', 'trainval', 'train_aug', 'half_train', 'half_val', or any list in ImageSets/Segmentation
     sbd=None,  # SBD, for 'train_aug' where the root has no such list
+    errors: list=None,  # what is wrong in the list, collected; without, the first is raised
 ) -> list:  # the ids of the split
     "The ids of a split: the package's own halves, else the root's list, else made from SBD; raises `IdError`."
     if split in ('half_train', 'half_val'): return read_ids(files('consistency_cam')/'data'/f'{split}.txt')
     path = _list(root, split)
     if split == 'train_aug' and not path.exists() and _list(root, 'trainaug').exists(): path = _list(root, 'trainaug')
-    if path.exists(): return read_ids(path)
+    if path.exists(): return read_ids(path, errors)
     if split == 'train_aug' and sbd is not None: return train_aug_ids(root, sbd)
     have = sorted(p.stem for p in path.parent.glob('*.txt')) + ['half_train', 'half_val']
     hint = 'name the folder of SBD that holds dataset/train.txt' if split == 'train_aug' else f'there are {", ".join(have)}'
@@ -66,19 +67,25 @@ def voc_labels(
     ids,  # N ids
     source: str='auto',  # 'xml', 'csv', 'masks'; 'auto' takes the XML files, else image_labels.csv
     mask_paths=None,  # N paths of masks, for 'masks'
-) -> list:  # N lists of class names
+    errors: list=None,  # what is wrong with single pictures, collected; without, the first is raised
+) -> list:  # N lists of class names, None where they are wrong
     "Each picture's class names from what the root has; raises `LabelError`."
     xmls, table = Path(root)/'Annotations', Path(root)/'image_labels.csv'
     if source == 'auto': source = 'xml' if xmls.is_dir() else 'csv' if table.exists() else None
-    if source == 'xml': return [xml_labels(xmls/f'{id}.xml') for id in ids]
-    if source == 'masks' and mask_paths: return [mask_labels(path) for path in mask_paths]
+    if source == 'xml': return [_known(xml_labels, xmls/f'{id}.xml', errors) for id in ids]
+    if source == 'masks' and mask_paths: return [_known(mask_labels, path, errors) for path in mask_paths]
     if source == 'csv':
-        _, names = read_labels(table, CLASSES)
-        if missing := [id for id in ids if id not in names]:
-            raise LabelError(f'{table}: {len(missing)} pictures of the split have no row, first {missing[0]!r}; add them')
-        return [names[id] for id in ids]
+        _, names = read_labels(table, CLASSES, errors=errors)
+        for id in ids:
+            if id not in names: refuse(LabelError(f'{table}: no good row for {id!r}, which the split has; add it'), errors)
+        return [names.get(id) for id in ids]
     raise LabelError(f"{root}: no image labels ({source=}); put VOC's Annotations there, or image_labels.csv with the columns id,labels, "
                      "or take them from the masks (labels='masks')")
+
+def _known(read, path, errors):
+    "What `read` finds in a file, all of it classes of VOC; None where it is wrong"
+    try: names = read(path); multi_hot(names, CLASSES, path); return names
+    except InputError as e: refuse(e, errors)
 
 # %% ../nbs/01_voc.ipynb #1abcd3df
 class VOC(Files):
@@ -89,14 +96,16 @@ class VOC(Files):
         labels: str='auto',  # where image labels come from, as in `voc_labels`
         masks: bool=True,  # use the masks where there are any: SegmentationClassAug for 'train_aug', else SegmentationClass
         sbd=None,  # SBD, for 'train_aug' where the root has no such list
+        errors: list=None,  # what is wrong in lists and labels, collected, and such pictures left out; without, the first is raised
     ):
         root = Path(root)
         if not (root/'JPEGImages').is_dir():
             inner = [root/d for d in ('VOC2012', 'VOCdevkit/VOC2012') if (root/d/'JPEGImages').is_dir()]
             raise InputError(f'{root}: no folder JPEGImages in it; {f"did you mean {inner[0]}?" if inner else "name the folder VOC2012 that holds it"}')
-        ids = split_ids(root, split, sbd)
+        ids = split_ids(root, split, sbd, errors)
         folder = root/('SegmentationClassAug' if split == 'train_aug' else 'SegmentationClass')
         mask_paths = [folder/f'{id}.png' for id in ids] if folder.is_dir() else None
-        super().__init__(ids, CLASSES, voc_labels(root, ids, labels, mask_paths),
-                         [root/'JPEGImages'/f'{id}.jpg' for id in ids], mask_paths if masks else None)
+        names = voc_labels(root, ids, labels, mask_paths, errors)
+        ids, names, mask_paths = zip(*[row for row in zip(ids, names, mask_paths or [None]*len(ids)) if row[1] is not None]) if any(names) else ([], [], [])
+        super().__init__(ids, CLASSES, names, [root/'JPEGImages'/f'{id}.jpg' for id in ids], mask_paths if masks and folder.is_dir() else None)
         self.root, self.split = root, split
