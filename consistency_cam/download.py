@@ -236,7 +236,7 @@ def _tar_members(blocks, tar):
 def _zip_members(z):
     for m in z.infolist():
         kind = 'encrypted' if m.flag_bits & 1 else _ZIP.get(stat.S_IFMT(m.external_attr >> 16), 'of an unknown kind')
-        yield m.orig_filename, 'a folder' if kind == 'a file' and m.is_dir() else kind, m.file_size, m
+        yield m.orig_filename, 'a folder' if kind == 'a file' and m.filename.endswith('/') else kind, m.file_size, m
 
 @contextmanager
 def opened(
@@ -260,10 +260,11 @@ class Limits:
     ratio: int = 100  # unpacked bytes for each byte of the archive, once they are more than 64 MB
 
 def _wrong_name(name):
-    if not name.strip('./') and name not in ('.', './'): return 'has no name'
+    if not name: return 'has no name'
     if '\0' in name: return 'has a zero byte in its name'
     if name[0] in '/\\' or re.match('[A-Za-z]:', name): return 'has an absolute path'
     if '..' in re.split(r'[/\\]', name): return 'leads out of its folder by ..'
+    if len(name) > 1000 or any(len(os.fsencode(part)) > 255 for part in name.split('/')): return 'has a name that is too long'
 
 def checked(
     members,  # (name, kind, size, handle) each, as `opened` yields them
@@ -337,7 +338,7 @@ def _unpacking(path, to):
     except InputError: raise
     except OSError as e:
         if e.errno is None: raise ArchiveError(f'{path}: cut off or damaged ({e}); remove it and download it again') from None
-        raise ArchiveError(f'{e.filename or to}: {e.strerror}; {to} is not made, mend this or choose another folder, then run the same command again') from None
+        raise ArchiveError(f'{path if e.filename == str(path) else to}: {e.strerror}; nothing is unpacked, mend this or choose another folder, then run the same command again') from None
     except Exception as e:
         with open(path, 'rb') as f: page = b'<html' in f.read(1000).lower()
         what = 'a web page and no archive' if page else f'cut off, damaged, or no archive ({str(e) or type(e).__name__})'
@@ -402,10 +403,14 @@ def get(
         if _whole(a, root/a.to): continue
         source = given.get(a.name, a.url)
         if not source: raise DownloadError(f'{a.name}: has no public address; {a.how}')
-        fetched = '://' in source
+        fetched, record = '://' in source, root/f'{a.name}.json'
+        known = record.exists()
         path = fetch(source, root/a.name, a.size, a.md5, progress=progress, **how) if fetched else Path(source)
         if not fetched:
-            root.mkdir(parents=True, exist_ok=True); verify(path, a.size, a.md5, root/f'{a.name}.json', progress)
-        unpack(path, root/a.to, a.inner, a.members, progress=progress)
+            root.mkdir(parents=True, exist_ok=True); verify(path, a.size, a.md5, record, progress)
+        try: unpack(path, root/a.to, a.inner, a.members, progress=progress)
+        except InputError:
+            if not known: record.unlink(missing_ok=True)
+            raise
         if fetched and not keep: path.unlink()
     return [root/a.to for a in archives]
