@@ -1274,6 +1274,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'consistency_cam.views.resize': ('views.html#resize', 'consistency_cam/views.py')},
             'consistency_cam.voc': { 'consistency_cam.voc.VOC': ('voc.html#voc', 'consistency_cam/voc.py'),
                                      'consistency_cam.voc.VOC.__init__': ('voc.html#voc.__init__', 'consistency_cam/voc.py'),
+                                     'consistency_cam.voc.VOC._test': ('voc.html#voc._test', 'consistency_cam/voc.py'),
                                      'consistency_cam.voc._aug_mask': ('voc.html#_aug_mask', 'consistency_cam/voc.py'),
                                      'consistency_cam.voc._home': ('voc.html#_home', 'consistency_cam/voc.py'),
                                      'consistency_cam.voc._list': ('voc.html#_list', 'consistency_cam/voc.py'),

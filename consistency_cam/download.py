@@ -387,6 +387,7 @@ def _whole(a, to):
     if lacks := [m for m in a.members if not (to/m).exists()]: raise DownloadError(f'{to}: is there, but has no {lacks[0]}; move it away, then run the same command again')
     return True
 
+# %% ../nbs/04_download.ipynb #96180813
 def get(
     dataset: str,  # of `DATASETS`
     root,  # folder for the data sets

@@ -7,15 +7,11 @@ __all__ = ['CLASSES', 'xml_labels', 'mask_labels', 'train_aug_ids', 'sbd_mask', 
            'VOC']
 
 # %% ../nbs/01_voc.ipynb #54017126
-import os
-from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
 from xml.etree import ElementTree
 
-import numpy as np, torch
-from tqdm.auto import tqdm
-from .samples import Files, IdError, InputError, LabelError, MaskError, check_image, read_ids, read_labels, read_mask, reading, write_mask
+from .samples import Files, IdError, InputError, LabelError, read_ids, read_labels, read_mask, reading
 
 # %% ../nbs/01_voc.ipynb #87f043bb
 CLASSES = ('aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person '
@@ -48,6 +44,14 @@ def train_aug_ids(
     sbd = Path(sbd_root)/'dataset'
     ids = {id for path in (_list(voc_root, 'train'), sbd/'train.txt', sbd/'val.txt') for id in read_ids(path)}
     return sorted(ids - set(read_ids(_list(voc_root, 'val'))))
+
+# %% ../nbs/01_voc.ipynb #a56b05dc
+import os
+from concurrent.futures import ThreadPoolExecutor
+import numpy as np, torch
+from fastcore.basics import patch
+from tqdm.auto import tqdm
+from .samples import MaskError, check_image, write_mask
 
 # %% ../nbs/01_voc.ipynb #863386ef
 def sbd_mask(
@@ -147,15 +151,21 @@ class VOC(Files):
         masks: bool=True,  # use the masks where there are any: SegmentationClassAug for 'train_aug', else SegmentationClass
         sbd=None,  # SBD, for 'train_aug' where the root has no such list
     ):
+        if split == 'test': return self._test(Path(root))
         root = Path(root)
         if not (root/'JPEGImages').is_dir():
             inner = [root/d for d in ('VOC2012', 'VOCdevkit/VOC2012') if (root/d/'JPEGImages').is_dir()]
             raise InputError(f'{root}: no folder JPEGImages in it; {f"did you mean {inner[0]}?" if inner else "name the folder VOC2012 that holds it"}')
-        ids, root = split_ids(root, split, sbd), _home(root, split)
+        ids = split_ids(root, split, sbd)
         folder = root/('SegmentationClassAug' if split == 'train_aug' else 'SegmentationClass')
-        mask_paths = [folder/f'{id}.png' for id in ids] if folder.is_dir() and split != 'test' else None
-        if split == 'test' and labels == 'auto': names = torch.zeros(len(ids), len(CLASSES))
-        else: names = voc_labels(root, ids, labels, mask_paths)
-        super().__init__(ids, CLASSES, names,
+        mask_paths = [folder/f'{id}.png' for id in ids] if folder.is_dir() else None
+        super().__init__(ids, CLASSES, voc_labels(root, ids, labels, mask_paths),
                          [root/'JPEGImages'/f'{id}.jpg' for id in ids], mask_paths if masks else None)
         self.root, self.split = root, split
+
+# %% ../nbs/01_voc.ipynb #4d89910b
+@patch
+def _test(self: VOC, root):
+    "The test pictures: no masks, no labels"
+    ids, self.root, self.split = split_ids(root, 'test'), _home(root, 'test'), 'test'
+    Files.__init__(self, ids, CLASSES, torch.zeros(len(ids), len(CLASSES)), [self.root/'JPEGImages'/f'{id}.jpg' for id in ids])

@@ -230,9 +230,9 @@ HOSTILE = {  # what it is: (archive, a member that must be named in the error)
     'parent, zip': (zipped(*GOOD, ('../evil', b'x')), '../evil'),
     'parent by backslash, zip': (zipped(*GOOD, ('..\\evil', b'x')), '..\\\\evil'),
     'parent by backslash, tar': (tar(*GOOD, ('VOC\\..\\..\\evil', b'x')), 'evil'),
-    'absolute': (tar(*GOOD, ('/tmp/evil', b'x')), '/tmp/evil'),
-    'absolute, tgz': (tgz(*GOOD, ('/tmp/evil', b'x')), '/tmp/evil'),
-    'absolute, zip': (zipped(*GOOD, ('/tmp/evil', b'x')), '/tmp/evil'),
+    'absolute': (tar(*GOOD, ('/evil', b'x')), '/evil'),
+    'absolute, tgz': (tgz(*GOOD, ('/evil', b'x')), '/evil'),
+    'absolute, zip': (zipped(*GOOD, ('/evil', b'x')), '/evil'),
     'two slashes': (tar(*GOOD, ('//evil', b'x')), '//evil'),
     'drive': (zipped(*GOOD, ('C:/evil', b'x')), 'C:/evil'),
     'drive, relative': (zipped(*GOOD, ('c:evil', b'x')), 'c:evil'),
@@ -305,7 +305,7 @@ def test_hostile_archives_are_refused(tmp_path, capsys):
         assert '\n' not in text and len(text) < 500 + len(str(tmp_path)) * 3, (what, text)
         assert member is None or member in text, (what, text)
         assert tree(tmp_path) == before, (what, 'something was written')
-    assert not Path('/tmp/evil').exists() and not Path('/evil').exists()
+    assert not Path('/evil').exists()
     with capsys.disabled(): print(f' {len(HOSTILE)} hostile archives refused ', end='')
 
 
