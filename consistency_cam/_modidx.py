@@ -158,6 +158,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'consistency_cam.cli._demo': ('cli.html#_demo', 'consistency_cam/cli.py'),
                                      'consistency_cam.cli._doctor': ('cli.html#_doctor', 'consistency_cam/cli.py'),
                                      'consistency_cam.cli._download': ('cli.html#_download', 'consistency_cam/cli.py'),
+                                     'consistency_cam.cli._download_options': ('cli.html#_download_options', 'consistency_cam/cli.py'),
                                      'consistency_cam.cli._evaluate': ('cli.html#_evaluate', 'consistency_cam/cli.py'),
                                      'consistency_cam.cli._explore': ('cli.html#_explore', 'consistency_cam/cli.py'),
                                      'consistency_cam.cli._fail': ('cli.html#_fail', 'consistency_cam/cli.py'),

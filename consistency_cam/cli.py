@@ -180,6 +180,16 @@ def _download(args):
     if args.data == 'sbd': print(f'{voc}: train_aug, {len(make_train_aug(voc, folders[0], progress=not args.quiet)):,} pictures with masks')
     for split in dict(voc=('train', 'val'), **{'voc-test': ('test',)}).get(args.data, ()): print(f'{voc}: {split}, {len(split_ids(voc, split)):,} pictures')
 
+# %% ../nbs/99_cli.ipynb #f6c46918
+def _download_options(commands):
+    p = commands.add_parser('download', help=_download.__doc__, description=_download.__doc__)
+    p.add_argument('data', choices=['voc', 'sbd', 'voc-test', 'coco', 'imagenet'], help='VOC 2012 (2 GB), SBD (1.4 GB, adds the split train_aug to VOC 2012), the test pictures of VOC 2012 (behind a login), COCO 2014 (20 GB); for ImageNet: how to lay it out, and what is missing')
+    p.add_argument('--root', type=Path, default=Path('data'), help='folder for data sets; VOC becomes ROOT/VOC2012 (default: data)')
+    p.add_argument('--from', nargs='+', dest='archives', metavar='FILE', help='archives you have already, a folder of them, or other addresses (default: download them)')
+    p.add_argument('--keep', action='store_true', help='keep downloaded archives after unpacking (default: remove them)')
+    p.add_argument('--quiet', action='store_true', help='no progress bars (default: show them)')
+    p.set_defaults(function=_download)
+
 # %% ../nbs/99_cli.ipynb #28437abc
 def _doctor(args):
     "what is installed, which device there is, which data is found and whether it is complete"
@@ -247,13 +257,7 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument('run', nargs='?', type=Path, metavar='RUN', help="folder of a run, or of several (default: the demo's; without one, small runs are trained first)")
     p.add_argument('--voila', action='store_true', help='as a page of its own by Voilà, which must be installed (default: in JupyterLab)')
     p.add_argument('--no-browser', action='store_true', help='print the address only (default: open it)')
-    p = commands.add_parser('download', help=_download.__doc__, description=_download.__doc__)
-    p.add_argument('data', choices=['voc', 'sbd', 'voc-test', 'coco', 'imagenet'], help='VOC 2012 (2 GB), SBD (1.4 GB, adds the split train_aug to VOC 2012), the test pictures of VOC 2012 (behind a login), COCO 2014 (20 GB); for ImageNet: how to lay it out, and what is missing')
-    p.add_argument('--root', type=Path, default=Path('data'), help='folder for data sets; VOC becomes ROOT/VOC2012 (default: data)')
-    p.add_argument('--from', nargs='+', dest='archives', metavar='FILE', help='archives you have already, a folder of them, or other addresses (default: download them)')
-    p.add_argument('--keep', action='store_true', help='keep downloaded archives after unpacking (default: remove them)')
-    p.add_argument('--quiet', action='store_true', help='no progress bars (default: show them)')
-    p.set_defaults(function=_download)
+    _download_options(commands)
     add('doctor', _doctor)
     return parser
 

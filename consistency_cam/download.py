@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
 
 from tqdm.auto import tqdm
-from .samples import InputError
+from .samples import InputError, reading
 
 # %% ../nbs/04_download.ipynb #d83baead
 class DownloadError(InputError): "A file that cannot be had, or is not the file that was published"
@@ -68,8 +68,8 @@ class Part:
         try: fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB); ours = self.path.exists() and os.path.samestat(os.stat(self.path), os.fstat(self.file.fileno()))
         except BlockingIOError: ours = False
         if not ours: self.file.close(); raise DownloadError(f'{self.path}: another process is downloading this; wait for it')
-        try: self.known = json.loads(self.note.read_text())
-        except (OSError, ValueError): self.known = {}
+        try: self.known = dict(json.loads(self.note.read_text()))
+        except (OSError, ValueError, TypeError): self.known = {}
         if not self.known: self.begin({})
 
     @property
@@ -154,7 +154,7 @@ def verify(
     if md5:
         if found != md5: raise DownloadError(f'{path}: wrong checksum (md5 {found}, published {md5}); it is damaged or another file, remove it and download it again')
     elif record and record.exists():
-        first = json.loads(record.read_text())['sha256']
+        with reading(record, DownloadError): first = json.loads(record.read_text())['sha256']
         if found != first: raise DownloadError(f'{path}: not the file of the first download (sha256 {found[:12]}…, then {first[:12]}…); remove {record.name} if you want this one')
     elif record:
         with _writing(record): record.write_text(json.dumps(dict(name=path.name, size=path.stat().st_size, sha256=found)) + '\n')
