@@ -199,6 +199,24 @@ def _explore(args):
     from consistency_cam.explore.notebook import serve
     if status := serve(args.run, args.voila, not args.no_browser): raise OSError(f'the notebook server ended with status {status}')
 
+# %% ../nbs/99_cli.ipynb #c24789f4
+def _download(args):
+    "a data set from where it is published, or from archives one has, into folders below --root"
+    from consistency_cam.download import get
+    from consistency_cam.imagenet import LAYOUT, missing
+    from consistency_cam.samples import InputError
+    from consistency_cam.voc import make_train_aug, split_ids
+    voc = args.root/'VOC2012'
+    if args.data == 'imagenet':
+        print(LAYOUT)
+        if lacks := missing(args.root/'imagenet'): raise InputError('; '.join(lacks[:5]) + (f'; and {len(lacks) - 5} more' if len(lacks) > 5 else ''))
+        return print(f'{args.root/"imagenet"}: nothing is missing')
+    if args.data == 'sbd' and not voc.is_dir(): raise InputError(f"{voc}: no such folder; SBD adds masks to VOC's pictures, so `consistency-cam download voc --root {args.root}` comes first")
+    folders = get(args.data, args.root, args.archives or (), args.keep, not args.quiet)
+    for folder in folders: print(f'{folder}: complete')
+    if args.data == 'sbd': print(f'{voc}: train_aug, {len(make_train_aug(voc, folders[0], progress=not args.quiet)):,} pictures with masks')
+    for split in dict(voc=('train', 'val'), **{'voc-test': ('test',)}).get(args.data, ()): print(f'{voc}: {split}, {len(split_ids(voc, split)):,} pictures')
+
 # %% ../nbs/99_cli.ipynb #28437abc
 def _doctor(args):
     "what is installed, which device there is, which data is found and whether it is complete"
@@ -319,6 +337,11 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument('run', nargs='?', type=place, metavar='RUN', help="folder of a run, or of several (default: the demo's; without one, small runs are trained first)")
     p.add_argument('--voila', action='store_true', help='as a page of its own by Voilà, which must be installed (default: in JupyterLab)')
     p.add_argument('--no-browser', action='store_true', help='print the address only (default: open it)')
+    p = add('download', _download, recipe=False)
+    p.add_argument('data', choices=['voc', 'sbd', 'voc-test', 'coco', 'imagenet'], help='VOC 2012 (2 GB), SBD (1.4 GB, adds the split train_aug to VOC 2012), the test pictures of VOC 2012 (behind a login), COCO 2014 (20 GB); for ImageNet: how to lay it out, and what is missing')
+    p.add_argument('--root', type=place, default=Path('data'), help='folder for data sets; VOC becomes ROOT/VOC2012 (default: data)')
+    p.add_argument('--from', nargs='+', dest='archives', metavar='FILE', help='archives you have already, a folder of them, or other addresses (default: download them)')
+    p.add_argument('--keep', action='store_true', help='keep downloaded archives after unpacking (default: remove them)')
     add('doctor', _doctor)
     p = add('verify', _verify, recipe=False)
     p.add_argument('sets', nargs='*', type=place, metavar='DATA', help="folders of data sets (VOC2012; pictures with a labels.csv; class folders), runs, or 'scenes' (default: what --data and --root say)")
