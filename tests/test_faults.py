@@ -81,16 +81,17 @@ def task_of(name, frozen=False):
 
 
 def train(name, folder, settings=SHORT, kill_at=None, begun=None, order='order', frozen=False, **options):
-    "Train, and note the pictures of each step; with `kill_at`, this process kills itself as that step begins"
+    "Train, and note the pictures of each step; with `kill_at`, this process kills itself as that step begins; `begun` counts the steps"
     task, data = task_of(name, frozen)
     forward = task.forward
     def watched(batch, step):
         if step == kill_at: os.kill(os.getpid(), signal.SIGKILL)
+        if begun: begun.value += 1
         if order: append_metrics(folder/f'{order}.jsonl', dict(step=step, ids=batch['id']))
         return forward(batch, step)
     task.forward = watched
     with Stage(folder, dict(task=name)).work():
-        if begun: begun.set()
+        if begun: begun.value = 1
         fit(task, data, folder, settings, progress=False, **options)
 
 
@@ -144,11 +145,12 @@ def test_training_survives_any_kill(tmp_path, capsys):
     kills, chance, survived, left, step = 60, random.Random(0), 0, 0, 0
     folder = tmp_path/'killed'
     for _ in range(kills):
-        begun = PROCESSES.Event()
-        process, old = start(train, 'tiny', folder, OFTEN, begun=begun, order=None), set(folder.glob('.*.part'))
-        assert begun.wait(120)
+        begun, old = PROCESSES.RawValue('i'), set(folder.glob('.*.part'))
+        process = start(train, 'tiny', folder, OFTEN, begun=begun, order=None)
+        steps = chance.randrange(6)
+        while begun.value <= steps and process.is_alive(): time.sleep(.001)
         assert not [p for p in old if p.exists()]
-        time.sleep(chance.uniform(0, .25))
+        time.sleep(chance.uniform(0, .03))
         process.kill()
         assert status(process) == -signal.SIGKILL
         left += len(list(folder.glob('.*.part')))
