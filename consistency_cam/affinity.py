@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 from .samples import InputError
 from .metrics import cam_mask, winners
+from .training import shared_mean
 from .camnet import CAMNet
 
 # %% ../nbs/41_affinity.ipynb #8c57fe01
@@ -99,9 +100,9 @@ def affinity_loss(
     affinity: torch.Tensor,  # (...,offsets,h,w) in 0..1
     pairs: Pairs,  # of the same shape
 ) -> dict:  # 'background', 'foreground', 'different': scalars, their weights applied
-    "The three parts of the loss, each the mean over its pairs, 0 where it has none (psa, IRNet)"
+    "The three parts of the loss, each the mean over its pairs, those of all processes together, 0 where it has none (psa, IRNet)"
     a = affinity if affinity.dtype == torch.float64 else affinity.float()
-    mean = lambda loss, mask: (loss * mask).sum() / mask.sum().clamp_min(1)
+    mean = lambda loss, mask: shared_mean((loss * mask).sum(), mask.sum())
     together, apart = -torch.log(a + 1e-5), -torch.log(1 + 1e-5 - a)
     return dict(background=mean(together, pairs.background) / 4, foreground=mean(together, pairs.foreground) / 4, different=mean(apart, pairs.different) / 2)
 

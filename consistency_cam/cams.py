@@ -135,11 +135,12 @@ def put(self: CamStore,
     cams: dict,  # {mask id: map (ceil(H/stride),ceil(W/stride)) in 0..1}
     size: tuple,  # (H,W) of the picture
 ):
-    "Write one picture's CAMs, whole or not at all"
+    "Write one picture's CAMs, whole or not at all; raises `StoreError`, `WriteError`"
     h, w = (-(-s // self.stride) for s in size)
     checked_ids([id], [str(self.folder)])
     maps = torch.stack(list(cams.values())) if cams else torch.zeros(0, h, w)
     if maps.shape[1:] != (h, w): raise StoreError(f"{id}: maps of {tuple(maps.shape[1:])} do not fit a {size[0]}x{size[1]} picture at stride {self.stride}; wanted ({h}, {w})")
+    if not maps.isfinite().all(): raise StoreError(f"{id}: maps with nan or infinite values; the network's weights or the picture are damaged")
     tensors = dict(cams=maps.half().cpu().contiguous(), ids=torch.tensor(list(cams), dtype=torch.int32))
     atomic_bytes(self.path(id), save(tensors, dict(size=json.dumps(size))))
 

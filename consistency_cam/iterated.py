@@ -7,7 +7,7 @@ __all__ = ['picture_loss', 'first_bias', 'pseudo_labels', 'turn', 'IteratedLearn
            'class_logits']
 
 # %% ../nbs/30_iterated.ipynb #65cf7a45
-import copy
+import copy, warnings
 from pathlib import Path
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ from fastcore.basics import patch
 from .samples import InputError, Samples
 from .transforms import rescale
 from .checkpoint import save_state
+from .training import summed
 from .pooling import noisy_or_bias
 from .camnet import CAMNet
 
@@ -99,7 +100,8 @@ def forward(self: IteratedLearning,
     if first: self.teacher.load_state_dict(self.net.state_dict())
     targets = self.teach(images, labels)
     found = targets.any(1)
-    self.taught += len(found); self.left_out += (~found).sum()
+    self.taught += summed(found.new_tensor(len(found), dtype=torch.long)); self.left_out += summed((~found).sum())
+    if not found.any(): warnings.warn(f'the teacher is sure of nothing: in a whole batch it gives no class a probability above rho={self.rho}, and the batch teaches nothing; a lower rho, or more steps on the given labels (k_teacher), usually helps')
     loss = picture_loss(self.net(images), targets) * found
     return dict(taught=loss.mean(), labels=targets.sum(1).mean(), empty=(~found).float().mean())
 

@@ -23,7 +23,7 @@ from .imagenet import ImageNet, OneLabel, class_folders
 from .verify import verify
 from .transforms import Augment, Augmented
 from .metrics import ConfusionMatrix, ThresholdSweep, cam_mask
-from .checkpoint import Stage, CheckpointError, is_main, made_from, fingerprint, load_state, load_weights, save_state, write_json, read_json, read_metrics, read_stage, runs_root, locked
+from .checkpoint import Stage, CheckpointError, is_main, made_from, fingerprint, load_state, load_weights, save_state, write_json, read_json, read_metrics, read_stage, remove_leftovers, runs_root, locked
 from .training import Settings, fit, total_steps
 from .camnet import CAMNet
 from .cams import CamStore, infer, infer_cams
@@ -153,7 +153,10 @@ def work(self: Run,
 ):
     "Within the block the stage's folder belongs to this process, and the run's recipe is written down"
     with stage.work():
-        if is_main(): write_json(self.folder/'recipe.json', asdict(_from_anywhere(self.recipe)))
+        if is_main():
+            with locked(self.folder/'.lock', wait=True):
+                remove_leftovers(self.folder, '.recipe.json.*.part')
+                write_json(self.folder/'recipe.json', asdict(_from_anywhere(self.recipe)))
         yield
 
 def _from_anywhere(r):

@@ -8,7 +8,6 @@ __all__ = ['PseudoError', 'PseudoSetting', 'cells', 'walked', 'class_scores', 's
 
 # %% ../nbs/43_pseudo.ipynb #02491b2b
 import json, warnings
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import metadata
@@ -117,12 +116,6 @@ def _job(samples, store, i, relation, setting):
     if any(m.shape != cells(size, store.stride) for m in cams.values()): raise StoreError(f'{store.path(id)}: CAMs of a picture of another size than {size[0]}x{size[1]}; remove the file and infer again')
     return image, cams, relation and relation(image), setting
 
-@contextmanager
-def _writing(path):
-    "A context in which a full disk, and whatever else keeps from writing, becomes one line"
-    try: yield
-    except OSError as e: raise PseudoError(f'{path}: cannot be written ({e.strerror or e}); what is finished is kept, make room and run this again') from None
-
 # %% ../nbs/43_pseudo.ipynb #ddbe22b2
 def walk_cams(
     samples: Samples,
@@ -142,7 +135,7 @@ def walk_cams(
         sizes[samples.ids[i]] = tuple(image.shape[1:])
         return cams, sizes[samples.ids[i]], related, replace(setting, stride=into.stride)
     for id, maps in crf_many(((samples.ids[i], job(i)) for i in missing), walked, workers, title, progress, len(missing)):
-        with _writing(into.path(id)): into.put(id, maps, sizes[id])
+        into.put(id, maps, sizes[id])
     return into
 
 # %% ../nbs/43_pseudo.ipynb #42febcbb
@@ -184,13 +177,12 @@ def pseudo_labels(
         missing = [i for i, id in enumerate(samples.ids) if not path(id).exists()]
         jobs = ((samples.ids[i], _job(samples, store, i, relation, setting)) for i in missing)
         for id, mask in crf_many(jobs, pseudo_label, workers, 'pseudo-labels', progress, len(missing)):
-            with _writing(path(id)): write_mask(mask, path(id))
+            write_mask(mask, path(id))
         pictures = {id: described(read_mask(path(id)), store.get(id, full=False), samples.classes) for id in samples.ids}
         mean = lambda key: round(sum(p[key] for p in pictures.values()) / len(pictures), 4)
         result = dict(pictures=len(pictures), all_zero=sum(p['all_zero'] for p in pictures.values()), background=mean('background'), unsure=mean('unsure'))
-        with _writing(about):
-            write_json(about, dict(setting=stage.config, inputs=stage.inputs, versions=_versions(), classes=samples.classes, result=result, pictures=pictures))
-            stage.finish(result)
+        write_json(about, dict(setting=stage.config, inputs=stage.inputs, versions=_versions(), classes=samples.classes, result=result, pictures=pictures))
+        stage.finish(result)
     if result['all_zero']: warnings.warn(f"{result['all_zero']} of {len(pictures)} pictures have class maps without any score; their pseudo-labels are all background. They are marked all_zero in {about}")
     return read_json(about)
 
@@ -230,5 +222,5 @@ def write_coco(
         annotations += [dict(a, image_id=n) for a in coco_annotations(mask)]
     annotations = [dict(a, id=k) for k, a in enumerate(annotations, 1)]
     categories = [dict(id=k, name=name) for k, name in enumerate(samples.classes, 1)]
-    with _writing(path): atomic_bytes(path, json.dumps(dict(images=images, annotations=annotations, categories=categories)).encode())
+    atomic_bytes(path, json.dumps(dict(images=images, annotations=annotations, categories=categories)).encode())
     return dict(images=len(images), annotations=len(annotations))

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm.auto import tqdm
 from .samples import InputError, Samples, write_mask
+from .training import shared_mean
 from .cams import snapped
 from .deeplab import Segmenter
 
@@ -20,8 +21,8 @@ def mask_loss(
     logits: torch.Tensor,  # (B,K,H,W)
     masks: torch.Tensor,  # (B,H,W) class ids, 255 void
 ) -> torch.Tensor:
-    "Cross-entropy, a scalar: the mean over labelled pixels; 0 where there is none"
-    return F.cross_entropy(logits, masks.long(), ignore_index=255, reduction='sum') / (masks != 255).sum().clamp(min=1)
+    "Cross-entropy, a scalar: the mean over labelled pixels, those of all processes together; 0 where there is none"
+    return shared_mean(F.cross_entropy(logits, masks.long(), ignore_index=255, reduction='sum'), (masks != 255).sum())
 
 # %% ../nbs/51_segment.ipynb #7bd2a007
 class SegmentationTask(nn.Module):
