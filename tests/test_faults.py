@@ -77,6 +77,8 @@ def task_of(name, frozen=False):
     elif name == 'iterated': task, scenes = IteratedLearning(camnet(), .45, 2, 3), OneLabel(scenes)
     elif name == 'deeplab': task = SegmentationTask(DeepLabV3Plus('test_resnet', 9, pretrained=False, norm='group' if frozen else 'batch').freeze(batch_norm=frozen))
     else: task = AffinityTask(dict(boundary=BoundaryNet, features=AffinityNet)[name](camnet(1)), 4)
+    for m in task.modules():
+        if frozen and isinstance(m, torch.nn.Dropout): m.p = 0.  # each process drops what it likes
     return task, Augmented(scenes, Augment(32, (24, 48), masks=masks))
 
 
