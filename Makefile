@@ -11,11 +11,11 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest tests -n $(JOBS) --dist load --maxschedchunk 1
 
-.PHONY: help install demo test test-all browser lab notebooks export readme clean
+.PHONY: help install demo test test-all reliability browser lab notebooks export readme clean
 .DEFAULT_GOAL := help
 
 help: ## say what each target does
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 install: $(STAMP) ## make .venv and install the package with its tools, at the tested versions
 
@@ -37,6 +37,10 @@ test: install ## run every notebook and the quick tests
 
 test-all: install ## the same, and the slow tests
 	@$(PYTEST)
+
+reliability: install ## run all tests and measure the coverage; what they counted goes to results/reliability.json
+	@$(PYTEST) --figures results/reliability.json
+	@$(PY) tests/cover.py --figures results/reliability.json
 
 browser: install ## install what the browser tests need: Chromium (by Debian's apt-get) and Playwright
 	@command -v chromium >/dev/null || { $(ROOT) apt-get -qq update && $(ROOT) apt-get -qq install -y chromium; }

@@ -1,6 +1,8 @@
 """What all tests share: the order they run in, the environment of the processes they start, and the last line."""
+import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,12 @@ sys.path.insert(0, str(ROOT))
 os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
 
 
+def pytest_addoption(parser):
+    parser.addoption('--figures', type=Path, help='JSON file for what the tests counted: kills survived, hostile files refused, ... (default: they are printed)')
+
+
 def pytest_configure(config):
+    if not hasattr(config, 'workerinput'): os.environ['CONSISTENCY_CAM_FIGURES'] = tempfile.mkstemp('.jsonl')[1] # the processes of xdist write to it, too
     config.addinivalue_line('markers', 'slow: takes long; `make test` leaves it out, `make test-all` runs it')
 
 
@@ -29,6 +36,14 @@ def runs(tmp_path_factory):
     return (base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base)/'runs'
 
 
+@pytest.fixture
+def figure():
+    "`figure(name, said)` keeps what a test counted, for the end of all tests"
+    def keep(name, said):
+        with open(os.environ['CONSISTENCY_CAM_FIGURES'], 'a') as f: f.write(json.dumps([name, said]) + '\n')
+    return keep
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session, exitstatus):
     session.config.exitstatus = int(exitstatus)
@@ -42,4 +57,8 @@ def pytest_unconfigure(config):
     passed, failed, errors, skipped = (len(reporter.stats.get(kind, [])) for kind in ('passed', 'failed', 'error', 'skipped'))
     failed = failed + errors or int(getattr(config, 'exitstatus', 0) not in (0, 5))
     reporter.ensure_newline()
+    counted = Path(os.environ['CONSISTENCY_CAM_FIGURES'])
+    figures = dict(sorted(json.loads(line) for line in counted.read_text().splitlines())); counted.unlink()
+    for name, said in figures.items(): reporter.write_line(f'{name}: {said}')
+    if file := config.option.figures: file.write_text(json.dumps((json.loads(file.read_text()) if file.exists() else {}) | figures, indent=1) + '\n')
     reporter.write_line(f'{passed} passed, {failed} failed' + (f', {skipped} skipped' if skipped else ''))

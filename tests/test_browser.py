@@ -81,7 +81,7 @@ PRESSED = """element => new Promise(done => { const panels = () => document.quer
 
 
 @pytest.mark.parametrize('name', NOTEBOOKS)
-def test_a_slider_moves_the_picture(lab, browser, name):
+def test_a_slider_moves_the_picture(lab, browser, figure, name):
     "A slider moved with the keyboard: another picture, another IoU where one is shown, nothing wrong said anywhere"
     page, said = browser.new_page(viewport=dict(width=1280, height=800)), []
     page.on('console', lambda m: said.append(m.text) if m.type == 'error' and not QUIET.search(m.text) else None)
@@ -101,7 +101,7 @@ def test_a_slider_moves_the_picture(lab, browser, name):
             page.evaluate(f"() => {{ ({PRESSED})().then(t => console.log('redrawn ' + t)) }}")
             slider.press('ArrowRight')
         times.append(float(redrawn.value.text.split()[1]))
-    print(f'{name}: {sorted(times)[2]:.0f} ms from a key press to the new picture, median of 5')
+    figure(f'redraw in the browser, {name}', f'{sorted(times)[2]:.0f} ms from a key press to the new picture, median of 5')
     assert pictures() != before
     assert bool(figures) == (name[:2] in ('90', '94', '95')) and (not figures or ious() != figures), ious()
     assert not explorer.locator('.cc-message').count()

@@ -148,7 +148,7 @@ def every_list(d):
     return named + [random_list(r, d) for _ in range(200 - len(named))]
 
 
-def test_no_list_of_arguments_ends_in_a_traceback(ground, tmp_path, monkeypatch, capsys):
+def test_no_list_of_arguments_ends_in_a_traceback(ground, tmp_path, monkeypatch, figure):
     monkeypatch.chdir(tmp_path); monkeypatch.setenv('CONSISTENCY_CAM_RUNS', str(ground/'runs'))
     lists, found, slowest = every_list(ground), [], (0, '')
     for arguments in lists:
@@ -158,15 +158,15 @@ def test_no_list_of_arguments_ends_in_a_traceback(ground, tmp_path, monkeypatch,
         assert_readable(arguments, status, out, err)
         found.append(status)
     assert len(lists) == 200 and min(found.count(s) for s in (0, 1, 2)) >= 10, 'the lists are all of one kind'
-    with capsys.disabled(): print(f'\n{len(lists)} argument lists, none with a traceback: {found.count(0)} done, {found.count(1)} failed, {found.count(2)} refused as usage; the slowest took {slowest[0]:.1f} s')
+    figure('argument lists', f'{len(lists)}, none with a traceback: {found.count(0)} done, {found.count(1)} failed, {found.count(2)} refused as usage; the slowest took {slowest[0]:.1f} s')
 
 
 @pytest.mark.slow
-def test_no_process_ends_in_a_traceback(ground, tmp_path, capsys):
+def test_no_process_ends_in_a_traceback(ground, tmp_path, figure):
     lists = every_list(ground)[::10]
     assert len(lists) == 20
     for arguments in lists: assert_readable(arguments, *process(arguments, cwd=tmp_path))
-    with capsys.disabled(): print(f'\n{len(lists)} argument lists as processes, none with a traceback')
+    figure('argument lists as processes', f'{len(lists)}, none with a traceback')
 
 
 # Interrupts, pipes, help

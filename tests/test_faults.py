@@ -145,7 +145,7 @@ OFTEN = replace(SHORT, epochs=5000, save_every=1)
 
 
 @pytest.mark.slow
-def test_training_survives_any_kill(tmp_path, capsys):
+def test_training_survives_any_kill(tmp_path, figure):
     "kill -9 at random moments of a training that saves at every step: the checkpoint is whole, never older than before, and the end is as if nothing had been"
     kills, chance, survived, left, step = 60, random.Random(0), 0, 0, 0
     folder = tmp_path/'killed'
@@ -164,7 +164,7 @@ def test_training_survives_any_kill(tmp_path, capsys):
         steps = [r['step'] for r in read_metrics(folder/'metrics.jsonl')]
         assert step >= before and len(steps) >= step and steps == [*range(len(steps))]
         survived += 1
-    with capsys.disabled(): print(f'\nsurvived {survived} of {kills} kills: {step} steps, {left} half-written files taken away')
+    figure('kills of a training', f'{survived} of {kills} survived: {step} steps, {left} half-written files taken away')
     assert step > kills
     for end in folder, tmp_path/'whole': assert status(start(train, 'tiny', end, OFTEN, order=None, stop_at=step + 3)) == 0
     assert_same_state(folder, tmp_path/'whole')
@@ -207,7 +207,7 @@ def read_everything(folder):
 
 
 @pytest.mark.slow
-def test_run_survives_any_kill(whole_run, tmp_path, capsys):
+def test_run_survives_any_kill(whole_run, tmp_path, figure):
     "kill -9 at random moments of all stages: CAMs, pseudo-labels, manifests, masks and logs are whole, and in the end those of the uncut run"
     kills, chance, survived, folder, runs = 40, random.Random(1), 0, tmp_path/'run', 1
     while survived < kills:
@@ -223,7 +223,7 @@ def test_run_survives_any_kill(whole_run, tmp_path, capsys):
         assert process.exitcode == -signal.SIGKILL
         read_everything(folder)
         survived += 1
-    with capsys.disabled(): print(f'\nsurvived {survived} of {kills} kills, in {runs} runs')
+    figure('kills of whole runs', f'{survived} of {kills} survived, in {runs} runs')
     assert status(start(run_all, folder)) == 0
     whole, killed = products(whole_run), products(folder)
     assert whole.keys() == killed.keys() and len(whole) > 5 * 13

@@ -147,7 +147,7 @@ def make_imagenet(root):
             ('PictureError', 'n02: no pictures in this class folder'), ('IdError', "a.png: id 'n01/a' stands here a second time"), ('IdError', "c..d.jpg: 'n01/c..d' is no id")]
 
 
-def test_whole_zoo_is_named(tmp_path, capsys):
+def test_whole_zoo_is_named(tmp_path, capsys, figure):
     rows, voc, imagenet = make_folder(tmp_path/'own'), make_voc(tmp_path/'voc'), make_imagenet(tmp_path/'imagenet')
     assert main(['verify', *(str(tmp_path/name) for name in ('own', 'voc', 'imagenet')), '--quiet', '--report', str(tmp_path/'all.txt')]) == 1
     text, lines = capsys.readouterr().out, (tmp_path/'all.txt').read_text().splitlines()
@@ -167,7 +167,8 @@ def test_whole_zoo_is_named(tmp_path, capsys):
         assert not any(f'pictures/{name}: ' in line and 'Error: ' in line for line in lines), name
 
     assert text.count('more problems') >= 1 and len(text.splitlines()) < len(lines)
-    with capsys.disabled(): print(f'\n{len(PICTURES)} bad pictures and {len(MASKS) + len(rows) + len(voc) + len(imagenet)} bad labels, each named')
+    figure('bad pictures', f'{len(PICTURES)}, each named')
+    figure('bad labels and masks', f'{len(MASKS) + len(rows) + len(voc) + len(imagenet)}, each named')
 
 
 def folder_data(root, bad=True):

@@ -107,7 +107,7 @@ PLACES = { # where such a file may be put, and what reads it there: a function o
     'weights of a network': lambda d, b: CAMNet('resnet10t', 2, pretrained=at(d/'w.pth', b)),
     'pre-trained backbone of a run': lambda d, b: (at(d/'pretrain'/'backbone.safetensors', b), tiny_run(d).make_net()),
     'checkpoint': lambda d, b: load_state(at(d/'checkpoint.safetensors', b)),
-    'checkpoint to go on from': lambda d, b: restore(at(d/'checkpoint.safetensors', b), torch.nn.Linear(2, 2), None),
+    'checkpoint to go on from': lambda d, b: restore(load_state(p := at(d/'checkpoint.safetensors', b)), p, torch.nn.Linear(2, 2), None, None),
     'classifier of a run': lambda d, b: a_run(d, 'classify/weights.safetensors', b).net(),
     'segmenter of a run': lambda d, b: a_run(d, 'segment/weights.safetensors', b).best_net(),
     'CAM in a store': from_store,
@@ -128,7 +128,7 @@ PLACES = { # where such a file may be put, and what reads it there: a function o
 }
 
 
-def test_no_file_is_unpickled(tmp_path, capsys):
+def test_no_file_is_unpickled(tmp_path, figure):
     "Every kind of file in every place: nothing runs, and the error is one line that names the file"
     marker, refused = tmp_path/'it_ran', 0
     warnings.simplefilter('error') # a warning would be a second line on somebody's terminal
@@ -141,7 +141,7 @@ def test_no_file_is_unpickled(tmp_path, capsys):
             assert '\n' not in said and str(tmp_path/kind/str(n)) in said, f'{case}: {said}'
             assert 'weights_only' not in said, f'{case} says how to read it all the same: {said}'
             refused += 1
-    with capsys.disabled(): print(f'\n{refused} hostile files refused ({len(hostile_files(marker))} kinds in {len(PLACES)} places), none ran')
+    figure('hostile pickles', f'{refused} refused ({len(hostile_files(marker))} kinds in {len(PLACES)} places), none ran')
 
 
 def test_these_files_do_run_where_they_are_unpickled(tmp_path):

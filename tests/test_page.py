@@ -66,7 +66,7 @@ def runs(tmp_path_factory):
     return hostile, plain, classes, folder
 
 
-def test_the_report_has_no_element_but_its_own(runs, capsys):
+def test_the_report_has_no_element_but_its_own(runs, figure):
     hostile, plain, classes, folder = runs
     texts = page(hostile, folder/'a', NASTY[0], NASTY[1]), page(plain, folder/'b', 'command', 'title')
     found, own = map(Elements, texts)
@@ -76,7 +76,7 @@ def test_the_report_has_no_element_but_its_own(runs, capsys):
     shown = ' '.join(found.text.split())
     for name in [*classes, *NASTY[:2]]: assert ' '.join(name.split()) in shown, f'{name} is not shown letter for letter'
     assert '''http-equiv="Content-Security-Policy" content="default-src 'none';''' in texts[0]
-    with capsys.disabled(): print(f'\nreport of hostile names: {sum(found.count.values())} elements, as many as with plain names; {sum(shown.count(n) for n in classes)} names of classes shown as they are')
+    figure('report of hostile names', f'{sum(found.count.values())} elements, as many as with plain names; {sum(shown.count(n) for n in classes)} names of classes shown as they are')
 
 
 def values(explorer): return [explorer.picture.value, explorer.message.value, explorer.note.value, explorer.code.value]
