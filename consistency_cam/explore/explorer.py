@@ -43,8 +43,8 @@ def _titled(picture, title, size):
 # %% ../../nbs/88_explorer.ipynb #e0c2d84a
 def panels_html(
     panels: dict,  # {title: picture or figure}
-    least: int = 200,  # pixels a panel is wide at least, where the page has them
-    most: int = 5,  # panels beside each other
+    least: int = 170,  # pixels a panel is wide at least, where the page has them
+    most: int = 6,  # panels beside each other
 ) -> str:
     "The panels as HTML that fits the width it is given, in rows of as many; a chart is as wide as two pictures"
     wide = {title: isinstance(picture, Figure) or as_size(picture)[1] > 3 * least for title, picture in panels.items()}
@@ -119,7 +119,7 @@ def choices(
     return control('SelectMultiple', label, value, options=options, rows=min(4, max(2, len(options))))
 
 # %% ../../nbs/88_explorer.ipynb #2aedf451
-_STYLE = '<style>.cc-stale{opacity:.25} .cc-message{background:#fff3cd;color:#5c4400;border-left:4px solid #d39e00;padding:6px 10px;margin:4px 0;font:14px/1.4 sans-serif} .cc-script{white-space:pre-wrap;overflow-wrap:anywhere;font:12px/1.4 monospace;margin:0} .cc-controls .widget-inline-hbox{flex-wrap:wrap;height:auto} .cc-controls .widget-inline-hbox>.widget-label{flex:0 0 100%;height:auto;white-space:normal;line-height:1.25;text-align:left} .cc-note{color:#666;font:12px sans-serif}</style>'
+_STYLE = '<style>.cc-stale{opacity:.25} .cc-message{background:#fff3cd;color:#5c4400;border-left:4px solid #d39e00;padding:6px 10px;margin:4px 0;font:14px/1.4 sans-serif} .cc-script{white-space:pre-wrap;overflow-wrap:anywhere;font:12px/1.4 monospace;margin:0} .cc-controls .widget-inline-hbox{flex-wrap:wrap;height:auto} .cc-controls .widget-inline-hbox>.widget-label{flex:0 0 100%;height:auto;white-space:normal;line-height:1.25;text-align:left} .cc-controls .widget-slider>.widget-label{margin-bottom:7px} .cc-controls .slider-container{flex:1 1 50px;min-width:0} .cc-controls .widget-readout{flex:0 0 auto;min-width:0} .cc-note{color:#666;font:12px sans-serif}</style>'
 
 class Explorer:
     "Controls above panels that a function draws from their values"

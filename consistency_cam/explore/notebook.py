@@ -39,7 +39,7 @@ def write_notebook(
     "The notebook `explore.ipynb` in the folder, written where there is none yet"
     path = Path(folder)/'explore.ipynb'
     if path.exists(): return path
-    cells = [_cell('markdown', 'title', '# Explore', '*Run → Run All Cells* opens all of them; each needs only its own cell.')] + [c for m in EXPLORERS for c in _cells(m, place)]
+    cells = [_cell('markdown', 'title', '# Explore', 'Each explorer needs only its own cell; in JupyterLab, *Run → Run All Cells* opens all of them.')] + [c for m in EXPLORERS for c in _cells(m, place)]
     about = dict(nbformat=4, nbformat_minor=5, metadata=dict(kernelspec=dict(name='python3', display_name='Python 3', language='python')), cells=cells)
     atomic_bytes(path, json.dumps(about, indent=1).encode())
     return path
