@@ -404,6 +404,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                      'consistency_cam/explore/explorer.py'),
                                                   'consistency_cam.explore.explorer.Explorer.values': ( 'explorer.html#explorer.values',
                                                                                                         'consistency_cam/explore/explorer.py'),
+                                                  'consistency_cam.explore.explorer.Wide': ( 'explorer.html#wide',
+                                                                                             'consistency_cam/explore/explorer.py'),
                                                   'consistency_cam.explore.explorer._address': ( 'explorer.html#_address',
                                                                                                  'consistency_cam/explore/explorer.py'),
                                                   'consistency_cam.explore.explorer._named': ( 'explorer.html#_named',

@@ -14,9 +14,8 @@ from tempfile import TemporaryDirectory
 
 import coverage
 import nbformat
-from nbclient.exceptions import CellExecutionError
 
-from notebooks import ROOT, Client, directives, message, notebooks
+from notebooks import ROOT, Client, directives, notebooks
 
 FIRST = '''import coverage
 _measured = coverage.Coverage(data_file={data!r}, data_suffix=True, source={source!r}, messages=False)
@@ -24,7 +23,8 @@ _measured.start()
 '''
 LAST = '_measured.stop(); _measured.save()'
 EVERY_NAME = '''import importlib
-globals().update({{name: value for name, value in vars(importlib.import_module('consistency_cam.{module}')).items() if not name.startswith('__')}})'''
+globals().update({{name: value for name, value in vars(importlib.import_module('consistency_cam.{module}')).items() if not name.startswith('__')}})
+__name__ = "consistency_cam.{module}"'''
 
 
 def measured(nb, data):
@@ -40,9 +40,10 @@ def measured(nb, data):
 
 
 def run_notebook(path, data):
-    "What went wrong, or nothing"
-    try: Client(measured(nbformat.read(path, 4), data), timeout=1200, kernel_name='python3', extra_arguments=['--log-level=ERROR'], resources={'metadata': {'path': str(path.parent)}}).execute()
-    except CellExecutionError as error: return f'{path.relative_to(ROOT)}:\n{message(error)[-1500:]}'
+    "Runs it to its end; what went wrong in cells, such as those that replace a name of their own notebook, which the package does not see"
+    nb = measured(nbformat.read(path, 4), data)
+    Client(nb, timeout=1200, kernel_name='python3', allow_errors=True, extra_arguments=['--log-level=ERROR'], resources={'metadata': {'path': str(path.parent)}}).execute()
+    return [f"{out.ename}: {out.evalue.strip().splitlines()[0] if out.evalue.strip() else ''} at `{cell.source.strip().splitlines()[0]}`" for cell in nb.cells for out in cell.get('outputs', []) if out.output_type == 'error']
 
 
 def main():
@@ -57,8 +58,7 @@ def main():
         os.environ['CONSISTENCY_CAM_RUNS'] = os.path.join(folder, 'runs')
         with ThreadPoolExecutor(2) as pool:
             for n, (path, failed) in enumerate(zip(paths, pool.map(lambda path: run_notebook(path, data), paths)), 1):
-                print(f'{n}/{len(paths)} {path.relative_to(ROOT)}', flush=True)
-                if failed: sys.exit(failed)
+                print(f'{n}/{len(paths)} {path.relative_to(ROOT)}' + ''.join(f'\n    {line}' for line in failed), flush=True)
         if not args.notebooks: test(data)
         found = coverage.Coverage(data_file=str(data), messages=False)
         found.combine([str(p) for p in Path(folder).glob('coverage.*')])

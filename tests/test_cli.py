@@ -188,16 +188,19 @@ def test_a_mistake_of_the_program_is_one_line_too(monkeypatch):
 
 @pytest.mark.slow
 def test_ctrl_c_in_a_training(tmp_path):
-    "The signal goes to all processes of the terminal, those that load pictures among them"
-    command = [sys.executable, '-m', 'consistency_cam', 'run', str(tmp_path/'run'), '--method', 'cam', *SMALL, '--epochs', '1000', '--log-every', '1', '--workers', '2']
+    "The signal goes to all processes of the terminal, those that load pictures among them; where Python loses one, as it does in a finalizer, the next one ends it"
+    command = [sys.executable, '-m', 'consistency_cam', 'run', str(tmp_path/'run'), '--method', 'cam', *SMALL, '--epochs', '4000', '--log-every', '1', '--workers', '2']
     running = subprocess.Popen(command, env=dict(os.environ, OMP_NUM_THREADS='1'), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     while len(read_metrics(tmp_path/'run'/'classify'/'metrics.jsonl')) < 2:
         assert running.poll() is None, running.communicate()
         time.sleep(.05)
-    os.killpg(running.pid, signal.SIGINT)
-    out, err = running.communicate(timeout=60)
-    assert running.returncode == 130 and 'Traceback' not in out + err, (running.returncode, err)
-    assert [line for line in err.splitlines() if line] == ['consistency-cam: error: interrupted; run the same command again to go on']
+    for pressed in range(1, 4):
+        os.killpg(running.pid, signal.SIGINT)
+        try: out, err = running.communicate(timeout=20); break
+        except subprocess.TimeoutExpired: pass
+    else: os.killpg(running.pid, signal.SIGKILL); pytest.fail(f'goes on after Ctrl-C was pressed three times: {running.communicate()}')
+    assert running.returncode == 130 and ('Traceback' not in out + err or pressed > 1), (running.returncode, err)
+    assert err.splitlines()[-1] == 'consistency-cam: error: interrupted; run the same command again to go on'
 
 
 def test_an_interrupt_while_a_file_is_read_is_no_damage(tmp_path):

@@ -23,7 +23,7 @@ from ..training import poly
 from ..camnet import CAMNet
 from ..iterated import IteratedLearning, first_bias, recall_at_precision
 from ..show import OKABE_ITO, Plot, heat
-from .explorer import Explorer, explorer, slider
+from .explorer import Explorer, explorer, slider, Wide
 
 # %% ../../nbs/93_iterated.ipynb #0d32b79a
 @dataclass(eq=False)
@@ -130,7 +130,7 @@ def probability_bars(
         write(WIDTH - 4, y + ROW / 2, f'{p:.2f}', 'rm')
     draw.line((at(rho), 18, at(rho), picture.height), 'black', 2)
     write(at(rho), 9, f'rho {rho:.2f}', 'mm')
-    return np.array(picture)
+    return np.array(picture).view(Wide)
 
 def named_rows(
     samples: OneLabel,
@@ -157,7 +157,7 @@ def label_table(
     left, right = edges[generation].item(), edges[generation + 1].item()
     draw.rectangle((left - 3, 18, right + 2, picture.height - 1), outline=OKABE_ITO[1], width=3)
     write(min(max((left + right) / 2, LEFT + 50), WIDTH - 50), 8, f'generation {generation + 1}', 'mm')
-    return np.array(picture)
+    return np.array(picture).view(Wide)
 
 # %% ../../nbs/93_iterated.ipynb #124bce65
 @lru_cache(32)
@@ -187,7 +187,7 @@ def marked_curves(
     picture, columns = curve_picture(lesson, history)
     picture = picture.copy()
     picture[:, columns[generation] - 1:columns[generation] + 1] = 0
-    return picture
+    return picture.view(Wide)
 
 # %% ../../nbs/93_iterated.ipynb #456ba545
 def iterated_panels(

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from ..samples import InputError
 from ..pooling import POOLINGS, noisy_or_bias
 from ..show import DASHES, OKABE_ITO, Plot, heat
-from .explorer import choice, Explorer, explorer, slider
+from .explorer import choice, Explorer, explorer, slider, Wide
 
 # %% ../../nbs/92_pooling.ipynb #78bdf34c
 def edited_map(
@@ -101,7 +101,7 @@ def pooling_panels(
 def _pixels(fig):
     "The figure drawn once: it leaves room for all that is in it"
     canvas = FigureCanvasAgg(fig); canvas.draw()
-    return np.array(canvas.buffer_rgba())[..., :3]
+    return np.array(canvas.buffer_rgba())[..., :3].view(Wide)
 
 def _percent(p): return f'{100 * p:.1f} %' if .001 < p < .999 else f'{100 * p:.3g} %'
 

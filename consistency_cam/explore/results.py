@@ -22,7 +22,7 @@ from ..show import OKABE_ITO, Plot, contour, curve, heat, mask_overlay
 from ..metrics import cam_mask, class_iou
 from ..pipeline import Run
 from .cams import looked_at, picture_cams, picture_scores
-from .explorer import Explorer, choice, explorer, open_runs, slider
+from .explorer import Explorer, Wide, choice, explorer, open_runs, slider
 
 # %% ../../nbs/95_results.ipynb #808506c6
 class Chart:
@@ -86,7 +86,7 @@ def curve_panels(
         picture, brush = chart.copy()
         brush.line([chart.at(t / 100, y) for y in chart.ax.get_ylim()], 'black', 3)
         for k, v in enumerate(mious[:, t]): brush.circle(chart.at(t / 100, v), 9, OKABE_ITO[k % len(OKABE_ITO)], 'white', 2)
-        panels[f'{s}, threshold {t / 100:.2f}: ' + ', '.join(f'{title} {v:.1f} %' for title, v in zip(runs, mious[:, t]))] = np.array(picture)
+        panels[f'{s}, mIoU at threshold {t / 100:.2f}: ' + ', '.join(f'{title} {v:.1f} %' for title, v in zip(runs, mious[:, t]))] = np.array(picture).view(Wide)
     return panels
 
 # %% ../../nbs/95_results.ipynb #b6c6d03b
@@ -143,7 +143,7 @@ def bar_panel(
             brush.rectangle([*chart.at(min(0, v), top), *chart.at(max(0, v), top + .88 * thick)], colour)
             x, middle = chart.at(v, top + .44 * thick)
             brush.text((x - 5, middle) if v < 0 else (x + 5, middle), f'{v:+.1f}' if signed else f'{v:.1f}', 'black', chart.font, 'rm' if v < 0 else 'lm')
-    return np.array(picture)
+    return np.array(picture).view(Wide)
 
 # %% ../../nbs/95_results.ipynb #df3cf768
 PURPLE, ORANGE = '#5e3c99', '#e66101'  # higher and lower: the ends of PuOr
@@ -188,7 +188,7 @@ def matrix_panel(
     picture.paste(cells.resize((box[2] - box[0], box[3] - box[1]), Image.Resampling.NEAREST), box[:2])
     for y, x in np.ndindex(n, n) if n <= 12 else ():
         brush.text(chart.at(x, y), '–' if np.isnan(shares[y, x]) else f'{100 * shares[y, x]:.0f}', 'black' if shares[y, x] > .6 else 'white', chart.font, 'mm')
-    return np.array(picture)
+    return np.array(picture).view(Wide)
 
 def confusion_panels(
     runs: dict,  # {title: run}
