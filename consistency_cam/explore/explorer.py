@@ -57,7 +57,7 @@ def panels_html(
     beside = max(1, -(-places // -(-places // most)))
     columns = f'repeat(auto-fill,minmax(max(min(100%,{least}px),calc((100% - {8 * (beside - 1)}px)/{beside})),1fr))'
     return (f'<style>.cc-wide{{grid-column:span 2}} @media (max-width:640px){{.cc-wide{{grid-column:1/-1}}}}</style>'
-            f'<div class="cc-panels" style="display:grid;grid-template-columns:{columns};gap:8px;align-items:end;max-width:{2 * least * beside}px">' + ''.join(figure(*item) for item in panels.items()) + '</div>')
+            f'<div class="cc-panels" style="display:grid;grid-template-columns:{columns};gap:8px;align-items:end;max-width:{(3 if any(wide.values()) else 4) * least * beside // 2}px">' + ''.join(figure(*item) for item in panels.items()) + '</div>')
 
 class Wide(np.ndarray):
     "A picture as wide as two, such as a chart with its labels: `picture.view(Wide)`"
