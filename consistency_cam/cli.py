@@ -141,10 +141,9 @@ def _predict(args):
     "masks and overlays for new pictures, by a run's segmenter, or by its CAMs where it has none"
     import torch
     from tqdm.auto import tqdm
-    from PIL import Image
     from consistency_cam.pipeline import Run
-    from consistency_cam.samples import multi_hot, read_image, write_mask
-    from consistency_cam.show import mask_overlay
+    from consistency_cam.samples import atomic_bytes, multi_hot, read_image, write_mask
+    from consistency_cam.show import mask_overlay, to_png
     run = Run(args.run); net, classes = run.best_net(), run.class_names()
     labels = multi_hot(args.classes, classes, '--classes') if args.classes else None
     out, pictures = args.out or args.run/'predictions', _pictures(args.pictures)
@@ -153,7 +152,7 @@ def _predict(args):
         image = read_image(path)
         mask, cams = run.predict(image, labels, net)
         write_mask(mask.cpu().to(torch.uint8), out/f'{name}.png')
-        Image.fromarray(mask_overlay(image, mask.cpu(), classes)).save(out/f'{name}.overlay.png')
+        atomic_bytes(out/f'{name}.overlay.png', to_png(mask_overlay(image, mask.cpu(), classes)))
         print(f"{path.name}: {', '.join(classes[c - 1] for c in cams) or 'no class found'}")
     print(f'masks (palette PNGs) and overlays in {out}')
 
