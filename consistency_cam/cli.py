@@ -202,6 +202,7 @@ def _explore(args):
 # %% ../nbs/99_cli.ipynb #c24789f4
 def _download(args):
     "a data set from where it is published, or from archives one has, into folders below --root"
+    from consistency_cam.coco import make_masks
     from consistency_cam.download import get
     from consistency_cam.imagenet import LAYOUT, missing
     from consistency_cam.samples import InputError
@@ -215,6 +216,9 @@ def _download(args):
     folders = get(args.data, args.root, args.archives or (), args.keep, not args.quiet)
     for folder in folders: print(f'{folder}: complete')
     if args.data == 'sbd': print(f'{voc}: train_aug, {len(make_train_aug(voc, folders[0], progress=not args.quiet)):,} pictures with masks')
+    for split in ('train', 'val') if args.data == 'coco' else ():
+        about = make_masks(args.root/'COCO2014', split, progress=not args.quiet)
+        print(f"{args.root/'COCO2014'}: {split}, {sum(about['annotated']):,} pictures with masks and labels, {len(about['files']):,} in all")
     for split in dict(voc=('train', 'val'), **{'voc-test': ('test',)}).get(args.data, ()): print(f'{voc}: {split}, {len(split_ids(voc, split)):,} pictures')
 
 # %% ../nbs/99_cli.ipynb #28437abc
