@@ -243,7 +243,7 @@ def _doctor(args):
     r = chosen_recipe(args)
     for split in dict.fromkeys((r.train, r.val)):
         if not split: continue
-        samples = pipeline.dataset(r, split); samples.check(not args.quiet)
+        samples = pipeline.dataset(r, split, progress=not args.quiet); samples.check(not args.quiet)
         say(f'{r.data}, {split}', f'{len(samples)} pictures, {len(samples.classes)} classes, {"with" if samples.has_masks else "no"} masks: complete')
 
 # %% ../nbs/99_cli.ipynb #351640a3
@@ -271,7 +271,7 @@ def _verify(args):
     for name, r, splits, whole in _data_sets(args):
         sets, errors = {}, []
         for split in splits:
-            try: sets[split] = dataset(replace(r, train=splits[0]) if whole else r, split, errors)
+            try: sets[split] = dataset(replace(r, train=splits[0]) if whole else r, split, errors, not args.quiet)
             except InputError as e: errors.append(e)
         checked = verify(sets, errors, whole, args.record, args.workers, not args.quiet)
         reports += [f'{name}, {r.data} ({", ".join(splits)}): {checked.summary()}', *checked.lines()]; status |= bool(checked.problems)
