@@ -201,6 +201,7 @@ def _explore(args):
 # %% ../nbs/99_cli.ipynb #c24789f4
 def _download(args):
     "a data set from where it is published, or from archives one has, into folders below --root"
+    from consistency_cam.coco import make_masks
     from consistency_cam.download import get
     from consistency_cam.imagenet import LAYOUT, missing
     from consistency_cam.samples import InputError
@@ -214,6 +215,9 @@ def _download(args):
     folders = get(args.data, args.root, args.archives or (), args.keep, not args.quiet)
     for folder in folders: print(f'{folder}: complete')
     if args.data == 'sbd': print(f'{voc}: train_aug, {len(make_train_aug(voc, folders[0], progress=not args.quiet)):,} pictures with masks')
+    for split in ('train', 'val') if args.data == 'coco' else ():
+        about = make_masks(args.root/'COCO2014', split, progress=not args.quiet)
+        print(f"{args.root/'COCO2014'}: {split}, {sum(about['annotated']):,} pictures with masks and labels, {len(about['files']):,} in all")
     for split in dict(voc=('train', 'val'), **{'voc-test': ('test',)}).get(args.data, ()): print(f'{voc}: {split}, {len(split_ids(voc, split)):,} pictures')
 
 # %% ../nbs/99_cli.ipynb #28437abc
@@ -238,7 +242,7 @@ def _doctor(args):
     r = chosen_recipe(args)
     for split in dict.fromkeys((r.train, r.val)):
         if not split: continue
-        samples = pipeline.dataset(r, split); samples.check(not args.quiet)
+        samples = pipeline.dataset(r, split, progress=not args.quiet); samples.check(not args.quiet)
         say(f'{r.data}, {split}', f'{len(samples)} pictures, {len(samples.classes)} classes, {"with" if samples.has_masks else "no"} masks: complete')
 
 # %% ../nbs/99_cli.ipynb #351640a3
@@ -266,7 +270,7 @@ def _verify(args):
     for name, r, splits, whole in _data_sets(args):
         sets, errors = {}, []
         for split in splits:
-            try: sets[split] = dataset(replace(r, train=splits[0]) if whole else r, split, errors)
+            try: sets[split] = dataset(replace(r, train=splits[0]) if whole else r, split, errors, not args.quiet)
             except InputError as e: errors.append(e)
         checked = verify(sets, errors, whole, args.record, args.workers, not args.quiet)
         reports += [f'{name}, {r.data} ({", ".join(splits)}): {checked.summary()}', *checked.lines()]; status |= bool(checked.problems)

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from .samples import InputError, MaskError, PictureError, Samples, checked_ids, read_mask
 from .scenes import Scenes
 from .voc import VOC
+from .coco import COCO
 from .folder import Folder, WithMasks
 from .imagenet import ImageNet, OneLabel, class_folders
 from .verify import verify
@@ -42,6 +43,7 @@ def dataset(
     r: Recipe,
     split: str,  # as in the recipe's `train` and `val`
     errors: list|None = None,  # what is wrong in lists and labels, collected, and such pictures left out; None: the first is raised
+    progress: bool = True,  # show a bar where COCO's masks are made
 ) -> Samples:
     "The recipe's pictures of a split; raises `InputError`"
     if split: checked_ids([split], ['split'])  # it names a folder and a list
@@ -51,7 +53,8 @@ def dataset(
     if r.data == 'voc': samples = VOC(r.root, split, labels=r.labels, errors=errors)
     elif r.data == 'folder': samples = Folder(r.root, r.labels, masks=r.masks or None, split=split if split not in ('', 'all') else None, errors=errors)
     elif r.data == 'imagenet': samples = ImageNet(r.root, split, dict.fromkeys(class_folders(Path(r.root)/r.train)) if r.labels in ('', 'auto') else r.labels, errors)
-    else: raise InputError(f"unknown data '{r.data}'; known: scenes, voc, folder, imagenet" + (' (COCO is not part of the package yet)' if r.data == 'coco' else ''))
+    elif r.data == 'coco': samples = COCO(r.root, split, errors=errors, progress=progress)
+    else: raise InputError(f"unknown data '{r.data}'; known: scenes, voc, coco, folder, imagenet")
     return samples.subset(slice(r.pictures)) if r.pictures and split == r.train else samples
 
 # %% ../nbs/70_pipeline.ipynb #6d1ff335
@@ -85,7 +88,7 @@ class Run:
         split: str,
     ) -> Samples:
         "The pictures of a split"
-        if split not in self._samples: self._samples[split] = self.usable(split, partial(dataset, self.recipe, split))
+        if split not in self._samples: self._samples[split] = self.usable(split, partial(dataset, self.recipe, split, progress=self.progress and is_main()))
         return self._samples[split]
 
     @property

@@ -128,6 +128,7 @@ RECIPES = dict(
     paper=PAPER,
     **{f'paper-{name}': replace(PAPER, backbone=backbone) for name, backbone in dict(resnet101='resnet101', resnest101='resnest101e').items()},
     **{f'paper{name}-coco': replace(PAPER, **COCO, **changes) for name, changes in {'': {}, '-resnet101': dict(backbone='resnet101'), '-resnest101': dict(backbone='resnest101e')}.items()},
+    **{'paper-coco-640': replace(PAPER, **COCO, lr=.05, crop=640, long_side=(400, 800))},  # as PNOC trains on COCO's pictures of 640 pixels
     **{'puzzle-cam': replace(PAPER, method='puzzle-cam', pretrain='none', weight_decay=1e-4)},
     quick=replace(PAPER, pretrain='none', data='scenes', train='train', backbone='tf_efficientnet_lite0', batch_norm='frozen', frozen_stages=3,
         size=128, crop=128, long_side=(112, 144), tiles=(2, 4), alpha=.3, ramp=1., resize_scale=(.75, 1.25), crop_side=(.5, .75),

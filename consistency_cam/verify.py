@@ -238,12 +238,14 @@ def verify(
 # %% ../nbs/04_verify.ipynb #c782bac7
 def recognise(
     place,  # a folder, or 'scenes'
-) -> dict:  # fields of a recipe: data, root, labels, masks
+) -> dict:  # fields of a recipe: data, root, labels, masks, train
     "What kind of data set a folder holds; raises `InputError`."
     place = Path(place)
     if str(place) == 'scenes': return dict(data='scenes')
     for root in (place, place/'VOC2012', place/'VOCdevkit'/'VOC2012'):
         if (root/'JPEGImages').is_dir(): return dict(data='voc', root=str(root))
+    for root in (place, place/'COCO2014'):
+        if any((root/'annotations').glob('instances_*2014.json')): return dict(data='coco', root=str(root), train='train')
     if (place/'labels.csv').is_file():
         root = next((place/name for name in ('pictures', 'images') if (place/name).is_dir()), place)
         return dict(data='folder', root=str(root), labels=str(place/'labels.csv'), masks=str(place/'masks') if (place/'masks').is_dir() else '')
@@ -256,5 +258,6 @@ def all_splits(
 ) -> list:  # names of splits
     "The splits a data set has."
     if data == 'voc': return sorted(p.stem for p in (Path(root)/'ImageSets'/'Segmentation').glob('*.txt'))
+    if data == 'coco': return [s for s in ('train', 'val') if (Path(root)/'annotations'/f'instances_{s}2014.json').is_file()]
     if data == 'imagenet': return sorted((p.name for p in Path(root).glob('*/') if not p.name.startswith('.')), key=lambda name: (name != 'train', name))
     return ['all'] if data == 'folder' else ['train', 'val']
