@@ -192,6 +192,39 @@ def _paper(args):
     from consistency_cam.paper import make
     print(make(args.what, args.runs, args.out, args.result, args.force))
 
+# %% ../nbs/99_cli.ipynb #e2d4d79c
+def _import_cams(args):
+    "a run whose CAMs are another program's (Puzzle-CAM, irn, psa, arrays, grey PNGs), to evaluate, look at and refine"
+    from consistency_cam.checkpoint import read_stage
+    from consistency_cam.imported import import_cams
+    free_run(args.force, args.run)
+    run = import_cams(args.cams, args.run, chosen_recipe(args), args.title, args.force, not args.quiet)
+    for split in run.splits:
+        n = read_stage(args.run/'cams'/split/'stage.json')['result']
+        print(f"{split}: {n['maps']} maps of {n['pictures']} pictures; {n['without']} given classes without a map, {n['left_out']} maps of classes not given left out")
+    print(f'next: consistency-cam evaluate {args.run}')
+
+def _export(args):
+    "a run's pseudo-labels for other programs: palette PNGs, a COCO file, or a folder with a table"
+    from consistency_cam.checkpoint import made_from
+    from consistency_cam.formats import export_masks
+    from consistency_cam.pipeline import Run
+    free(args.force, args.out)
+    run = Run(args.run, progress=not args.quiet); split = args.split or run.recipe.train
+    made_from(masks := args.run/'pseudo'/split)
+    samples = run.samples(split)
+    print(f'{export_masks(samples, masks, args.out, args.form, args.force)}: pseudo-labels of {len(samples)} pictures of {split}')
+
+def _submit(args):
+    "masks of VOC's test pictures by a run's segmenter, checked and packed for the evaluation server"
+    from consistency_cam.pipeline import Run
+    from consistency_cam.submit import places, submission
+    out = args.out or args.run/'submission'
+    free(args.force, *places(out, args.competition))
+    run = Run(args.run, progress=not args.quiet)
+    archive, n = submission(run, out, args.competition, args.force), len(run.samples('test'))
+    print(f'{archive}: masks of {n:,} pictures' + (" (VOC 2012's own list has 1,456)" if n != 1456 else ''))
+
 # %% ../nbs/99_cli.ipynb #ec4aa97a
 def _explore(args):
     "the explorers of a run under sliders, in JupyterLab on this machine"
@@ -307,7 +340,7 @@ def make_parser() -> argparse.ArgumentParser:
     def add(name, function, *positional, recipe=True):
         p = commands.add_parser(name, help=function.__doc__, description=function.__doc__)
         for n, text in positional: p.add_argument(n, type=place, help=text)
-        if recipe: recipe_options(p, () if name != 'compare' else ('method', 'seed'))
+        if recipe: recipe_options(p, {'compare': ('method', 'seed'), 'import-cams': ('method',)}.get(name, ()))
         p.add_argument('--force', action='store_true', help='start stages over that were made with other settings; overwrite predictions and files (default: refuse)')
         p.add_argument('--quiet', action='store_true', help='no progress bars (default: show them)')
         p.set_defaults(function=function)
@@ -336,6 +369,17 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument('runs', metavar='RUN', nargs='*', type=place, help="folders of runs; for fig6 also a --result of `python -m benchmarks.iterated`")
     p.add_argument('--out', type=place, help='file for it (default: tables are printed, a figure becomes paper-WHAT.png)')
     p.add_argument('--result', type=place, help='JSON file for what it shows, with the recipes of the runs')
+    p = add('import-cams', _import_cams, ('cams', "folder of another program's CAMs: ID.npy, ID.npz, ID_CLASS.png or ID/CLASS.png"), run)
+    p.add_argument('--title', default='imported CAMs', help='name in tables and pictures (default: imported CAMs)')
+    p = add('export', _export, run, recipe=False)
+    p.add_argument('--as', dest='form', choices=['png', 'coco', 'folder'], default='png', help='palette PNGs ID.png; images and annotations.json; or images, masks and metadata.jsonl (default: png)')
+    p.add_argument('--out', type=place, required=True, help='a new folder')
+    p.add_argument('--split', help="whose pseudo-labels (default: the run's training split)")
+    p = add('submit', _submit, recipe=False)
+    p.add_argument('data', choices=['voc'], help='the server: VOC 2012, whose test pictures `download voc-test` brings')
+    p.add_argument('run', type=place, metavar='RUN', help='folder of a run with a segmenter')
+    p.add_argument('--out', type=place, help='folder for results/ and the archive (default: RUN/submission)')
+    p.add_argument('--competition', choices=['comp5', 'comp6'], default='comp5', help='comp5: trained on VOC alone; comp6: on other data too, ImageNet among it (default: comp5)')
     p = add('explore', _explore, recipe=False)
     p.add_argument('run', nargs='?', type=place, metavar='RUN', help="folder of a run, or of several (default: the demo's; without one, small runs are trained first)")
     p.add_argument('--voila', action='store_true', help='as a page of its own by Voilà, which must be installed (default: in JupyterLab)')

@@ -29,7 +29,7 @@ from .training import Settings, fit, total_steps
 from .camnet import CAMNet
 from .cams import CamStore, infer, infer_cams
 from .pooling import noisy_or_bias
-from .consistency import ConsistencyTask, find_method
+from .consistency import ConsistencyTask, Method, find_method, register
 from .iterated import IteratedLearning, first_bias, save_backbone
 from .crf import LABEL_CRF, SOFTMAX_CRF, CRFSetting, crf_many, dense_crf, mean_field, scaled
 from .affinity import AffinityNet, AffinityTask, BoundaryNet, infer_affinity, infer_edge
@@ -67,7 +67,10 @@ def read_recipe(
     try: return changed(Recipe(), **found)
     except InputError as e: raise CheckpointError(f'{path}: {e}') from None
 
-# %% ../nbs/70_pipeline.ipynb #3145b73d
+# %% ../nbs/70_pipeline.ipynb #57409fe0
+register(Method('imported', 'imported CAMs', lambda recipe: []))
+
+# %% ../nbs/70_pipeline.ipynb #4c1fa314
 class Run:
     "An experiment and its folder"
     def __init__(self,
@@ -96,8 +99,11 @@ class Run:
     @property
     def splits(self) -> list: return [s for s in dict.fromkeys((self.recipe.train, self.recipe.val)) if s]
     @property
+    def imported(self) -> bool: return self.recipe.method == 'imported'  # the CAMs are another program's, there is no classifier
+    @property
     def title(self) -> str:
-        r = self.recipe
+        r, about = self.recipe, self.folder/'imported.json'
+        if self.imported: return str(read_json(about, 'title')['title']) if about.exists() else self.method.title
         return (self.method.title if 'classify' in self.stages() else 'true masks') + (', iterated learning' if r.pretrain != 'none' and r.pretrain_k_student else '')
 
     def stages(self,
@@ -108,6 +114,7 @@ class Run:
         if until not in STAGES: raise InputError(f"unknown stage '{until}'; known: {', '.join(STAGES)}")
         left_out = {n for n in ('pretrain', 'affinity', 'segment') if getattr(r, n) == 'none'}
         if 'affinity' in left_out: left_out.add('walk')
+        if self.imported: left_out |= {'pretrain', 'classify'}
         if r.segment != 'none' and r.segment_on == 'masks': left_out |= {'classify', 'cams', 'affinity', 'walk', 'pseudo'}
         return [s for s in STAGES[:STAGES.index(until) + 1] if s not in left_out]
 
@@ -205,6 +212,7 @@ def trained(self: Run,
 ) -> tuple:  # state dict of the network, names of its classes, path of the file
     "What a stage's training left; raises `CheckpointError` where it is not done"
     path = self.folder/stage/'weights.safetensors'
+    if self.imported and stage == 'classify': raise CheckpointError(f'{self.folder}: its CAMs were imported from another program, so there is no network here for other scales, other pictures or views of them')
     if not path.exists(): raise CheckpointError(f'{self.folder}: no trained network of the stage {stage} here; `consistency-cam run {self.folder} --until {stage}` makes it')
     state = load_state(path)
     return state['net'], state['classes'], str(path)
@@ -299,6 +307,9 @@ def cams(self: Run,
 ) -> CamStore:
     "Infer and store the CAMs of a split; those in the store already are not done again"
     r, samples = self.recipe, self.samples(split)
+    if self.imported:
+        if not self._finished(f'cams/{split}'): raise CheckpointError(f"{self.folder}: no imported CAMs of '{split}' here; `consistency-cam import-cams` brings them")
+        return CamStore(self.folder/'cams'/split, samples.classes)
     stage = self.stage(f'cams/{split}', dict(scales=r.scales, mirror=r.mirror), made_from(self.folder/'classify'), samples.fingerprint())
     if not stage.settled():
         with self.work(stage):
@@ -605,7 +616,7 @@ def run(
 def row(self: Run) -> dict:
     "What is known of the run, for tables: method, title, seed, seconds and losses of the classifier, figures of what was evaluated, seconds of its trainings"
     r, cams = self.recipe, self.figures()
-    known = dict(method=r.method, title=self.title, backbone=r.backbone, seed=r.seed, seconds=self._finished('classify').get('seconds'), losses=self.losses(), train=cams.get(r.train), val=cams.get(r.val))
+    known = dict(method=r.method, title=self.title, backbone='–' if self.imported else r.backbone, seed=r.seed, seconds=self._finished('classify').get('seconds'), losses=self.losses(), train=cams.get(r.train), val=cams.get(r.val))
     known['times'] = {part: seconds for part in ('pretrain', 'classify', f'cams/{r.train}', 'affinity', 'segment') if (seconds := self._finished(part).get('seconds'))}
     return known | {stage: next(iter(found.values())) for stage in ('walk', 'pseudo', 'segment') if (found := self.figures(stage))}
 

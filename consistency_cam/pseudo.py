@@ -212,13 +212,13 @@ def write_coco(
     samples: Samples,
     folder: str|Path,  # of their masks, ID.png
     path: str|Path,  # the JSON file to write, whole or not at all
-    file_name: str = '{id}.jpg',  # how the pictures are called
+    file_name='{id}.jpg',  # how the pictures are called: a pattern, or a function of the id
 ) -> dict:  # numbers of images and annotations
     "Masks as a COCO file; category k is class k. Raises `InputError`"
     images, annotations = [], []
     for n, id in enumerate(samples.ids, 1):
         mask = read_mask(Path(folder)/f'{id}.png', num_classes=len(samples.classes))
-        images.append(dict(id=n, file_name=file_name.format(id=id), height=mask.shape[0], width=mask.shape[1]))
+        images.append(dict(id=n, file_name=file_name(id) if callable(file_name) else file_name.format(id=id), height=mask.shape[0], width=mask.shape[1]))
         annotations += [dict(a, image_id=n) for a in coco_annotations(mask)]
     annotations = [dict(a, id=k) for k, a in enumerate(annotations, 1)]
     categories = [dict(id=k, name=name) for k, name in enumerate(samples.classes, 1)]

@@ -161,7 +161,7 @@ def results_table(
         text = mean_spread([r[c[0]][c[1]] for r in groups[title] if r[c[0]]])
         best = len(groups) > 1 and means[c][title] == max(means[c].values())
         return html.Td(html.B(text) if best else text)
-    seconds = lambda g: f"{sum(r['seconds'] for r in g) / len(g):.0f} s"
+    seconds = lambda g: '–' if None in (took := [r['seconds'] for r in g]) else f"{sum(took) / len(g):.0f} s"
     lines = [html.Tr(html.Th(t, scope='row'), html.Td(_threshold(g, 'best_threshold')), *[cell(t, c) for c in _COLUMNS], html.Td(seconds(g))) for t, g in groups.items()]
     over = [html.Td(), html.Th(f'threshold best on the {masks_of_best(rows)} masks', colspan='3', scope='colgroup'),
         html.Th(f"fixed threshold {_threshold(rows, 'fixed_threshold')}", colspan='2', scope='colgroup'), html.Td()]
@@ -668,8 +668,10 @@ def described(
     found = {'data': _DATA.get(r.data, r.data) + (f', folder {Path(r.root).name}' if r.root else ''), 'training pictures': count(r.train),
         'held-out pictures': count(r.val) if r.val else 'none', 'classes': f'{len(run.classes)}: {", ".join(run.classes)}',
         'network': f'{r.backbone}, {weights}, output stride {r.output_stride}, pooling {r.pool}, batch norm {r.batch_norm}' + (f', {r.frozen_stages} stages frozen' if r.frozen_stages else '')}
+    if run.imported and not {'affinity', 'segment'} & {*done}: found.pop('network')
     for stage in STAGES:
         if stage == 'classify' and stage in run.stages(): found |= described_classifier(run)
+        elif stage == 'cams' and run.imported: found['CAMs'] = 'of another program, imported; a cell for four pixels, masked by the given labels'
         elif stage in done: found |= stages.get(stage, {})
     return found
 

@@ -21,7 +21,7 @@ from consistency_cam.cams import CamStore
 from consistency_cam.checkpoint import load_state, read_metrics, save_state
 from consistency_cam.recipes import RECIPES, Recipe, recipe
 
-COMMANDS = 'demo run status train cams evaluate predict compare paper explore doctor'.split()
+COMMANDS = 'demo run status train cams evaluate predict compare paper explore doctor import-cams export submit'.split()
 EVERY = list(cli.make_parser()._subparsers._group_actions[0].choices)
 SMALL = '--pictures 8 --epochs 1 --size 64 --crop 64 --long-side 56 80 --tiles 2 4 --batch-size 4 --backbone resnet10t --pretrained random --val= --quiet'.split()
 LIMIT = '--batch-size 9999999 --pretrain-batch-size 9999999 --segment-batch-size 9999999 --quiet'.split() # ends a run before it trains, if nothing else did
@@ -136,7 +136,9 @@ def random_list(r, d):
         predict=lambda: ['predict', place(), place(), *maybe('--out', place()), *maybe('--classes', *r.sample(WORDS, 2)), '--quiet'],
         paper=lambda: ['paper', r.choice(['table1', 'table2', 'table3', 'table4', 'noisy-or', 'fig1', 'fig5', 'fig6', *WORDS]), *[place() for _ in range(r.randint(0, 2))], *maybe('--out', place()), *maybe('--result', place())],
         explore=lambda: ['explore', d/r.choice(['absent', 'a_file', 'empty', 'n' * 300, 'pictures']), '--no-browser'], demo=lambda: ['demo', '--folder', d/'a_file'/'x', '--quiet', *of(r, WORDS[:-3], 1)][:r.randint(4, 5)],
-        doctor=lambda: ['doctor', *options(r, places), *own_pictures(r, d), '--quiet'])[command]()
+        export=lambda: ['export', place(), '--out', place(), *maybe('--as', r.choice([*WORDS, 'coco', 'folder'])), *maybe('--split', r.choice(WORDS))], submit=lambda: ['submit', 'voc', place(), *maybe('--out', place()), '--quiet'],
+        doctor=lambda: ['doctor', *options(r, places), *own_pictures(r, d), '--quiet'],
+        **{'import-cams': lambda: ['import-cams', place(), d/'absent'/'new', *options(r, places), *maybe('--title', r.choice(WORDS)), '--quiet']})[command]()
 
 
 def every_list(d):
@@ -262,6 +264,9 @@ def written(ground, d):
         'the page of a folder without runs': (compare, d/'runs'/'report.html'),
         'figures of a folder without runs': (compare, d/'runs'/'comparison.json'),
         'figures of a comparison': ([*compare, '--result', d/'c.json'], d/'c.json'),
+        'an export': (['export', run, '--out', d/'export'], d/'export'/'a.png'),
+        'an archive of masks': (['submit', 'voc', run, '--out', d, '--quiet'], d/'voc2012_comp5_test.tar.gz'),
+        'CAMs in a folder that is no run': (['import-cams', d, d/'run', '--quiet'], d/'run'/'cams'/'x'),
         'the page of the demo': (['demo', '--folder', d/'demo', '--quiet'], d/'demo'/'report.html'),
     }
 

@@ -1,9 +1,13 @@
 """Files that would run something if they were unpickled: none does, each ends in an error that names it."""
+import functools
+import importlib
 import io
 import json
+import os
 import pickle
 import re
 import warnings
+from pathlib import PurePosixPath
 
 import nbformat
 import numpy as np
@@ -17,6 +21,7 @@ from consistency_cam.cams import CamStore
 from consistency_cam.checkpoint import Stage, load_state, made_from, read_metrics, write_json
 from consistency_cam.cli import main
 from consistency_cam.folder import Folder
+from consistency_cam.imported import read_arrays
 from consistency_cam.paper import opened
 from consistency_cam.pipeline import Run
 from consistency_cam.pseudo import pseudo_labels
@@ -43,7 +48,8 @@ def saved(content, **options):
 
 def hostile_files(marker):
     "{what it is: bytes}, all of which run something where somebody unpickles them"
-    evil, objects, arrays = Hostile(marker), io.BytesIO(), io.BytesIO()
+    evil, objects, arrays, maps = Hostile(marker), io.BytesIO(), io.BytesIO(), io.BytesIO()
+    np.save(maps, dict(keys=np.array([0]), cam=torch.ones(1, 4, 4), high_res=evil))
     np.save(objects, np.array([evil], dtype=object), allow_pickle=True)
     np.savez(arrays, cams=np.array([evil], dtype=object))
     return {
@@ -53,6 +59,7 @@ def hostile_files(marker):
         'torch.save of old': saved(dict(weight=torch.ones(2), run=evil), _use_new_zipfile_serialization=False),
         'object array .npy': objects.getvalue(),
         'object array .npz': arrays.getvalue(),
+        'dictionary of maps .npy': maps.getvalue(),
     }
 
 
@@ -124,6 +131,7 @@ PLACES = { # where such a file may be put, and what reads it there: a function o
     'figures of a run': lambda d, b: a_run(d, 'evaluate/cams/stage.json', b).figures(),
     'losses of a run': lambda d, b: read_metrics(at(d/'metrics.jsonl', b + b'\n')),
     'manifest of pseudo-labels': from_manifest,
+    **{f'CAMs of another program as {end}': lambda d, b, end=end: read_arrays(at(d/f'a{end}', b)) for end in ('.npy', '.npz')},
     'figures for a plot': lambda d, b: opened(at(d/'figures.json', b)),
 }
 
@@ -190,10 +198,70 @@ def test_the_command_refuses_a_hostile_file_in_one_line(tmp_path, capsys):
     assert said.count('\n') == 1 and f'{path}: refused, it calls' in said and not (tmp_path/'it_ran').exists()
 
 
+class Calling:
+    "Pickled as a call of one function with some arguments, and a state"
+    def __init__(self, function, arguments=(), state=None): self.said = function, arguments, state
+    def __reduce__(self): return self.said
+
+
+def maps_file(path, content):
+    "What `np.save` makes of a dictionary"
+    np.save(path, content)
+    return path
+
+
+@pytest.mark.parametrize('name, call', {
+    'builtins.open': Calling(open, ('it_ran', 'w')), 'builtins.eval': Calling(eval, ('1 + 1',)), 'builtins.getattr': Calling(getattr, (1, 'real')), 'posix.system': Calling(os.system, ('true',)),
+    'numpy.load': Calling(np.load, ('x.npy',)), 'numpy.fromfile': Calling(np.fromfile, ('x',)), 'torch.serialization.load': Calling(torch.load, ('x',)), 'functools.partial': Calling(functools.partial, (print, 1)), 'pathlib': PurePosixPath('x'),
+    'importlib.import_module': Calling(importlib.import_module, ('antigravity',)),
+}.items(), ids=lambda x: x if isinstance(x, str) else 'called')
+@pytest.mark.parametrize('depth', ['value', 'key', 'state'])
+def test_a_file_of_maps_calls_nothing(tmp_path, monkeypatch, name, call, depth):
+    monkeypatch.chdir(tmp_path)
+    content = dict(value=lambda: dict(keys=np.array([0]), high_res=call), key=lambda: {Hashed(call): np.ones(3)}, state=lambda: dict(high_res=np.array([call], dtype=object)))[depth]()
+    with pytest.raises(InputError, match='a file of CAMs calls nothing') as error: read_arrays(maps_file(tmp_path/'a.npy', content))
+    assert '\n' not in str(error.value) and str(tmp_path/'a.npy') in str(error.value) and name.split('.')[-1] in str(error.value)
+    assert [p.name for p in tmp_path.iterdir()] == ['a.npy']
+
+
+class Hashed:
+    "A key whose pickle is that of what it holds"
+    def __init__(self, held): self.held = held
+    def __reduce__(self): return self.held.__reduce__()
+
+
+def dictionary_file(path, content):
+    "A .npy file whose pickle is given byte by byte"
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, dict(descr='|O', fortran_order=False, shape=()))
+    return at(path, file.getvalue() + content)
+
+
+@pytest.mark.parametrize('content', {
+    'nothing': b'', 'no pickle': b'\xff' * 20, 'endless bytes': b'\x80\x04\x8e' + (2**40).to_bytes(8, 'little') + b'.', 'endless bytearray': b'\x80\x05\x96' + (2**40).to_bytes(8, 'little') + b'.', 'endless memo': b'\x80\x02Nr\xff\xff\xff\x7f.', 'endless number': b'\x80\x02\x8b\xff\xff\xff\x7f.',
+    'extension': b'\x80\x02\x82\x01.', 'persistent id': b'Pid\n.', 'itself': b'\x80\x04}\x94\x8c\x01a\x94h\x00s.', 'class of a module that is loaded': b'cos\nsystem\n.', 'attribute of a known name': b'\x80\x04\x8c\x05numpy\x8c\x0fndarray.tofile\x93.', 'old way of objects': b'(ios\nsystem\n.', 'state of a class': b'\x80\x02cnumpy\ndtype\n}b.', 'items of a call': b'\x80\x02cnumpy\ndtype\n)R(K\x01K\x02u.',
+    'array of objects': pickle.dumps(np.array([{'a': np.array([None, 1], dtype=object)}], dtype=object)), 'array shorter than its shape': pickle.dumps(np.ones(100)).replace(b'Kd\x85', b'Kc\x85'), 'list': pickle.dumps([1, 2]), 'dictionary without an array around it': pickle.dumps({'keys': [1]}),
+}.items(), ids=lambda x: x[0])
+def test_damaged_maps_are_named(tmp_path, content):
+    path = dictionary_file(tmp_path/'a.npy', content[1])
+    with pytest.raises(InputError) as error: read_arrays(path)
+    assert str(path) in str(error.value) and '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('change', [dict(size=(2**40,), stride=(0,)), dict(size=(8,), stride=(1,)), dict(offset=4), dict(size=(-1,), stride=(1,)), dict(offset=-1), dict(storage='other')], ids=str)
+def test_a_tensor_of_a_file_of_maps_reads_its_own_numbers_only(tmp_path, change):
+    from torch._utils import _rebuild_tensor_v2
+    said = dict(storage=torch.storage.TypedStorage(wrap_storage=torch.arange(4.).untyped_storage(), dtype=torch.float32, _internal=True), offset=0, size=(4,), stride=(1,)) | change
+    if said['storage'] == 'other': said['storage'] = Calling(torch.storage._load_from_bytes, (saved(Hostile(tmp_path/'it_ran')),))
+    with pytest.raises(InputError, match='a.npy: ') as error: read_arrays(maps_file(tmp_path/'a.npy', dict(keys=[1], cam=Calling(_rebuild_tensor_v2, (*said.values(), False, {})))))
+    assert '\n' not in str(error.value) and 'weights_only' not in str(error.value) and not (tmp_path/'it_ran').exists()
+
+
 # The source
 
 FORBIDDEN = r'pickle\.(?:load|Unpickler)|c?[Pp]ickle import|\bdill\b|\bcloudpickle\b|joblib\.load|allow_pickle\s*=\s*True|weights_only\s*=\s*False|yaml\.(?:load|unsafe_load|full_load)|marshal\.load|shelve\.open|(?<![\w.])eval\(|(?<![\w.])exec\(|os\.system\(|shell\s*=\s*True'
 ALLOWED = { # file: reason
+    **{f: 'a subclass that calls nothing of what a file names; the notebook shows it' for f in ('consistency_cam/imported.py', 'nbs/71_imported.ipynb')},
     **{f'nbs/9{n}.ipynb': 'a test runs the lines of Python that its own explorer has just shown' for n in ('0_cams', '1_views', '2_pooling', '3_iterated', '4_walk', '5_results', '6_own_picture')},
 }
 
