@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['WeightsError', 'packaged_weights', 'read_weights', 'as_timm', 'load_backbone', 'DilatedDepthwise', 'split_dilation',
-           'make_backbone', 'BackboneNet', 'CAMNet', 'batch_norm_fixed']
+           'make_backbone', 'BackboneNet', 'CAMNet', 'batch_norm_fixed', 'SharedBatchNorm2d', 'SharedBatchNormAct2d',
+           'synchronise']
 
 # %% ../nbs/11_camnet.ipynb #e7adab22
 import pickletools, re, socket, warnings
@@ -13,11 +14,13 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 from fastcore.basics import patch
 import consistency_cam  # first: repairs torchvision where its build does not fit torch's
 import timm
+from timm.layers import BatchNormAct2d
 from safetensors import SafetensorError
 from safetensors.torch import load
 from .samples import InputError
@@ -236,4 +239,49 @@ def train(self: BackboneNet, mode=True):
     if mode and self.frozen_bn:
         for m in self.backbone.modules():
             if isinstance(m, nn.modules.batchnorm._BatchNorm): m.eval()
+    return self
+
+# %% ../nbs/11_camnet.ipynb #156dcda1
+class _Sum(torch.autograd.Function):
+    "The sum over all processes, of values and of gradients"
+    @staticmethod
+    def forward(ctx, x): dist.all_reduce(x := x.clone()); return x
+    @staticmethod
+    def backward(ctx, grad): dist.all_reduce(grad := grad.clone()); return grad
+
+def _shared_norm(norm, x):
+    "x (B,C,h,w) normalised by the statistics of all processes' x, which have one size, and the running statistics moved"
+    n, values = dist.get_world_size() * x.numel() // x.shape[1], x.float()
+    mean = _Sum.apply(values.sum((0, 2, 3))) / n
+    centred = values - mean[:, None, None]
+    var = _Sum.apply(centred.square().sum((0, 2, 3))) / n
+    with torch.no_grad():
+        norm.num_batches_tracked += 1
+        norm.running_mean.lerp_(mean, norm.momentum); norm.running_var.lerp_(var * n / (n - 1), norm.momentum)
+    scale = norm.weight * (var + norm.eps).rsqrt()
+    return torch.addcmul(norm.bias[:, None, None], centred, scale[:, None, None]).to(x.dtype)
+
+class _Shared:
+    def forward(self, x):
+        if not (self.training and dist.is_available() and dist.is_initialized()): return super().forward(x)
+        x = _shared_norm(self, x)
+        return self.act(self.drop(x)) if isinstance(self, BatchNormAct2d) else x
+
+class SharedBatchNorm2d(_Shared, nn.BatchNorm2d): "Batch norm over the pictures of all processes"
+class SharedBatchNormAct2d(_Shared, BatchNormAct2d): "timm's batch norm with an activation, over the pictures of all processes"
+
+def synchronise(
+    module: nn.Module,
+) -> nn.Module:
+    "Let the module's batch norms, in training, see the pictures of all processes; weights and names stay"
+    shared = {nn.BatchNorm2d: SharedBatchNorm2d, BatchNormAct2d: SharedBatchNormAct2d}
+    for m in module.modules(): m.__class__ = shared.get(type(m), type(m))
+    return module
+
+# %% ../nbs/11_camnet.ipynb #fdc4bdc2
+@patch
+def compile_features(self: BackboneNet) -> BackboneNet:
+    "Have the feature pyramid computed by compiled code, the same for all sizes of pictures"
+    compiled = torch.compile(self.features, dynamic=True)
+    self.features = lambda x: compiled(x.contiguous(memory_format=torch.channels_last))
     return self

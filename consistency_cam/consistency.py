@@ -13,6 +13,7 @@ from contextlib import nullcontext
 import torch
 from torch import nn
 import torch.nn.functional as F
+from fastcore.basics import patch
 from .samples import InputError
 from .transforms import seeded
 from .pooling import POOLINGS
@@ -49,7 +50,7 @@ def alpha_at(
 
 # %% ../nbs/22_consistency.ipynb #666eba7f
 class ConsistencyTask(nn.Module):
-    "Trains a CAMNet by classification and consistency over views (Eq. 1 to 3)"
+    "Trains a CAMNet by classification and consistency over views (Eq. 1 to 3); raises `InputError`"
     def __init__(self,
         net: CAMNet,  # the classifier to train
         views: tuple = (),  # views whose maps must agree with the whole picture's; none: a plain CAM
@@ -59,37 +60,83 @@ class ConsistencyTask(nn.Module):
         terms: tuple = (),  # further losses: modules or functions, `term(out) -> {name: loss}`
         fixed_bn_views: bool = False,  # hold batch norm at its running statistics in the views' forwards
         seed: int = 0,  # of the views' random choices
+        share: bool = False,  # views of one size share a forward where batch norm is trained, too
+        frugal: bool = False,  # hold one view's graph at a time: less memory, equal gradients
     ):
         super().__init__()
+        if frugal and terms: raise InputError('frugal: a term sees all views at once, so their graphs cannot be held one at a time; leave the terms out, or frugal')
         self.net, self.views, self.total, self.alpha, self.ramp, self.seed = net, tuple(views), total, alpha, ramp, seed
-        self.fixed_bn_views = fixed_bn_views
+        self.fixed_bn_views, self.share, self.frugal, self.loss_scale = fixed_bn_views, share, frugal, 1.
         self.functions = [t for t in terms if not isinstance(t, nn.Module)]
         self.modules_of_terms = nn.ModuleList(t for t in terms if isinstance(t, nn.Module))
 
-    def maps(self, images):
-        "Feature pyramid and raw CAMs of a batch of pictures"
-        features = self.net.features(images)
-        return features, self.net.classifier(features[-1])
+# %% ../nbs/22_consistency.ipynb #f3b9c1b5
+def _trains_batch_norm(net):
+    "Whether a forward pass depends on what else is in the batch"
+    return any(m.training for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
 
-    def forward(self,
-        batch: dict,  # 'image' (B,3,H,W) normalised, 'labels' (B,C)
-        step: int,  # steps done so far
-    ) -> dict:  # named scalar losses, their weights applied; their sum is what is minimised
-        "Losses of one step"
-        images, labels, pool = batch['image'], batch['labels'], POOLINGS[self.net.pool]
-        alpha, generator = alpha_at(step, self.total, self.alpha, self.ramp), seeded(self.seed, step)
-        features, A = self.maps(images)
-        out = SimpleNamespace(images=images, labels=labels, step=step, whole=SimpleNamespace(t=None, images=images, features=features, cams=A), views={})
-        losses = dict(cls=classification_loss(pool(A), labels))
-        for view in self.views:
-            t = view.sample(images.shape[-2:], self.net.stride, generator)
-            with batch_norm_fixed(self.net) if self.fixed_bn_views else nullcontext(): features_t, A_t = self.maps(t.image(images))
-            whole_t, whole_a = t.whole(A_t), t.whole(t.cams(A))
-            losses[f'{view.name}_cls'] = classification_loss(pool(whole_t), labels)
-            losses[view.name] = alpha * consistency_loss(whole_t, whole_a, labels)
-            out.views[view.name] = SimpleNamespace(t=t, images=t.image(images), features=features_t, cams=A_t)
-        for term in [*self.functions, *self.modules_of_terms]: losses |= term(out)
-        return losses
+@patch
+def maps(self: ConsistencyTask,
+    inputs: list,  # of batches of pictures (B_i,3,H_i,W_i)
+) -> list:  # of (feature pyramid, raw CAMs), one for each
+    "The network's maps, with a common forward for inputs of one size where they may have one"
+    together, groups, found = self.share or not _trains_batch_norm(self.net), {}, {}
+    for i, x in enumerate(inputs): groups.setdefault(x.shape[2:] if together else i, []).append(i)
+    for members in groups.values():
+        xs = [inputs[i] for i in members]
+        features = self.net.features(torch.cat(xs) if len(xs) > 1 else xs[0])
+        parts = [m.split([len(x) for x in xs]) for m in (*features, self.net.classifier(features[-1]))]
+        for i, *maps in zip(members, *parts): found[i] = maps[:-1], maps[-1]
+    return [found[i] for i in range(len(inputs))]
+
+# %% ../nbs/22_consistency.ipynb #c91d2a41
+@patch
+def view_losses(self: ConsistencyTask, view, t, A, A_t, labels, alpha):
+    "Classification and consistency loss of one view, from the whole picture's CAMs and its own"
+    whole_t, whole_a = t.whole(A_t), t.whole(t.cams(A))
+    return {f'{view.name}_cls': classification_loss(POOLINGS[self.net.pool](whole_t), labels), view.name: alpha * consistency_loss(whole_t, whole_a, labels)}
+
+@patch
+def one_by_one(self: ConsistencyTask, ts, images, A, labels, alpha):
+    "Losses of all views, their gradients taken already but for what goes through A, which is returned beside them"
+    leaf, losses = A.detach().requires_grad_(), {}
+    for view, t in zip(self.views, ts):
+        with self._views_norm(): (_, A_t), = self.maps([t.image(images)])
+        found = self.view_losses(view, t, leaf, A_t, labels, alpha)
+        (sum(found.values()) * self.loss_scale).backward()
+        losses |= {k: v.detach() for k, v in found.items()}
+    return losses, (A * leaf.grad).sum() / self.loss_scale
+
+@patch
+def _views_norm(self: ConsistencyTask): return batch_norm_fixed(self.net) if self.fixed_bn_views else nullcontext()
+
+# %% ../nbs/22_consistency.ipynb #83670ba4
+@patch
+def forward(self: ConsistencyTask,
+    batch: dict,  # 'image' (B,3,H,W) normalised, 'labels' (B,C)
+    step: int,  # steps done so far
+) -> dict:  # named scalar losses, their weights applied; their sum is what is minimised
+    "Losses of one step"
+    images, labels = batch['image'], batch['labels']
+    alpha, generator = alpha_at(step, self.total, self.alpha, self.ramp), seeded(self.seed, step)
+    ts = [view.sample(images.shape[-2:], self.net.stride, generator) for view in self.views]
+    frugal = self.frugal and len(ts) > 0 and torch.is_grad_enabled()
+    inputs = [] if frugal else [t.image(images) for t in ts]
+    if self.fixed_bn_views:
+        whole, = self.maps([images])
+        with self._views_norm(): of_views = self.maps(inputs)
+    else: whole, *of_views = self.maps([images, *inputs])
+    A = whole[1]
+    losses = dict(cls=classification_loss(POOLINGS[self.net.pool](A), labels))
+    if frugal:
+        found, through = self.one_by_one(ts, images, A, labels, alpha)
+        return losses | found | dict(cls=losses['cls'] + (through - through.detach()))
+    out = SimpleNamespace(images=images, labels=labels, step=step, whole=SimpleNamespace(t=None, images=images, features=whole[0], cams=A), views={})
+    for view, t, x, (features, A_t) in zip(self.views, ts, inputs, of_views):
+        losses |= self.view_losses(view, t, A, A_t, labels, alpha)
+        out.views[view.name] = SimpleNamespace(t=t, images=x, features=features, cams=A_t)
+    for term in [*self.functions, *self.modules_of_terms]: losses |= term(out)
+    return losses
 
 # %% ../nbs/22_consistency.ipynb #c565fa72
 @dataclass(frozen=True)

@@ -71,6 +71,7 @@ class IteratedLearning(nn.Module):
         self.net, self.rho, self.k_teacher, self.k_student, self.with_given = net, rho, k_teacher, k_student, with_given
         self.teacher = copy.deepcopy(net).requires_grad_(False).eval()
         for name in ('taught', 'left_out'): self.register_buffer(name, torch.zeros((), dtype=torch.long))  # pictures, over all steps
+        self.register_buffer('silent', torch.zeros((), dtype=torch.long), persistent=False)  # batches of this round in which the teacher said nothing
 
     def train(self, mode=True):
         super().train(mode)
@@ -89,6 +90,12 @@ def teach(self: IteratedLearning,
     return targets.maximum(labels) if self.with_given else targets
 
 @patch
+def warn_of_silence(self: IteratedLearning):
+    "At the end of a round, say whether there were batches that taught nothing"
+    if self.silent: warnings.warn(f'the teacher is sure of nothing: in {self.silent} whole batches of this round it gives no class a probability above rho={self.rho}, and they teach nothing; a lower rho, or more steps on the given labels (k_teacher), usually helps')
+    self.silent.zero_()
+
+@patch
 def forward(self: IteratedLearning,
     batch: dict,  # 'image' (B,3,H,W) normalised, 'labels' (B,C) one class a picture
     step: int,  # steps done so far
@@ -101,7 +108,8 @@ def forward(self: IteratedLearning,
     targets = self.teach(images, labels)
     found = targets.any(1)
     self.taught += summed(found.new_tensor(len(found), dtype=torch.long)); self.left_out += summed((~found).sum())
-    if not found.any(): warnings.warn(f'the teacher is sure of nothing: in a whole batch it gives no class a probability above rho={self.rho}, and the batch teaches nothing; a lower rho, or more steps on the given labels (k_teacher), usually helps')
+    self.silent += ~found.any()
+    if not turn(step + 1, self.k_teacher, self.k_student)[0]: self.warn_of_silence()
     loss = picture_loss(self.net(images), targets) * found
     return dict(taught=loss.mean(), labels=targets.sum(1).mean(), empty=(~found).float().mean())
 

@@ -6,7 +6,7 @@
 __all__ = ['EVALUATED', 'dataset', 'read_recipe', 'Run', 'evaluate_masks', 'run', 'small_run']
 
 # %% ../nbs/70_pipeline.ipynb #0f97c404
-import time
+import os, time
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from functools import partial
@@ -25,9 +25,9 @@ from .verify import verify
 from .transforms import Augment, Augmented
 from .metrics import ConfusionMatrix, ThresholdSweep, cam_mask
 from .checkpoint import Stage, CheckpointError, is_main, made_from, fingerprint, load_state, load_weights, save_state, write_json, read_json, read_metrics, read_stage, remove_leftovers, runs_root, locked
-from .training import Settings, fit, total_steps
-from .camnet import CAMNet
-from .cams import CamStore, infer, infer_cams
+from .training import Settings, fit, make_accelerator, total_steps
+from .camnet import BackboneNet, CAMNet, synchronise
+from .cams import CamStore, full_size, infer, infer_cams
 from .pooling import noisy_or_bias
 from .consistency import ConsistencyTask, Method, find_method, register
 from .iterated import IteratedLearning, first_bias, save_backbone
@@ -198,7 +198,8 @@ def train(self: Run,
     "Train a task by the common loop, or go on with it, and write the network's weights"
     r, like = self.recipe, getattr(task.net, 'net', task.net)
     augment = Augment(_own(r, part, 'crop'), _own(r, part, 'long_side'), mean=like.mean.flatten().tolist(), std=like.std.flatten().tolist(), masks=masks)
-    log = fit(task, Augmented(samples, augment, r.seed), stage.folder, self.settings(part), f'{self.title}, {part}' if part else self.title, self.progress)
+    for m in task.modules() if r.compile else (): isinstance(m, BackboneNet) and m.compile_features()
+    log = fit(task, Augmented(samples, augment, r.seed, round(r.cache * 2**30)), stage.folder, self.settings(part), f'{self.title}, {part}' if part else self.title, self.progress)
     if is_main(): save_state(stage.folder/'weights.safetensors', dict(net=task.net.state_dict(), classes=samples.classes))
     return dict(log[-1], steps=total_steps(len(samples), self.settings(part)), seconds=round(sum(_pieces(log)), 2))
 
@@ -223,7 +224,7 @@ def _ready(net, state, path):
     return net.eval().to('cuda' if torch.cuda.is_available() else 'cpu', memory_format=torch.channels_last)
 
 # %% ../nbs/70_pipeline.ipynb #366e76f2
-_BACKBONE = 'backbone', 'pretrained', 'output_stride', 'batch_norm', 'frozen_stages', 'power', 'bias_factor', 'precision'
+_BACKBONE = 'backbone', 'pretrained', 'output_stride', 'batch_norm', 'frozen_stages', 'power', 'bias_factor', 'precision', 'accumulate', 'compile'
 
 @patch
 def single_labels(self: Run) -> Samples:
@@ -233,6 +234,10 @@ def single_labels(self: Run) -> Samples:
     if r.pretrain != 'imagenet': raise InputError(f"unknown pretrain '{r.pretrain}'; known: imagenet, one-label, none")
     if not r.pretrain_root: raise InputError("pretrain 'imagenet' needs --pretrain-root, the folder that holds its splits; or leave the stage out by --pretrain none")
     return self.usable('pretrain', lambda errors=None: ImageNet(r.pretrain_root, errors=errors))
+
+def _held(net, batch_norm, frozen_stages):
+    "The network with batch norm and first stages as a recipe wants them"
+    return (synchronise(net) if batch_norm == 'synchronised' else net).freeze(batch_norm == 'frozen', frozen_stages)
 
 def _given_weights(r):
     "The weights a recipe names, as `CAMNet` takes them"
@@ -258,7 +263,8 @@ def pretrain(self: Run) -> dict:  # last losses, steps, seconds, pictures taught
     if stage.done: return stage.result
     torch.manual_seed(r.seed)
     bias = first_bias(len(samples.classes), r.pretrain_pool, (r.pretrain_crop // r.output_stride) ** 2)
-    net = CAMNet(r.backbone, len(samples.classes), r.pretrain_pool, r.output_stride, _given_weights(r), bias).freeze(r.batch_norm == 'frozen', r.frozen_stages)
+    net = CAMNet(r.backbone, len(samples.classes), r.pretrain_pool, r.output_stride, _given_weights(r), bias)
+    net = _held(net, r.batch_norm, r.frozen_stages)
     with self.work(stage):
         task = IteratedLearning(net, r.pretrain_rho, r.pretrain_k_teacher, r.pretrain_k_student)
         result = self.train(stage, task, samples, 'pretrain')
@@ -266,7 +272,7 @@ def pretrain(self: Run) -> dict:  # last losses, steps, seconds, pictures taught
         return stage.finish(result | dict(taught=task.taught.item(), left_out=task.left_out.item()) | self.skipped('pretrain', r.train))
 
 # %% ../nbs/70_pipeline.ipynb #4b882434
-_NOT_CLASSIFY = 'val scales mirror threshold root workers labels masks save_every log_every on_bad_picture'.split()
+_NOT_CLASSIFY = 'val scales mirror threshold root workers cache labels masks save_every log_every on_bad_picture'.split()
 
 def _classify_config(r):
     "The fields that decide the classifier's weights: those of no other stage"
@@ -279,7 +285,7 @@ def make_net(self: Run) -> CAMNet:
     r = self.recipe
     bias = noisy_or_bias(len(self.classes), (r.crop // r.output_stride) ** 2) if r.pool == 'noisy_or' else None
     torch.manual_seed(r.seed)
-    return CAMNet(r.backbone, len(self.classes), r.pool, r.output_stride, self.start(), bias).freeze(r.batch_norm == 'frozen', r.frozen_stages)
+    return _held(CAMNet(r.backbone, len(self.classes), r.pool, r.output_stride, self.start(), bias), r.batch_norm, r.frozen_stages)
 
 @patch
 def classify(self: Run) -> dict:  # last losses, steps, seconds
@@ -291,7 +297,7 @@ def classify(self: Run) -> dict:  # last losses, steps, seconds
     for view in views: view.sample((r.crop, r.crop), net.stride, torch.Generator())
     for split in self.splits: self.samples(split).check(self.progress)
     with self.work(stage):
-        task = ConsistencyTask(net, views, steps, r.alpha, r.ramp, self.method.terms(r), r.batch_norm == 'frozen-views', r.seed)
+        task = ConsistencyTask(net, views, steps, r.alpha, r.ramp, self.method.terms(r), r.batch_norm == 'frozen-views', r.seed, r.share_views, r.frugal)
         return stage.finish(self.train(stage, task, samples) | self.skipped(r.train))
 
 @patch
@@ -300,7 +306,16 @@ def net(self: Run) -> CAMNet:
     (state, classes, path), r = self.trained('classify'), self.recipe
     return _ready(CAMNet(r.backbone, len(classes), r.pool, r.output_stride, pretrained=False, bias=0. if 'classifier.bias' in state else None), state, path)
 
-# %% ../nbs/70_pipeline.ipynb #39eaabad
+# %% ../nbs/70_pipeline.ipynb #434c5452
+@patch
+def share(self: Run,
+    items,  # the same ones in every process
+) -> list:
+    "This process's share of what the processes that train together do, once all of them are here"
+    accelerator = make_accelerator(self.recipe.precision)
+    accelerator.wait_for_everyone()
+    return list(items)[accelerator.process_index::accelerator.num_processes]
+
 @patch
 def cams(self: Run,
     split: str,  # whose CAMs to infer, masked by the given labels
@@ -311,16 +326,28 @@ def cams(self: Run,
         if not self._finished(f'cams/{split}'): raise CheckpointError(f"{self.folder}: no imported CAMs of '{split}' here; `consistency-cam import-cams` brings them")
         return CamStore(self.folder/'cams'/split, samples.classes)
     stage = self.stage(f'cams/{split}', dict(scales=r.scales, mirror=r.mirror), made_from(self.folder/'classify'), samples.fingerprint())
-    if not stage.settled():
+    if not stage.done:
         with self.work(stage):
-            store, net = CamStore(stage.folder, samples.classes), self.net()
-            missing = [i for i, id in enumerate(samples.ids) if id not in store]
-            begun = time.perf_counter()
-            found = infer(net, samples, missing, True, r.scales, r.mirror, store.stride)
-            for i, size, cams in tqdm(found, total=len(samples), initial=len(samples) - len(missing), desc=f'{self.title}, CAMs of {split}', disable=not self.progress):
-                store.put(samples.ids[i], cams, size)
+            mine, store, begun = self.share(range(len(samples))), CamStore(stage.folder, samples.classes), time.perf_counter()
+            sweep = self._infer(samples, split, store, mine)
             stage.finish(dict(pictures=len(samples), seconds=round(time.perf_counter() - begun, 2)) | self.skipped(split))
+            if sweep and is_main(): save_state(self.folder/'sweeps'/f'{split}.safetensors', dict(counts=sweep.counts.cpu(), of=made_from(stage.folder)))
     return CamStore(stage.folder, samples.classes)
+
+@patch
+def _infer(self: Run, samples, split, store, mine):
+    "Put the CAMs of this process's pictures that have none into the store; the sweep of all processes' where it has seen all of them, else None"
+    r, missing, accelerator = self.recipe, [i for i in mine if samples.ids[i] not in store], make_accelerator(self.recipe.precision)
+    sweep = _new_sweep(samples) if samples.has_masks else None
+    found = infer(self.net(), samples, missing, True, r.scales, r.mirror, store.stride)
+    for i, size, cams in tqdm(found, total=len(mine), initial=len(mine) - len(missing), desc=f'{self.title}, CAMs of {split}', disable=not (self.progress and is_main())):
+        store.put(samples.ids[i], cams, size)
+        if sweep and (mask := samples.mask(i)) is not None: sweep.update(full_size({c: m.half() for c, m in cams.items()}, size), mask, samples.ids[i])
+    seen = accelerator.reduce(torch.tensor(len(missing), device=accelerator.device)).item()
+    if sweep: sweep.counts = accelerator.reduce(sweep.counts.to(accelerator.device))
+    return sweep if seen == len(samples) else None
+
+def _new_sweep(samples): return ThresholdSweep(len(samples.classes) + 1, torch.arange(80).double() / 100)
 
 # %% ../nbs/70_pipeline.ipynb #65a760bf
 @patch
@@ -406,7 +433,7 @@ def make_segmenter(self: Run,
     kinds = dict(deeplabv3plus=partial(DeepLabV3Plus, refinements=r.segment_refinements), deeplabv3=DeepLabV3)
     if r.segment not in kinds: raise InputError(f"unknown segment '{r.segment}'; known: deeplabv3plus, deeplabv3, none")
     torch.manual_seed(r.seed)
-    return kinds[r.segment](r.backbone, num_classes, r.segment_output_stride, pretrained, r.segment_rates, r.segment_norm).freeze(r.segment_batch_norm == 'frozen', r.segment_frozen_stages)
+    return _held(kinds[r.segment](r.backbone, num_classes, r.segment_output_stride, pretrained, r.segment_rates, r.segment_norm), r.segment_batch_norm, r.segment_frozen_stages)
 
 @patch
 def segment(self: Run) -> dict:  # last losses, steps, seconds
@@ -444,10 +471,13 @@ def masks(self: Run,
     "Segment the pictures of a split; those that have a mask already are not done again"
     r, samples = self.recipe, self.samples(split)
     stage = self.stage(f'masks/{split}', {k: getattr(r, k) for k in _INFERENCE_OF_SEGMENT + ('crf_scale', 'crf_side')}, made_from(self.folder/'segment'), samples.fingerprint())
-    if not stage.settled():
-        refine = lambda found: crf_many(((id, (*said, self.crf(SOFTMAX_CRF))) for id, said in found), _refined, progress=False)
+    if not stage.done:
+        processes = max(1, (os.cpu_count() or 1) // int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
+        refine = lambda found: crf_many(((id, (*said, self.crf(SOFTMAX_CRF))) for id, said in found), _refined, processes, progress=False)
         with self.work(stage):
-            write_masks(self.segmenter(), samples, stage.folder, r.segment_scales, r.segment_mirror, refine if r.segment_crf else None, f'{self.title}, segmenting {split}', self.progress)
+            mine = self.share(range(len(samples)))
+            write_masks(self.segmenter(), samples, stage.folder, r.segment_scales, r.segment_mirror, refine if r.segment_crf else None, f'{self.title}, segmenting {split}', self.progress and is_main(), mine)
+            self.share([])
             stage.finish(dict(pictures=len(samples)) | self.skipped(split))
     return stage.folder
 
@@ -457,10 +487,15 @@ def sweep(self: Run,
     split: str,  # must have masks
     stage: str = 'cams',  # whose maps: 'cams' or 'walk'
 ) -> ThresholdSweep:
-    "Confusion matrices of a split's stored maps at all thresholds"
+    "Confusion matrices of a split's stored maps at all thresholds, as counted while they were made, or from the store"
     samples, store = self.samples(split), CamStore(self.folder/stage/split)
     if not samples.has_masks: raise InputError(f"split '{split}' has no masks to evaluate against")
-    sweep = ThresholdSweep(len(samples.classes) + 1, torch.arange(80).double() / 100)
+    sweep, known = _new_sweep(samples), self.folder/'sweeps'/f'{split}.safetensors'
+    if stage == 'cams' and not self.imported and known.exists():
+        state = load_state(known)
+        if state['of'] == made_from(store.folder) and state['counts'].shape == sweep.counts.shape:
+            sweep.counts = state['counts']
+            return sweep
     for i, id in enumerate(tqdm(samples.ids, desc=f'{self.title}, evaluating {stage} of {split}', disable=not self.progress)):
         if (mask := samples.mask(i)) is not None: sweep.update(store.get(id), mask, id)
     return sweep

@@ -28,13 +28,15 @@ class Recipe:
     pretrained: str = 'imagenet'  # 'imagenet', a weights file, or 'random'
     output_stride: int = 16  # pixels a CAM cell
     pool: str = 'gap'  # from CAM to class logit: 'gap', 'noisy_or', 'max' or 'lse'
-    batch_norm: str = 'trained'  # 'trained', 'frozen' (ImageNet's statistics), or 'frozen-views' (trained on the whole picture only)
+    batch_norm: str = 'trained'  # 'trained', 'synchronised' (trained, with statistics over all processes), 'frozen' (ImageNet's statistics), or 'frozen-views' (trained on the whole picture only)
     frozen_stages: int = 0  # leading stages of the backbone that are not trained
     tiles: tuple = (2, 4, 8, 16)  # tiles per side, one of them drawn a step (Section 3.2)
     crop_side: tuple = (.5, .9)  # crop view: range of its side, share of the picture's
     resize_scale: tuple = (.5, 1.25)  # resize view: range of the new side, share of the old
     alpha: float = 4.  # largest weight of the consistency losses (Section 4.1)
     ramp: float = .5  # share of the training over which alpha rises (Section 4.1)
+    share_views: bool = False  # where batch norm is trained, views of one size go through the network together and share its statistics; where it is frozen they always do
+    frugal: bool = False  # one view's graph in memory at a time, with equal gradients
     crop: int = 512  # side of a training picture, pixels (Section 4.1)
     long_side: tuple = (320, 640)  # range to which the longer side is rescaled, pixels (Section 4.1)
     epochs: int = 15  # passes over the training pictures (Puzzle-CAM)
@@ -44,7 +46,10 @@ class Recipe:
     weight_decay: float = 4e-5  # (Section 4.1)
     power: float = .9  # of the polynomial schedule, in every training (Section 4.1)
     bias_factor: float = 2.  # learning rate of biases, relative; they have no weight decay (Puzzle-CAM)
-    precision: str = 'no'  # of every training: 'no' (float32), 'bf16' or 'fp16'
+    precision: str = 'no'  # of every training: 'no' (float32), 'bf16', 'fp16', or 'auto' (bf16 where the device computes in it)
+    accumulate: int = 1  # pieces that a step's pictures go through in, one after the other, in every training
+    compile: bool = False  # torch.compile for the backbones in training
+    cache: float = 0.  # GiB of memory for decoded pictures, over the loader processes of a training process
     workers: int = 4  # loader processes
     save_every: int = 200  # steps between checkpoints
     log_every: int = 10  # steps between records in metrics.jsonl
@@ -93,7 +98,7 @@ class Recipe:
     segment_rates: tuple = (6, 12, 18)  # cells between the taps of the pyramid's branches (Puzzle-CAM)
     segment_refinements: int = 2  # 3x3 layers of DeepLabV3+'s decoder
     segment_norm: str = 'batch'  # normalisation of the head: 'batch' (Section 4.1) or 'group' (Puzzle-CAM)
-    segment_batch_norm: str = 'trained'  # batch norm of the backbone: 'trained' (Section 4.1) or 'frozen'
+    segment_batch_norm: str = 'trained'  # batch norm of the backbone: 'trained' (Section 4.1), 'synchronised' or 'frozen'
     segment_frozen_stages: int = 0  # leading stages of the backbone that are not trained
     segment_crop: int = 512  # side of a training picture, pixels (Puzzle-CAM)
     segment_long_side: tuple = (256, 1024)  # range to which the longer side is rescaled, pixels (Puzzle-CAM)
@@ -146,11 +151,11 @@ RECIPES['voc-quick'] = replace(RECIPES['quick'], data='voc', train='half_train',
     segment_norm='group', segment_lr=.0015, segment_crop=160, segment_long_side=(144, 288), segment_epochs=6, segment_scales=(.5,))
 
 # %% ../nbs/60_recipes.ipynb #d5e5cc0e
-CHOICES = dict(pool='gap noisy_or max lse', pretrain_pool='gap noisy_or max lse', batch_norm='trained frozen frozen-views', precision='no bf16 fp16', pretrain='imagenet one-label none',
-    affinity='boundary features none', segment='deeplabv3plus deeplabv3 none', segment_on='pseudo masks', segment_norm='batch group', segment_batch_norm='trained frozen', on_bad_picture='refuse skip')
+CHOICES = dict(pool='gap noisy_or max lse', pretrain_pool='gap noisy_or max lse', batch_norm='trained synchronised frozen frozen-views', precision='no bf16 fp16 auto', pretrain='imagenet one-label none',
+    affinity='boundary features none', segment='deeplabv3plus deeplabv3 none', segment_on='pseudo masks', segment_norm='batch group', segment_batch_norm='trained synchronised frozen', on_bad_picture='refuse skip')
 
 LIMITS = {  # least and largest number of the fields whose names end so; of the others, 0 and ten million
-    (1, 10_000_000): 'epochs batch_size save_every log_every k_teacher steps', (1, 16384): 'size crop long_side', (1, 256): 'output_stride tiles rates',
+    (1, 10_000_000): 'epochs batch_size save_every log_every k_teacher steps accumulate', (1, 16384): 'size crop long_side', (1, 256): 'output_stride tiles rates',
     (0, 1): 'ramp momentum threshold rho scores background', (.01, 1): 'crop_side', (.01, 16): 'scale scales', (2, 32): 'radius', (0, 64): 'workers stages refinements', (0, 2**31 - 1): 'seed'}
 
 def _limits(field):

@@ -84,13 +84,15 @@ def write_masks(
     refine=None,  # from (id, (picture, probabilities)) to (id, probabilities), one after the other, such as `crf.crf_many`
     title: str = 'masks',  # in front of the bar
     progress: bool = True,  # show the bar
+    indices: list|None = None,  # which of the pictures; None: all
 ) -> Path:  # the folder
     "Write the mask of every picture that has none in the folder yet"
     path = lambda id: Path(folder)/f'{id}.png'
-    missing = [i for i, id in enumerate(samples.ids) if not path(id).exists()]
+    wanted = range(len(samples)) if indices is None else indices
+    missing = [i for i in wanted if not path(samples.ids[i]).exists()]
     found = segment(net, samples, missing, scales, mirror)
     found = refine(found) if refine else ((id, probs) for id, (_, probs) in found)
-    for id, probs in tqdm(found, title, len(samples), initial=len(samples) - len(missing), disable=not progress): write_mask(probs.argmax(0), path(id))
+    for id, probs in tqdm(found, title, len(wanted), initial=len(wanted) - len(missing), disable=not progress): write_mask(probs.argmax(0), path(id))
     return Path(folder)
 
 # %% ../nbs/51_segment.ipynb #d487a51a

@@ -8,7 +8,7 @@ __all__ = ['seeded', 'rescale', 'place', 'jitter', 'Augment', 'Augmented', 'Batc
 # %% ../nbs/05_transforms.ipynb #8aedeb97
 import numpy as np, torch
 from torch.nn.functional import pad
-from torch.utils.data import Dataset, Sampler, default_collate
+from torch.utils.data import Dataset, Sampler, default_collate, get_worker_info
 
 from .samples import InputError, Sample # before torchvision: the package mends its import where need be
 
@@ -97,12 +97,21 @@ class Augmented(Dataset):
         samples,  # `Samples`
         augment,  # called with (sample, generator), such as `Augment`
         seed: int=0,  # of the run
-    ): self.samples, self.augment, self.seed = samples, augment, seed
+        cache: int=0,  # bytes of memory for decoded pictures, over all loader processes
+    ): self.samples, self.augment, self.seed, self.cache, self.kept, self.taken = samples, augment, seed, cache, {}, 0
     def __len__(self): return len(self.samples)
     def __getitem__(self, at):
-        (epoch, i), known = at, self.samples
+        epoch, i = at
+        return self.augment(self.decoded(i), seeded(self.seed, epoch, i))
+
+    def decoded(self, i):
+        "Sample `i`, with its mask only where the augmentation wants it; kept while there is room"
+        if i in self.kept: return self.kept[i]
+        known = self.samples
         sample = known[i] if getattr(self.augment, 'masks', False) else Sample(known.ids[i], known.image(i), known.labels[i])
-        return self.augment(sample, seeded(self.seed, epoch, i))
+        size, loader = sum(x.nbytes for x in (sample.image, sample.mask) if x is not None), get_worker_info()
+        if self.taken + size <= self.cache // (loader.num_workers if loader else 1): self.kept[i] = sample; self.taken += size
+        return sample
 
 # %% ../nbs/05_transforms.ipynb #ffe3eb09
 class Batches(Sampler):
