@@ -282,6 +282,6 @@ def synchronise(
 @patch
 def compile_features(self: BackboneNet) -> BackboneNet:
     "Have the feature pyramid computed by compiled code, the same for all sizes of pictures"
-    compiled = torch.compile(self.features, dynamic=True)
+    compiled = torch.compile(self.features, dynamic=True, options=dict(force_layout_optimization=True))  # without it, code for one size of the last map
     self.features = lambda x: compiled(x.contiguous(memory_format=torch.channels_last))
     return self

@@ -1,5 +1,7 @@
 """Trainings that are killed, and trainings in two processes: what no notebook should hold."""
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,3 +107,52 @@ def test_two_processes_go_through_all_stages(tmp_path):
     states = dict(Run(tmp_path/'run').status())
     assert all(state.startswith(('done', 'mIoU')) for state in states.values()), states
     assert "segmenter's masks, train" in states
+
+
+def losses_of(folder): return [{k: v for k, v in r.items() if k not in ('seconds', 'step', 'lr')} for r in read_metrics(folder/'classify'/'metrics.jsonl')]
+
+
+def assert_near(some, others, relative):
+    assert len(some) == len(others) > 0
+    for step, (a, b) in enumerate(zip(some, others)):
+        assert a.keys() == b.keys()
+        for name in a: assert abs(a[name] - b[name]) < relative * max(1, abs(b[name])), (step, name, a[name], b[name])
+
+
+@pytest.mark.slow
+def test_synchronised_batch_norm_gives_two_processes_the_losses_of_one(tmp_path):
+    "With batch norm in training, where without it they differ"
+    common = '--epochs', '1', '--log-every', '1'
+    train(tmp_path/'one', '--batch-norm', 'trained', *common)
+    for how in 'synchronised', 'trained': train(tmp_path/how, '--batch-norm', how, *common, launcher=TWO)
+    one = losses_of(tmp_path/'one')
+    assert_near(losses_of(tmp_path/'synchronised'), one, 2e-3)
+    with pytest.raises(AssertionError): assert_near(losses_of(tmp_path/'trained'), one, 2e-3)
+
+
+@pytest.mark.slow
+def test_pieces_and_single_views_in_two_processes_give_the_losses_of_one(tmp_path):
+    "Gradients that are taken in parts and exchanged once are those of the whole batch"
+    common = '--batch-norm', 'frozen', '--epochs', '2', '--log-every', '1'
+    train(tmp_path/'one', *common)
+    for how in ['--accumulate', '4'], ['--frugal'], ['--frugal', '--accumulate', '2']:
+        folder = tmp_path/''.join(how)
+        train(folder, *how, *common, launcher=TWO)
+        assert_near(losses_of(folder), losses_of(tmp_path/'one'), 1e-3)
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_inference(tmp_path):
+    "From the same weights, two processes store the CAMs and masks that one stores, each its share, and count what one counts"
+    options = *LATER, '--affinity', 'none', '--no-pseudo-crf', '--no-segment-crf'
+    train(tmp_path/'one', *options, command='run')
+    shutil.copytree(tmp_path/'one', tmp_path/'two')
+    for part in 'cams', 'sweeps', 'masks', 'evaluate': shutil.rmtree(tmp_path/'two'/part)
+    train(tmp_path/'two', *options, command='run', launcher=TWO)
+    one, two = products(tmp_path/'one'), products(tmp_path/'two')
+    assert one.keys() == two.keys() and {'cams', 'sweeps', 'masks', 'evaluate'} <= {name.split('/')[0] for name in one}
+    assert [name for name in one if one[name] != two[name]] == []
+    script = tmp_path/'shares.py'
+    script.write_text('from consistency_cam.pipeline import Run\nimport sys\nprint(Run(sys.argv[1]).share(range(5)), flush=True)\n')
+    said = subprocess.run([*TWO[:-2], str(script), str(tmp_path/'one')], env=dict(os.environ, OMP_NUM_THREADS='1'), capture_output=True, text=True, timeout=300).stdout
+    assert sorted(re.findall(r'\[.*?\]', said)) == ['[0, 2, 4]', '[1, 3]']
