@@ -11,10 +11,12 @@ import json, warnings
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from tqdm.auto import tqdm
 import consistency_cam
 from .samples import InputError, Samples, read_mask, write_mask
 from .metrics import cam_mask
@@ -22,7 +24,7 @@ from .checkpoint import Stage, atomic_bytes, fingerprint, read_json, write_json
 from .cams import CamStore, StoreError
 from .crf import LABEL_CRF, CRFSetting, crf_many, label_crf
 from .affinity import labels_by_score
-from .randomwalk import random_walk, walk
+from .randomwalk import path_affinity, walk, walk_many
 
 # %% ../nbs/43_pseudo.ipynb #ef74e804
 class PseudoError(InputError): "Pseudo-labels that cannot be made or written as asked"
@@ -46,6 +48,15 @@ def cells(
     "The grid that covers a picture"
     return tuple(-(-s // stride) for s in size)
 
+def _ready(cams, size, relation, setting):
+    "Maps (K,h,w) and affinities of a picture that walks"
+    maps, wanted = torch.stack(list(cams.values())).float(), cells(size, setting.stride)
+    if maps.shape[1:] != wanted: maps = F.interpolate(maps[None], wanted, mode='bilinear', align_corners=False)[0]
+    if relation is None: return maps, None
+    if relation.shape[-2:] != wanted: raise PseudoError(f'{"edges" if relation.ndim == 2 else "affinities"} {tuple(relation.shape)} for a picture of {size[0]}x{size[1]}: at stride {setting.stride} it has {wanted[0]}x{wanted[1]} cells; set the stride of the network that made them')
+    maps = maps.to(relation)
+    return (maps * (1 - relation), path_affinity(relation, setting.radius)) if relation.ndim == 2 else (maps, relation)
+
 def walked(
     cams: dict,  # {mask id: map (h',w')} of the whole picture, on any grid
     size: tuple,  # (H,W) of the picture
@@ -54,12 +65,8 @@ def walked(
 ) -> dict:  # {mask id: map (h,w) in 0..1}
     "The class maps after the walk, a cell a stride, the highest score 1; zeros where there is no score. Raises `InputError`"
     if not cams: return {}
-    maps, wanted = torch.stack(list(cams.values())).float(), cells(size, setting.stride)
-    if maps.shape[1:] != wanted: maps = F.interpolate(maps[None], wanted, mode='bilinear', align_corners=False)[0]
-    if relation is not None:
-        if relation.shape[-2:] != wanted: raise PseudoError(f'{"edges" if relation.ndim == 2 else "affinities"} {tuple(relation.shape)} for a picture of {size[0]}x{size[1]}: at stride {setting.stride} it has {wanted[0]}x{wanted[1]} cells; set the stride of the network that made them')
-        maps = random_walk(maps, relation, setting.radius, setting.beta, setting.steps) if relation.ndim == 2 else walk(maps, relation, setting.beta, setting.steps)
-    return dict(zip(cams, _highest_one(maps)))
+    maps, affinity = _ready(cams, size, relation, setting)
+    return dict(zip(cams, _highest_one(maps if affinity is None else walk(maps, affinity, setting.beta, setting.steps))))
 
 def _highest_one(maps):
     "Maps (K,h,w) divided by their one maximum; zeros stay zeros"
@@ -117,6 +124,15 @@ def _job(samples, store, i, relation, setting):
     return image, cams, relation and relation(image), setting
 
 # %% ../nbs/43_pseudo.ipynb #ddbe22b2
+def _walked_in_batches(jobs, setting, batch_size=16):
+    "Yields (id, maps after the walk) of (id, arguments of `walked`), so many pictures at a time on the device of their affinities"
+    jobs = iter(jobs)
+    while batch := list(islice(jobs, batch_size)):
+        walking = [(id, *arguments) for id, arguments in batch if arguments[0]]
+        moved = walk_many([_ready(*arguments) for _, *arguments in walking], setting.beta, setting.steps) if walking else []
+        done = {id: dict(zip(cams, _highest_one(maps))) for (id, cams, *_), maps in zip(walking, moved)}
+        yield from ((id, done.get(id, {})) for id, _ in batch)
+
 def walk_cams(
     samples: Samples,
     store: CamStore,  # their CAMs
@@ -134,7 +150,9 @@ def walk_cams(
         image, cams, related, _ = _job(samples, store, i, relation, setting)
         sizes[samples.ids[i]] = tuple(image.shape[1:])
         return cams, sizes[samples.ids[i]], related, replace(setting, stride=into.stride)
-    for id, maps in crf_many(((samples.ids[i], job(i)) for i in missing), walked, workers, title, progress, len(missing)):
+    jobs = ((samples.ids[i], job(i)) for i in missing)
+    found = _walked_in_batches(tqdm(jobs, title, len(missing), disable=not progress), setting) if torch.cuda.is_available() else crf_many(jobs, walked, workers, title, progress, len(missing))
+    for id, maps in found:
         into.put(id, maps, sizes[id])
     return into
 
