@@ -11,7 +11,7 @@ from consistency_cam.views import HFlip, RandomCrop, RandomResize, Tiles
 @pytest.mark.slow
 def test_compiled_views_have_the_same_losses_and_few_graphs():
     torch.manual_seed(0)
-    net = CAMNet('resnet10t', 20, pretrained=False).freeze().to(memory_format=torch.channels_last)
+    net = CAMNet('resnet18', 20, pretrained=False).freeze().to(memory_format=torch.channels_last)
     task = ConsistencyTask(net, [Tiles([2, 4]), RandomCrop(), HFlip(), RandomResize()], total=10).train()
     batch = dict(image=torch.randn(2, 3, 128, 128), labels=(torch.rand(2, 20) > .8).float())
 
