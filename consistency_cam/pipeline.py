@@ -94,6 +94,8 @@ class Run:
         if split not in self._samples: self._samples[split] = self.usable(split, partial(dataset, self.recipe, split, progress=self.progress and is_main()))
         return self._samples[split]
 
+    def __reduce__(self): return Run, (self.folder, self.recipe, self.force, self.progress)  # to other processes
+
     @property
     def classes(self) -> list: return self.samples(self.recipe.train).classes
     @property
