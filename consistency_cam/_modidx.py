@@ -204,6 +204,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'consistency_cam.coco._official': ('coco.html#_official', 'consistency_cam/coco.py'),
                                       'consistency_cam.coco._places': ('coco.html#_places', 'consistency_cam/coco.py'),
                                       'consistency_cam.coco._sha': ('coco.html#_sha', 'consistency_cam/coco.py'),
+                                      'consistency_cam.coco.checked_categories': ( 'coco.html#checked_categories',
+                                                                                   'consistency_cam/coco.py'),
                                       'consistency_cam.coco.entries': ('coco.html#entries', 'consistency_cam/coco.py'),
                                       'consistency_cam.coco.index': ('coco.html#index', 'consistency_cam/coco.py'),
                                       'consistency_cam.coco.make_masks': ('coco.html#make_masks', 'consistency_cam/coco.py'),

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from .samples import InputError, MaskError, PictureError, Samples, checked_ids, read_mask
 from .scenes import Scenes
 from .voc import VOC
-from .coco import COCO
+from .coco import CATEGORIES, COCO
 from .folder import Folder, WithMasks
 from .imagenet import ImageNet, OneLabel, class_folders
 from .verify import verify
@@ -53,7 +53,8 @@ def dataset(
     if r.data == 'voc': samples = VOC(r.root, split, labels=r.labels, errors=errors)
     elif r.data == 'folder': samples = Folder(r.root, r.labels, masks=r.masks or None, split=split if split not in ('', 'all') else None, errors=errors)
     elif r.data == 'imagenet': samples = ImageNet(r.root, split, dict.fromkeys(class_folders(Path(r.root)/r.train)) if r.labels in ('', 'auto') else r.labels, errors)
-    elif r.data == 'coco': samples = COCO(r.root, split, errors=errors, progress=progress)
+    elif r.data == 'coco' and r.labels not in ('auto', 'file'): raise InputError(f"labels={r.labels!r}: for COCO, 'auto' wants the official 80 categories, 'file' takes those that the annotations list")
+    elif r.data == 'coco': samples = COCO(r.root, split, errors=errors, progress=progress, categories=CATEGORIES if r.labels == 'auto' else None)
     else: raise InputError(f"unknown data '{r.data}'; known: scenes, voc, coco, folder, imagenet")
     return samples.subset(slice(r.pictures)) if r.pictures and split == r.train else samples
 
@@ -434,8 +435,9 @@ def segmenter(self: Run) -> Segmenter:
 
 # %% ../nbs/70_pipeline.ipynb #a4b3a206
 def _refined(image, probs, setting):
-    "Probabilities after the CRF over the classes that reach a tenth somewhere"
-    return dense_crf(image, probs, setting, (probs.amax((1, 2)) > .1).nonzero().flatten().tolist())
+    "Probabilities after the CRF over the classes that reach a tenth somewhere, or where none does, the likeliest"
+    most = probs.amax((1, 2))
+    return dense_crf(image, probs, setting, (most >= most.max().clamp(max=.1)).nonzero().flatten().tolist())
 
 @patch
 def masks(self: Run,

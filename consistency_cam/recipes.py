@@ -16,7 +16,7 @@ class Recipe:
     "All settings of an experiment; the defaults are the paper's (Section 4.1), what it leaves open is Puzzle-CAM's, IRNet's or MILe's"
     data: str = 'voc'  # kind of data set: 'scenes' (generated), 'voc' (VOC 2012's layout), 'folder' (own pictures), 'imagenet' (class folders) or 'coco'
     root: str = ''  # folder of the data set: VOC2012, or the folder of one's own pictures
-    labels: str = 'auto'  # voc: 'xml', 'csv', 'masks' or 'auto'; folder: the CSV file with columns id,labels; imagenet: the file of class names, or 'auto'
+    labels: str = 'auto'  # voc: 'xml', 'csv', 'masks' or 'auto'; folder: the CSV file with columns id,labels; imagenet: the file of class names, or 'auto'; coco: 'auto' (the official 80 categories) or 'file' (those that its annotations list)
     masks: str = ''  # folder: where the palette PNGs are, if there are any
     train: str = 'train_aug'  # split to train on
     val: str = 'val'  # split held out for evaluation; '' for none
