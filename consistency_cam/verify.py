@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HANDFUL', 'picture_notes', 'look', 'Record', 'scan', 'label_against_mask', 'Checked', 'overlaps', 'unlisted', 'slips',
-           'verify', 'recognise', 'all_splits']
+           'lost_masks', 'verify', 'recognise', 'all_splits']
 
 # %% ../nbs/04_verify.ipynb #6c1b0fe5
 import difflib, json, os, sys, time
@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from .folder import EXTENSIONS
+from .folder import EXTENSIONS, few_lacking
 from .samples import SIDES, InputError, LabelError, Samples, check_image, open_picture, read_mask
 
 # %% ../nbs/04_verify.ipynb #ee9362f1
@@ -197,11 +197,24 @@ def unlisted(
 def slips(
     sets: dict,  # {name of a split: samples}
 ) -> list:  # of notes
-    "Classes with less than a twentieth of the pictures of another class of nearly the same name."
-    counts = Counter()
-    for s in sets.values(): counts.update({c: int(s.labels[:, k].sum()) for k, c in enumerate(s.classes)} if torch.is_tensor(s.labels) else {})
-    near = {c: next((o for o in difflib.get_close_matches(c, counts, 4) if 20*counts[c] < counts[o]), None) for c in counts}
-    return [(f'a class of {counts[c]} pictures, like {o!r} of {counts[o]}; is it a slip?', c) for c, o in near.items() if o]
+    "Classes of a single picture, and those with less than a twentieth of the pictures of another class of nearly the same name."
+    counts, seen, notes = Counter(), set(), []
+    for s in sets.values():
+        new = [i for i, id in enumerate(s.ids) if id not in seen]; seen.update(s.ids)
+        if torch.is_tensor(s.labels): counts.update(dict(zip(s.classes, s.labels[new].sum(0).int().tolist())))
+    for c, n in counts.items():
+        like = next((o for o in difflib.get_close_matches(c, counts, 4) if o != c and (n == 1 <= counts[o] or 20*n < counts[o])), None)
+        if like: notes.append((f'a class of {n} picture{"s"*(n != 1)}, like {like!r} of {counts[like]}; is it a slip?', c))
+        elif n == 1: notes.append(('a class of 1 picture', c))
+    return notes
+
+# %% ../nbs/04_verify.ipynb #9c487f07
+def lost_masks(
+    sets: dict,  # {name of a split: samples}
+) -> list:  # of notes
+    "Pictures without a mask in a split where nearly all have one."
+    lost = [(s, i) for s in sets.values() if s.has_masks and s.files(0) for i in few_lacking([s.files(i)[1] for i in range(len(s))])]
+    return [('has no mask, as nearly all others have', os.fspath(s.files(i)[0])) for s, i in lost]
 
 # %% ../nbs/04_verify.ipynb #6fe9ac56
 def _made(samples, i):
@@ -219,7 +232,7 @@ def verify(
     progress: bool=True,  # show the bar
 ) -> Checked:
     "Looks at every picture, mask and label; what is wrong is in the result, not raised."
-    begun, problems, notes, bad = time.perf_counter(), [(type(e).__name__, str(e)) for e in errors], overlaps(sets) + slips(sets), {}
+    begun, problems, notes, bad = time.perf_counter(), [(type(e).__name__, str(e)) for e in errors], overlaps(sets) + slips(sets) + lost_masks(sets), {}
     job = lambda s, i: (os.fspath((f := s.files(i))[0]), f[1] and os.fspath(f[1]), len(s.classes)) if s.files(i) else None
     places = [(s, i, job(s, i)) for s in sets.values() for i in range(len(s))]
     scanned = scan([j for _, _, j in places if j], record, workers, progress)
