@@ -20,7 +20,8 @@ from .scenes import Scenes
 from .voc import VOC
 from .coco import CATEGORIES, COCO
 from .folder import Folder, WithMasks
-from .imagenet import ImageNet, OneLabel, class_folders
+from .imagenet import OneLabel
+from .shards import single_label
 from .verify import verify
 from .transforms import Augment, Augmented
 from .metrics import ConfusionMatrix, ThresholdSweep, cam_mask
@@ -52,7 +53,7 @@ def dataset(
     if not r.root: raise InputError(f"data '{r.data}' needs --root: the folder it is in")
     if r.data == 'voc': samples = VOC(r.root, split, labels=r.labels, errors=errors)
     elif r.data == 'folder': samples = Folder(r.root, r.labels, masks=r.masks or None, split=split if split not in ('', 'all') else None, errors=errors)
-    elif r.data == 'imagenet': samples = ImageNet(r.root, split, dict.fromkeys(class_folders(Path(r.root)/r.train)) if r.labels in ('', 'auto') else r.labels, errors)
+    elif r.data == 'imagenet': samples = single_label(r.root, split, r.labels, r.train, errors)
     elif r.data == 'coco' and r.labels not in ('auto', 'file'): raise InputError(f"labels={r.labels!r}: for COCO, 'auto' wants the official 80 categories, 'file' takes those that the annotations list")
     elif r.data == 'coco': samples = COCO(r.root, split, errors=errors, progress=progress, categories=CATEGORIES if r.labels == 'auto' else None)
     else: raise InputError(f"unknown data '{r.data}'; known: scenes, voc, coco, folder, imagenet")
@@ -233,7 +234,7 @@ def single_labels(self: Run) -> Samples:
     if r.pretrain == 'one-label': return OneLabel(self.samples(r.train), seed=r.seed)
     if r.pretrain != 'imagenet': raise InputError(f"unknown pretrain '{r.pretrain}'; known: imagenet, one-label, none")
     if not r.pretrain_root: raise InputError("pretrain 'imagenet' needs --pretrain-root, the folder that holds its splits; or leave the stage out by --pretrain none")
-    return self.usable('pretrain', lambda errors=None: ImageNet(r.pretrain_root, errors=errors))
+    return self.usable('pretrain', lambda errors=None: single_label(r.pretrain_root, errors=errors))
 
 def _given_weights(r):
     "The weights a recipe names, as `CAMNet` takes them"

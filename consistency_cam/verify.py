@@ -22,6 +22,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from .folder import EXTENSIONS, few_lacking
+from .shards import shard_splits
 from .samples import SIDES, InputError, LabelError, Samples, check_image, open_picture, read_mask
 
 # %% ../nbs/04_verify.ipynb #ee9362f1
@@ -262,7 +263,7 @@ def recognise(
     if (place/'labels.csv').is_file():
         root = next((place/name for name in ('pictures', 'images') if (place/name).is_dir()), place)
         return dict(data='folder', root=str(root), labels=str(place/'labels.csv'), masks=str(place/'masks') if (place/'masks').is_dir() else '')
-    if any(p.suffix.lower() in EXTENSIONS for pattern in ('*/*/*', '*/*/images/*') for p in place.glob(pattern)): return dict(data='imagenet', root=str(place), labels=str(place/'classes.txt') if (place/'classes.txt').is_file() else 'auto')
+    if shard_splits(place) or any(p.suffix.lower() in EXTENSIONS for pattern in ('*/*/*', '*/*/images/*') for p in place.glob(pattern)): return dict(data='imagenet', root=str(place), labels=str(place/'classes.txt') if (place/'classes.txt').is_file() else 'auto')
     raise InputError(f"{place}: {'no data set that is recognised in it; say which by --data and --root' if place.is_dir() else 'no such folder'}")
 
 def all_splits(
@@ -272,5 +273,5 @@ def all_splits(
     "The splits a data set has."
     if data == 'voc': return sorted(p.stem for p in (Path(root)/'ImageSets'/'Segmentation').glob('*.txt'))
     if data == 'coco': return [s for s in ('train', 'val') if (Path(root)/'annotations'/f'instances_{s}2014.json').is_file()]
-    if data == 'imagenet': return sorted((p.name for p in Path(root).glob('*/') if not p.name.startswith('.')), key=lambda name: (name != 'train', name))
+    if data == 'imagenet': return sorted({p.name for p in Path(root).glob('*/') if not p.name.startswith('.')} | {*shard_splits(root)}, key=lambda name: (name != 'train', name))
     return ['all'] if data == 'folder' else ['train', 'val']
