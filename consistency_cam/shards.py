@@ -15,13 +15,14 @@ from .samples import InputError, LabelError, PictureError, Samples, WriteError, 
 from .download import checked, opened
 from .imagenet import ImageNet, OneHot, class_folders, read_class_names
 
-# %% ../nbs/04_shards.ipynb #e695c8be
+# %% ../nbs/04_shards.ipynb #ffb5bd0d
 def shard_splits(
     root,  # folder that holds the splits
 ) -> dict:  # {split: sorted paths of its shards}
-    "The tar files of each split: in a folder of its name, or named PREFIX-SPLIT-NUMBER.tar or SPLIT-NUMBER.tar."
+    "The tar files of each split: in a folder of its name that has no folders in it, or named PREFIX-SPLIT-NUMBER.tar or SPLIT-NUMBER.tar."
     found = {}
     for path in sorted(Path(root).glob('*/*.tar')): found.setdefault(path.parent.name, []).append(path)
+    found = {split: paths for split, paths in found.items() if not any(paths[0].parent.glob('*/'))}
     for path in sorted(Path(root).glob('*.tar')):
         if name := re.fullmatch(r'(?:.*-)?([A-Za-z]+)-\d+\.tar', path.name): found.setdefault(name[1], []).append(path)
     return found

@@ -117,7 +117,7 @@ def _handfuls(jobs, workers):
             waiting.append((part, pool.submit(_look_at, part)))
             while len(waiting) > 3*workers: part, future = waiting.popleft(); yield future.result()
         while waiting: part, future = waiting.popleft(); yield future.result()
-    except BrokenProcessPool: raise InputError(f'{part[0][0]}: a process of the pool was ended from outside at this picture or one of the next {4*workers*HANDFUL}; often memory is short: take fewer workers') from None
+    except BrokenProcessPool: raise InputError(f'{part[0][0]}: a process of the pool was ended from outside at this picture or one of the next {4*workers*HANDFUL}; often memory is short: make room, or take fewer by --workers, and do the same again') from None
     finally: pool.shutdown(cancel_futures=True)
 
 def scan(

@@ -2,18 +2,25 @@
 import contextlib
 import io
 import json
+import multiprocessing
+import os
 import resource
 import shutil
+import signal
+import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from consistency_cam import crf, verify
 from consistency_cam.cams import CamStore
 from consistency_cam.cli import main
 from consistency_cam.folder import Folder
-from consistency_cam.samples import write_mask
+from consistency_cam.pseudo import PseudoSetting, pseudo_labels
+from consistency_cam.samples import InputError, write_mask
 from consistency_cam.scenes import Scenes
 from consistency_cam.voc import CLASSES, VOC
 
@@ -197,3 +204,50 @@ def test_import_that_is_cut_off_is_taken_up(ground, tmp_path):
     assert bring(tmp_path/'run').status == 0
     maps = lambda folder: {n: c for n, c in tree(folder/'cams').items() if n.endswith('.safetensors')}
     assert maps(tmp_path/'run') == maps(tmp_path/'whole')
+
+
+# Processes that are killed from outside, as by a system that is short of memory
+
+@contextlib.contextmanager
+def killing(begun):
+    "Kills one of this process's children as soon as `begun()` is true"
+    def kill():
+        while not (begun() and multiprocessing.active_children()): time.sleep(.005)
+        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    thread = threading.Thread(target=kill, daemon=True); thread.start()
+    yield
+    thread.join()
+    assert not multiprocessing.active_children()
+
+
+def test_a_killed_process_of_a_scan_is_one_line(thousand, tmp_path, monkeypatch):
+    "and the same command goes on from the record"
+    record, look = tmp_path/'record', verify.look
+    monkeypatch.setattr(verify, 'look', lambda *job: (time.sleep(.005), look(*job))[1])
+    with killing(lambda: record.exists() and record.stat().st_size > 5000):
+        one_line(command('verify', thousand, '--quiet', '--record', record, '--workers', 2), 'a process of the pool was ended from outside at this picture or one of the next 128', 'take fewer by --workers')
+    monkeypatch.undo()
+    known = record.read_text().count('"job"')
+    assert 16 <= known < 1000
+    looked = []
+    monkeypatch.setattr(verify, 'look', lambda *job: looked.append(job) or look(*job))
+    done = command('verify', thousand, '--quiet', '--record', record, '--workers', 0)
+    assert '1,000 pictures, 1,000 masks: 1 problem' in done.out and len(looked) == 1000 - known
+
+
+def test_a_killed_process_of_the_crf_is_one_line(tmp_path, monkeypatch):
+    "and the same call goes on from the masks that are made"
+    pytest.importorskip('pydensecrf')
+    scenes, store, mean_field = Scenes(24, size=64), CamStore(tmp_path/'cams', Scenes(1, size=64).classes), crf.mean_field
+    for i, id in enumerate(scenes.ids): store.put(id, {c: (scenes.mask(i)[::4, ::4] == c).float() for c in scenes.label_ids(i)}, (64, 64))
+    make = lambda folder: pseudo_labels(scenes, store, folder, setting=PseudoSetting(crf=crf.LABEL_CRF), workers=2, progress=False)
+    monkeypatch.setattr(crf, 'mean_field', lambda *args: (time.sleep(.05), mean_field(*args))[1])
+    with killing(lambda: len([*(tmp_path/'cut').glob('*.png')]) >= 3):
+        with pytest.raises(InputError, match=r"a process of the pool was ended from outside, at picture '.*' or one of the 4 before it; .* do the same again") as e: make(tmp_path/'cut')
+    assert '\n' not in str(e.value) and not (tmp_path/'cut'/'manifest.json').exists() and 3 <= len([*(tmp_path/'cut').glob('*.png')]) < 24
+    monkeypatch.undo()
+    made = {p: p.stat().st_mtime_ns for p in (tmp_path/'cut').glob('*.png')}
+    make(tmp_path/'cut'); make(tmp_path/'whole')
+    assert {p: p.stat().st_mtime_ns for p in made} == made
+    pngs = lambda folder: {n: c for n, c in tree(folder).items() if n.endswith('.png')}
+    assert len(pngs(tmp_path/'cut')) == 24 and pngs(tmp_path/'cut') == pngs(tmp_path/'whole')
