@@ -301,7 +301,7 @@ def _data_sets(args):
 def _verify(args):
     "look at every list, picture, mask and label of data sets and say all that is wrong; status 1 where something is"
     from consistency_cam.pipeline import dataset
-    from consistency_cam.samples import InputError
+    from consistency_cam.samples import InputError, atomic_bytes
     from consistency_cam.verify import verify
     reports, status = [], 0
     free(args.force, args.report)
@@ -313,7 +313,7 @@ def _verify(args):
         checked = verify(sets, errors, whole, args.record, args.workers, not args.quiet)
         reports += [f'{name}, {r.data} ({", ".join(splits)}): {checked.summary()}', *checked.lines()]; status |= bool(checked.problems)
         print('\n  '.join([reports[-1 - len(checked.lines())], *checked.lines(None if args.all else max(args.most, 0))]))
-    if args.report: args.report.write_text('\n'.join(reports) + '\n', encoding='utf-8')
+    if args.report: atomic_bytes(args.report, ('\n'.join(reports) + '\n').encode(errors='backslashreplace'))
     return status
 
 # %% ../nbs/99_cli.ipynb #7eeb9d8e

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from .folder import EXTENSIONS, few_lacking
 from .shards import shard_splits
-from .samples import SIDES, InputError, LabelError, Samples, check_image, open_picture, read_mask
+from .samples import SIDES, InputError, LabelError, Samples, check_image, open_picture, read_mask, writing
 
 # %% ../nbs/04_verify.ipynb #ee9362f1
 def picture_notes(
@@ -72,9 +72,10 @@ class Record:
         if lines and lines[0].get('record') != self.HEAD['record']: raise InputError(f'{path}: not a record of `verify`; name another file, or one that is not there yet')
         begun = lines and lines[0] == self.HEAD
         if begun: self.known = {tuple(line['job']): line for line in lines[1:]}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(self.path, 'a' if begun else 'w', encoding='utf-8')
-        self.file.write('\n' if begun else json.dumps(self.HEAD) + '\n')
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = open(self.path, 'a' if begun else 'w', encoding='utf-8')
+            self.file.write('\n' if begun else json.dumps(self.HEAD) + '\n')
 
     def _lines(self):
         "The lines of the file; a last one that was cut off is left out"
@@ -87,7 +88,8 @@ class Record:
     def get(self, job): return line['found'] if (line := self.known.get(job)) and line['files'] == self.files(job) else None
     def put(self, job, files, found):
         self.known[job] = line = dict(job=job, files=files, found=found)
-        if self.file: self.file.write(json.dumps(line) + '\n'); self.file.flush()
+        if not self.file: return
+        with writing(self.path): self.file.write(json.dumps(line) + '\n'); self.file.flush()
 
     @staticmethod
     def files(job): return [_state(path) for path in job[:2]]

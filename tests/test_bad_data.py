@@ -206,6 +206,17 @@ def test_import_that_is_cut_off_is_taken_up(ground, tmp_path):
     assert maps(tmp_path/'run') == maps(tmp_path/'whole')
 
 
+def test_what_verify_writes_is_whole_or_goes_on(thousand, tmp_path):
+    look = lambda *more: command('verify', thousand, '--quiet', '--workers', 0, *more)
+    with full(50_000): one_line(look('--record', tmp_path/'record'), 'record: cannot be written (File too large)')
+    whole = look()
+    assert look('--record', tmp_path/'record').out == whole.out, 'a record that was cut off is gone on with'
+    with full(10): one_line(look('--report', tmp_path/'report.txt'), 'report.txt: cannot be written (File too large)')
+    assert [p.name for p in tmp_path.iterdir()] == ['record']
+    (tmp_path/'file').touch()
+    for option in ('--record', '--report'): one_line(look(option, tmp_path/'file'/'x'), 'file/x')
+
+
 # Processes that are killed from outside, as by a system that is short of memory
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from consistency_cam.pseudo import write_coco
 from consistency_cam.samples import InputError, MaskError, WriteError, write_mask
 from consistency_cam.scenes import CLASSES, Scenes
 
-AS = dict(cat=17, dog=18, rabbit=88, sheep=20, taxi=3, ambulance=8, sailboat=9, steamer=78)  # what the scenes show, as COCO's categories
+AS = dict(cat=17, dog=18, rabbit=88, sheep=20, taxi=3, ambulance=8, sailboat=9, steamer=7)  # what the scenes show, as COCO's categories
 
 
 def small_coco(root, n=8, splits=('train', 'val'), size=96):

@@ -58,7 +58,7 @@ def test_the_samples_are_the_same(both):
     assert [id.split('/')[-1] for id in a.ids] == [id.split('/')[-1] for id in b.ids]
 
 
-@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('workers', [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_pretraining_from_shards_ends_in_the_same_weights(both, tmp_path, workers):
     folders = pretrained(tmp_path/'folders', both/'folders')
     assert same(folders, pretrained(tmp_path/'shards', both/'shards', workers=workers))
