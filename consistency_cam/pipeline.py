@@ -318,7 +318,7 @@ def cams(self: Run,
             store, net = CamStore(stage.folder, samples.classes), self.net()
             missing = [i for i, id in enumerate(samples.ids) if id not in store]
             begun = time.perf_counter()
-            found = infer(net, samples, missing, samples.labelled, r.scales, r.mirror, store.stride)
+            found = infer(net, samples, missing, True, r.scales, r.mirror, store.stride)
             for i, size, cams in tqdm(found, total=len(samples), initial=len(samples) - len(missing), desc=f'{self.title}, CAMs of {split}', disable=not self.progress):
                 store.put(samples.ids[i], cams, size)
             stage.finish(dict(pictures=len(samples), seconds=round(time.perf_counter() - begun, 2)) | self.skipped(split))
