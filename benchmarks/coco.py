@@ -12,14 +12,15 @@ SECONDS, GIB = 20, 2
 
 def write(path, annotations, points):
     "A file like the official ones, seven annotations a picture, written entry by entry"
-    numbers = random.Random(0)
+    from consistency_cam.coco import CATEGORIES
+    numbers, ids = random.Random(0), [*CATEGORIES]
     images = [dict(id=i, file_name=f'COCO_train2014_{i:012d}.jpg', height=480, width=640) for i in range(1, annotations // 7 + 2)]
     with open(path, 'w') as f:
         f.write(f'{{"info": {{}}, "images": {json.dumps(images)}, "annotations": [')
         for a in range(annotations):
             outline = [round(480 * numbers.random(), 2) for _ in range(2 * points)]
-            f.write((', ' if a else '') + json.dumps(dict(segmentation=[outline], area=900., iscrowd=0, image_id=a // 7 + 1, bbox=outline[:4], category_id=numbers.randint(1, 80), id=a + 1)))
-        f.write(f'], "categories": {json.dumps([dict(id=k, name=f"class {k}") for k in range(1, 81)])}}}')
+            f.write((', ' if a else '') + json.dumps(dict(segmentation=[outline], area=900., iscrowd=0, image_id=a // 7 + 1, bbox=outline[:4], category_id=numbers.choice(ids), id=a + 1)))
+        f.write(f'], "categories": {json.dumps([dict(id=k, name=name) for k, name in CATEGORIES.items()])}}}')
 
 
 def measure(path):

@@ -80,7 +80,7 @@ def infer(
     net: CAMNet,  # in eval mode
     samples: Samples,
     indices: list|None = None,  # which of them; None: all
-    use_labels: bool = True,  # keep the given labels' maps; else the classes predicted above .5
+    use_labels: bool = True,  # keep the given labels' maps; else, and where the samples have none, the classes predicted above .5
     scales: tuple = (.5, 1., 1.5, 2.),  # of the picture's sides
     flip: bool = True,  # add the mirror image's evidence
     stride: int = 1,  # pixels a cell of the result
@@ -88,10 +88,10 @@ def infer(
     pending: int = 128,  # most pictures held back to wait for others of their size
 ):
     "Yields (index, (H,W) of the picture, {mask id: map}), in the order in which batches fill"
-    groups, held = {}, 0
+    groups, held, given = {}, 0, use_labels and samples.labelled
     def flush(size):
         indices, images = zip(*groups.pop(size))
-        labels = samples.labels[list(indices)] if use_labels else None
+        labels = samples.labels[list(indices)] if given else None
         for i, cams in zip(indices, infer_batch(net, torch.stack(images), labels, scales, flip, stride)): yield i, size, cams
     for i in range(len(samples)) if indices is None else indices:
         x = samples.image(i); size = tuple(x.shape[-2:])

@@ -76,7 +76,11 @@ def free_run(
     from consistency_cam.samples import InputError
     there = next(p for p in (folder, *folder.parents) if p.exists())
     if not there.is_dir(): raise InputError(f'{there}: a file, where a folder is wanted; name another place')
-    if not any(any(folder.glob(p)) for p in ('recipe.json', '*/stage.json', '*/*/stage.json')): free(force, *(folder/n for n in (*STAGES, 'masks', 'evaluate', 'report.html')))
+    if not any(any(folder.glob(p)) for p in ('recipe.json', '*/stage.json', '*/*/stage.json')): free(force, *(p for n in (*STAGES, 'masks', 'evaluate', 'report.html') if _holds(p := folder/n)))
+
+def _holds(place):
+    "Whether it is a file, or a folder with more in it than what a command leaves that could not write anything"
+    return place.is_file() or any(p.is_file() and not p.name.startswith('.') for p in place.rglob('*'))
 
 def free_runs(force, folder, names, *files):
     "The same for a folder of runs with a page and figures of its own, and for further files"
@@ -118,7 +122,8 @@ def _cams(args):
     from consistency_cam.pipeline import Run
     run = Run(args.run, force=args.force, progress=not args.quiet)
     for split in args.split or [s for s in dict.fromkeys((run.recipe.train, run.recipe.val)) if s]:
-        print(f'{split}: CAMs of {len(run.cams(split))} pictures in {args.run}/cams/{split}')
+        told = 'the given labels' if run.samples(split).labelled else 'the classes predicted above .5, as it has no labels'
+        print(f'{split}: CAMs of {len(run.cams(split))} pictures in {args.run}/cams/{split}, of {told}')
 
 def _evaluate(args):
     "mIoU of all that runs have made, or of any folder of palette PNGs against a data set's masks"
@@ -305,7 +310,7 @@ def _data_sets(args):
 def _verify(args):
     "look at every list, picture, mask and label of data sets and say all that is wrong; status 1 where something is"
     from consistency_cam.pipeline import dataset
-    from consistency_cam.samples import InputError
+    from consistency_cam.samples import InputError, atomic_bytes
     from consistency_cam.verify import verify
     reports, status = [], 0
     free(args.force, args.report)
@@ -317,7 +322,7 @@ def _verify(args):
         checked = verify(sets, errors, whole, args.record, args.workers, not args.quiet)
         reports += [f'{name}, {r.data} ({", ".join(splits)}): {checked.summary()}', *checked.lines()]; status |= bool(checked.problems)
         print('\n  '.join([reports[-1 - len(checked.lines())], *checked.lines(None if args.all else max(args.most, 0))]))
-    if args.report: args.report.write_text('\n'.join(reports) + '\n', encoding='utf-8')
+    if args.report: atomic_bytes(args.report, ('\n'.join(reports) + '\n').encode(errors='backslashreplace'))
     return status
 
 # %% ../nbs/99_cli.ipynb #7eeb9d8e

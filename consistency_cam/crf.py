@@ -165,7 +165,7 @@ def crf_many(
                 waiting.append((id, pool.submit(_work, function, _each(_array, arguments)).result))
                 if len(waiting) > 2 * workers: yield _finished(*waiting.popleft())
             while waiting: yield _finished(*waiting.popleft())
-    except BrokenProcessPool: raise CRFError(f"a process of the pool was ended from outside, at picture '{id}' or one of the {2 * workers} before it; often memory is short: take fewer workers") from None
+    except BrokenProcessPool: raise CRFError(f"a process of the pool was ended from outside, at picture '{id}' or one of the {2 * workers} before it; often memory is short: make room and do the same again, or take fewer workers") from None
 
 def _finished(id, get):
     "The id and what `get` returns; what it raises becomes a `CRFError` that names the picture"

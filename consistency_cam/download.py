@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DATASETS', 'DownloadError', 'ArchiveError', 'Archive', 'Part', 'digest', 'verify', 'fetch', 'opened', 'Limits',
-           'checked', 'recognised', 'unpack', 'get']
+           'checked', 'staging', 'recognised', 'unpack', 'get']
 
 # %% ../nbs/04_download.ipynb #5a5004da
 import fcntl, gzip, hashlib, http.client, json, os, re, shutil, ssl, stat, tarfile, tempfile, time, zipfile
@@ -296,8 +296,11 @@ def _lock(folder):
     except BlockingIOError: f.close()
 
 @contextmanager
-def _staging(to):
-    "A hidden folder beside `to`; it goes away at the end, and those of killed processes do too"
+def staging(
+    to,  # the folder that is to be there whole or not at all
+):
+    "A hidden folder beside it, to fill and rename; it goes away at the end, and those of killed processes do too."
+    to.parent.mkdir(parents=True, exist_ok=True)
     for old in to.parent.glob(f'.{to.name}.*.part'):
         if lock := _lock(old): shutil.rmtree(old, ignore_errors=True); lock.close()
     stage = Path(tempfile.mkdtemp(prefix=f'.{to.name}.', suffix='.part', dir=to.parent))
@@ -360,7 +363,7 @@ def unpack(
         if lacks := _lacks(found, inner, members): raise ArchiveError(f'{path}: another archive, it has no {lacks[0]}; {recognised(found)}')
         total = sum(size for _, size, _ in found.values())
         to.parent.mkdir(parents=True, exist_ok=True); _room(to.parent, total)
-        with _staging(to) as stage, tqdm(total=total, desc=f'unpacking {path.name}', unit='B', unit_scale=True, disable=not progress) as bar:
+        with staging(to) as stage, tqdm(total=total, desc=f'unpacking {path.name}', unit='B', unit_scale=True, disable=not progress) as bar:
             for name, (kind, size, handle) in found.items():
                 if kind == 'a folder': (stage/'all'/name).mkdir(parents=True, exist_ok=True); continue
                 with read(handle) as source: _write(source, stage/'all'/name, size, path)

@@ -6,10 +6,11 @@
 __all__ = ['FORMS', 'picture_file', 'export_masks']
 
 # %% ../nbs/44_formats.ipynb #6cb6aa94
-import io, json
+import io, json, os
 from pathlib import Path
 from PIL import Image
-from .samples import InputError, Samples, atomic_bytes, opened, read_mask
+from .samples import InputError, Samples, atomic_bytes, opened, read_mask, writing
+from .download import staging
 from .pseudo import write_coco
 
 # %% ../nbs/44_formats.ipynb #5791af8e
@@ -61,6 +62,15 @@ def export_masks(
     out = Path(out)
     if form not in FORMS: raise InputError(f"unknown form '{form}'; known: {', '.join(FORMS)}")
     if out.exists() and not out.is_dir() or out.is_dir() and any(out.iterdir()) and not force: raise InputError(f'{out}: exists already; name another place, or --force to overwrite')
-    FORMS[form](samples, folder, out)
-    atomic_bytes(out/'classes.json', json.dumps(dict(enumerate(samples.classes, 1)), ensure_ascii=False, indent=1).encode())
+    with writing(out), staging(out) as stage:
+        FORMS[form](samples, folder, stage/'all')
+        atomic_bytes(stage/'all'/'classes.json', json.dumps(dict(enumerate(samples.classes, 1)), ensure_ascii=False, indent=1).encode())
+        _put(stage/'all', out)
     return out
+
+def _put(made, out):
+    "Give a folder its name; where there is one with something in it, only its files go there"
+    if not out.is_dir() or not any(out.iterdir()): return os.rename(made, out)
+    for path in [p for p in made.rglob('*') if p.is_file()]:
+        (to := out/path.relative_to(made)).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, to)

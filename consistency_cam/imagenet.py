@@ -44,7 +44,8 @@ LAYOUT = '''ImageNet (ILSVRC 2012) is given to those who sign in at https://www.
   1. ILSVRC2012_img_train.tar holds 1,000 archives; unpack each, n01440764.tar and so on, into a folder of its name: train/n01440764/
   2. ILSVRC2012_img_val.tar holds 50,000 pictures without folders; move each into the folder of its class, val/n01440764/
      (ILSVRC2012_devkit_t12.tar.gz has the class of each, data/ILSVRC2012_validation_ground_truth.txt, numbered as in data/meta.mat)
-  3. if you want names for the classes: classes.txt with a line `n01440764 tench, Tinca tinca` a class'''
+  3. if you want names for the classes: classes.txt with a line `n01440764 tench, Tinca tinca` a class
+Shards of WebDataset, train/0000.tar and so on with KEY.jpg and KEY.cls, are taken as they are; `consistency-cam verify` looks at them.'''
 COUNTS = dict(train=(1000, 1_281_167), val=(1000, 50_000))  # class folders and pictures of each split
 
 def missing(

@@ -18,9 +18,10 @@ from tqdm.auto import tqdm
 from .samples import InputError, MaskError, PictureError, Samples, checked_ids, read_mask
 from .scenes import Scenes
 from .voc import VOC
-from .coco import COCO
+from .coco import CATEGORIES, COCO
 from .folder import Folder, WithMasks
-from .imagenet import ImageNet, OneLabel, class_folders
+from .imagenet import OneLabel
+from .shards import single_label
 from .verify import verify
 from .transforms import Augment, Augmented
 from .metrics import ConfusionMatrix, ThresholdSweep, cam_mask
@@ -52,8 +53,9 @@ def dataset(
     if not r.root: raise InputError(f"data '{r.data}' needs --root: the folder it is in")
     if r.data == 'voc': samples = VOC(r.root, split, labels=r.labels, errors=errors)
     elif r.data == 'folder': samples = Folder(r.root, r.labels, masks=r.masks or None, split=split if split not in ('', 'all') else None, errors=errors)
-    elif r.data == 'imagenet': samples = ImageNet(r.root, split, dict.fromkeys(class_folders(Path(r.root)/r.train)) if r.labels in ('', 'auto') else r.labels, errors)
-    elif r.data == 'coco': samples = COCO(r.root, split, errors=errors, progress=progress)
+    elif r.data == 'imagenet': samples = single_label(r.root, split, r.labels, r.train, errors)
+    elif r.data == 'coco' and r.labels not in ('auto', 'file'): raise InputError(f"labels={r.labels!r}: for COCO, 'auto' wants the official 80 categories, 'file' takes those that the annotations list")
+    elif r.data == 'coco': samples = COCO(r.root, split, errors=errors, progress=progress, categories=CATEGORIES if r.labels == 'auto' else None)
     else: raise InputError(f"unknown data '{r.data}'; known: scenes, voc, coco, folder, imagenet")
     return samples.subset(slice(r.pictures)) if r.pictures and split == r.train else samples
 
@@ -235,7 +237,7 @@ def single_labels(self: Run) -> Samples:
     if r.pretrain == 'one-label': return OneLabel(self.samples(r.train), seed=r.seed)
     if r.pretrain != 'imagenet': raise InputError(f"unknown pretrain '{r.pretrain}'; known: imagenet, one-label, none")
     if not r.pretrain_root: raise InputError("pretrain 'imagenet' needs --pretrain-root, the folder that holds its splits; or leave the stage out by --pretrain none")
-    return self.usable('pretrain', lambda errors=None: ImageNet(r.pretrain_root, errors=errors))
+    return self.usable('pretrain', lambda errors=None: single_label(r.pretrain_root, errors=errors))
 
 def _held(net, batch_norm, frozen_stages):
     "The network with batch norm and first stages as a recipe wants them"
@@ -320,7 +322,7 @@ def share(self: Run,
 
 @patch
 def cams(self: Run,
-    split: str,  # whose CAMs to infer, masked by the given labels
+    split: str,  # whose CAMs to infer, of the given labels, or in a split without any, of the classes predicted above .5
 ) -> CamStore:
     "Infer and store the CAMs of a split; those in the store already are not done again"
     r, samples = self.recipe, self.samples(split)
@@ -463,8 +465,9 @@ def segmenter(self: Run) -> Segmenter:
 
 # %% ../nbs/70_pipeline.ipynb #a4b3a206
 def _refined(image, probs, setting):
-    "Probabilities after the CRF over the classes that reach a tenth somewhere"
-    return dense_crf(image, probs, setting, (probs.amax((1, 2)) > .1).nonzero().flatten().tolist())
+    "Probabilities after the CRF over the classes that reach a tenth somewhere, or where none does, the likeliest"
+    most = probs.amax((1, 2))
+    return dense_crf(image, probs, setting, (most >= most.max().clamp(max=.1)).nonzero().flatten().tolist())
 
 @patch
 def masks(self: Run,

@@ -14,9 +14,9 @@ from fastcore.docments import docments
 @dataclass(frozen=True)
 class Recipe:
     "All settings of an experiment; the defaults are the paper's (Section 4.1), what it leaves open is Puzzle-CAM's, IRNet's or MILe's"
-    data: str = 'voc'  # kind of data set: 'scenes' (generated), 'voc' (VOC 2012's layout), 'folder' (own pictures), 'imagenet' (class folders) or 'coco'
+    data: str = 'voc'  # kind of data set: 'scenes' (generated), 'voc' (VOC 2012's layout), 'folder' (own pictures), 'imagenet' (class folders or shards) or 'coco'
     root: str = ''  # folder of the data set: VOC2012, or the folder of one's own pictures
-    labels: str = 'auto'  # voc: 'xml', 'csv', 'masks' or 'auto'; folder: the CSV file with columns id,labels; imagenet: the file of class names, or 'auto'
+    labels: str = 'auto'  # voc: 'xml', 'csv', 'masks' or 'auto'; folder: the CSV file with columns id,labels; imagenet: the file of class names (for shards in the order of their numbers), or 'auto'; coco: 'auto' (the official 80 categories) or 'file' (those that its annotations list)
     masks: str = ''  # folder: where the palette PNGs are, if there are any
     train: str = 'train_aug'  # split to train on
     val: str = 'val'  # split held out for evaluation; '' for none
@@ -58,8 +58,8 @@ class Recipe:
     mirror: bool = True  # CAM inference: add the mirror image's evidence
     threshold: float = .2  # the fixed background score at which all methods are reported, besides the best
 
-    pretrain: str = 'none'  # single labels to pre-train on: 'imagenet' (class folders), 'one-label' (of the training pictures' labels all but one withheld), or 'none'
-    pretrain_root: str = ''  # pretrain 'imagenet': folder that holds the splits, train among them
+    pretrain: str = 'none'  # single labels to pre-train on: 'imagenet' (class folders or shards), 'one-label' (of the training pictures' labels all but one withheld), or 'none'
+    pretrain_root: str = ''  # pretrain 'imagenet': folder that holds the splits, train among them, in class folders or shards
     pretrain_pool: str = 'noisy_or'  # pooling of teacher and student (Section 3.1)
     pretrain_rho: float = .5  # threshold of the teacher's labels (MILe)
     pretrain_k_teacher: int = 2000  # steps on the given labels in each round (MILe)

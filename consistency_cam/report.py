@@ -817,7 +817,7 @@ def page_title(
     "What the page is about, with the segmenter's mIoU where there is one."
     run, told = list(groups.values())[-1][0], [n for n, runs in groups.items() if 'cams' in runs[0].stages()]
     r, count, names = run.recipe, lambda s, kind: f'{len(run.samples(s))} {kind}', told or list(groups)
-    pictures = ' and '.join([count(r.train, 'training')] + [count(r.val, 'held-out')] * bool(r.val))
+    pictures = ' and '.join([count(r.train, 'training')] + ([count(r.val, 'held-out')] if r.val else []))
     who = ' and '.join(filter(None, [', '.join(names[:-1]), names[-1]])) if len(names) < 4 else f'{len(names)} methods'
     found = [f'{v:.1f}' for v in sorted(means(rows, 'segment').values())]
     best = f", segmenter{'s' * (len(found) > 1)} of mIoU {' to '.join(dict.fromkeys(found[:1] + found[-1:]))}" if found else ''

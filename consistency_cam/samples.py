@@ -266,7 +266,7 @@ def read_table(
     with reading(path, LabelError), open(path, newline='', encoding='utf-8-sig') as f:
         reader = csv.DictReader(f, skipinitialspace=True)
         reader.fieldnames = found = [c.strip().lower() for c in reader.fieldnames or []]
-        rows = [(reader.line_num, row) for row in reader]
+        rows = [(reader.line_num, row) for row in reader if None in row or any((v or '').strip() for v in row.values())]  # others are blank
     if missing := [c for c in columns if c not in found]:
         raise LabelError(f'{path}, line 1: no column {", ".join(missing)} among {found}; the first line must read {",".join(columns)}')
     if not rows: raise LabelError(f'{path}: no rows under the header; write one line a picture')
@@ -364,6 +364,11 @@ def label_ids(self: Samples,
 ) -> list:  # mask ids, 1..C
     "The mask ids of the classes in picture `i`."
     return (self.labels[i].nonzero()[:, 0] + 1).tolist()
+
+@patch(as_prop=True)
+def labelled(self: Samples) -> bool:
+    "Whether anything is said of what is in the pictures; nothing is of VOC's test split."
+    return not torch.is_tensor(self.labels) or bool(self.labels.any())
 
 # %% ../nbs/00_samples.ipynb #b3defbcb
 class Subset(Samples):

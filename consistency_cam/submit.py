@@ -6,9 +6,10 @@
 __all__ = ['SubmitError', 'submitted', 'checked_masks', 'packed', 'places', 'submission']
 
 # %% ../nbs/74_submit.ipynb #6105c1fa
-import gzip, io, tarfile
+import gzip, io, os, shutil, tarfile
 from pathlib import Path
-from .samples import InputError, MaskError, Samples, check_image, read_mask, atomic_bytes
+from .samples import InputError, MaskError, Samples, check_image, read_mask, atomic_bytes, writing
+from .download import staging
 from .voc import CLASSES, split_ids
 from .segment import server_folder
 from .pipeline import Run
@@ -76,7 +77,9 @@ def submission(
     if taken := [p for p in (folder, archive) if p.exists() and not force]: raise SubmitError(f'{taken[0]}: exists already; name another place, or --force to overwrite')
     samples = submitted(run)
     masks = checked_masks(samples, run.masks('test'))
-    for path in folder.glob('*'): path.unlink()
-    for id, content in masks.items(): atomic_bytes(folder/f'{id}.png', content)
-    atomic_bytes(archive, packed({(folder/f'{id}.png').relative_to(out).as_posix(): content for id, content in masks.items()}))
+    with writing(folder), staging(folder) as stage:
+        for id, content in masks.items(): atomic_bytes(stage/'all'/f'{id}.png', content)
+        atomic_bytes(stage/archive.name, packed({(folder/f'{id}.png').relative_to(out).as_posix(): content for id, content in masks.items()}))
+        if folder.exists(): shutil.rmtree(folder)
+        os.rename(stage/'all', folder); os.replace(stage/archive.name, archive)
     return archive

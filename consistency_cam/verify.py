@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HANDFUL', 'picture_notes', 'look', 'Record', 'scan', 'label_against_mask', 'Checked', 'overlaps', 'unlisted', 'slips',
-           'verify', 'recognise', 'all_splits']
+           'lost_masks', 'verify', 'recognise', 'all_splits']
 
 # %% ../nbs/04_verify.ipynb #6c1b0fe5
 import difflib, json, os, sys, time
@@ -21,8 +21,9 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from .folder import EXTENSIONS
-from .samples import SIDES, InputError, LabelError, Samples, check_image, open_picture, read_mask
+from .folder import EXTENSIONS, few_lacking
+from .shards import shard_splits
+from .samples import SIDES, InputError, LabelError, Samples, check_image, open_picture, read_mask, writing
 
 # %% ../nbs/04_verify.ipynb #ee9362f1
 def picture_notes(
@@ -71,9 +72,10 @@ class Record:
         if lines and lines[0].get('record') != self.HEAD['record']: raise InputError(f'{path}: not a record of `verify`; name another file, or one that is not there yet')
         begun = lines and lines[0] == self.HEAD
         if begun: self.known = {tuple(line['job']): line for line in lines[1:]}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(self.path, 'a' if begun else 'w', encoding='utf-8')
-        self.file.write('\n' if begun else json.dumps(self.HEAD) + '\n')
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = open(self.path, 'a' if begun else 'w', encoding='utf-8')
+            self.file.write('\n' if begun else json.dumps(self.HEAD) + '\n')
 
     def _lines(self):
         "The lines of the file; a last one that was cut off is left out"
@@ -86,7 +88,8 @@ class Record:
     def get(self, job): return line['found'] if (line := self.known.get(job)) and line['files'] == self.files(job) else None
     def put(self, job, files, found):
         self.known[job] = line = dict(job=job, files=files, found=found)
-        if self.file: self.file.write(json.dumps(line) + '\n'); self.file.flush()
+        if not self.file: return
+        with writing(self.path): self.file.write(json.dumps(line) + '\n'); self.file.flush()
 
     @staticmethod
     def files(job): return [_state(path) for path in job[:2]]
@@ -116,7 +119,7 @@ def _handfuls(jobs, workers):
             waiting.append((part, pool.submit(_look_at, part)))
             while len(waiting) > 3*workers: part, future = waiting.popleft(); yield future.result()
         while waiting: part, future = waiting.popleft(); yield future.result()
-    except BrokenProcessPool: raise InputError(f'{part[0][0]}: a process of the pool was ended from outside at this picture or one of the next {4*workers*HANDFUL}; often memory is short: take fewer workers') from None
+    except BrokenProcessPool: raise InputError(f'{part[0][0]}: a process of the pool was ended from outside at this picture or one of the next {4*workers*HANDFUL}; often memory is short: make room, or take fewer by --workers, and do the same again') from None
     finally: pool.shutdown(cancel_futures=True)
 
 def scan(
@@ -197,11 +200,24 @@ def unlisted(
 def slips(
     sets: dict,  # {name of a split: samples}
 ) -> list:  # of notes
-    "Classes with less than a twentieth of the pictures of another class of nearly the same name."
-    counts = Counter()
-    for s in sets.values(): counts.update({c: int(s.labels[:, k].sum()) for k, c in enumerate(s.classes)} if torch.is_tensor(s.labels) else {})
-    near = {c: next((o for o in difflib.get_close_matches(c, counts, 4) if 20*counts[c] < counts[o]), None) for c in counts}
-    return [(f'a class of {counts[c]} pictures, like {o!r} of {counts[o]}; is it a slip?', c) for c, o in near.items() if o]
+    "Classes of a single picture, and those with less than a twentieth of the pictures of another class of nearly the same name."
+    counts, seen, notes = Counter(), set(), []
+    for s in sets.values():
+        new = [i for i, id in enumerate(s.ids) if id not in seen]; seen.update(s.ids)
+        if torch.is_tensor(s.labels): counts.update(dict(zip(s.classes, s.labels[new].sum(0).int().tolist())))
+    for c, n in counts.items():
+        like = next((o for o in difflib.get_close_matches(c, counts, 4) if o != c and (n == 1 <= counts[o] or 20*n < counts[o])), None)
+        if like: notes.append((f'a class of {n} picture{"s"*(n != 1)}, like {like!r} of {counts[like]}; is it a slip?', c))
+        elif n == 1: notes.append(('a class of 1 picture', c))
+    return notes
+
+# %% ../nbs/04_verify.ipynb #9c487f07
+def lost_masks(
+    sets: dict,  # {name of a split: samples}
+) -> list:  # of notes
+    "Pictures without a mask in a split where nearly all have one."
+    lost = [(s, i) for s in sets.values() if s.has_masks and s.files(0) for i in few_lacking([s.files(i)[1] for i in range(len(s))])]
+    return [('has no mask, as nearly all others have', os.fspath(s.files(i)[0])) for s, i in lost]
 
 # %% ../nbs/04_verify.ipynb #6fe9ac56
 def _made(samples, i):
@@ -219,7 +235,7 @@ def verify(
     progress: bool=True,  # show the bar
 ) -> Checked:
     "Looks at every picture, mask and label; what is wrong is in the result, not raised."
-    begun, problems, notes, bad = time.perf_counter(), [(type(e).__name__, str(e)) for e in errors], overlaps(sets) + slips(sets), {}
+    begun, problems, notes, bad = time.perf_counter(), [(type(e).__name__, str(e)) for e in errors], overlaps(sets) + slips(sets) + lost_masks(sets), {}
     job = lambda s, i: (os.fspath((f := s.files(i))[0]), f[1] and os.fspath(f[1]), len(s.classes)) if s.files(i) else None
     places = [(s, i, job(s, i)) for s in sets.values() for i in range(len(s))]
     scanned = scan([j for _, _, j in places if j], record, workers, progress)
@@ -249,7 +265,7 @@ def recognise(
     if (place/'labels.csv').is_file():
         root = next((place/name for name in ('pictures', 'images') if (place/name).is_dir()), place)
         return dict(data='folder', root=str(root), labels=str(place/'labels.csv'), masks=str(place/'masks') if (place/'masks').is_dir() else '')
-    if any(p.suffix.lower() in EXTENSIONS for pattern in ('*/*/*', '*/*/images/*') for p in place.glob(pattern)): return dict(data='imagenet', root=str(place), labels=str(place/'classes.txt') if (place/'classes.txt').is_file() else 'auto')
+    if shard_splits(place) or any(p.suffix.lower() in EXTENSIONS for pattern in ('*/*/*', '*/*/images/*') for p in place.glob(pattern)): return dict(data='imagenet', root=str(place), labels=str(place/'classes.txt') if (place/'classes.txt').is_file() else 'auto')
     raise InputError(f"{place}: {'no data set that is recognised in it; say which by --data and --root' if place.is_dir() else 'no such folder'}")
 
 def all_splits(
@@ -259,5 +275,5 @@ def all_splits(
     "The splits a data set has."
     if data == 'voc': return sorted(p.stem for p in (Path(root)/'ImageSets'/'Segmentation').glob('*.txt'))
     if data == 'coco': return [s for s in ('train', 'val') if (Path(root)/'annotations'/f'instances_{s}2014.json').is_file()]
-    if data == 'imagenet': return sorted((p.name for p in Path(root).glob('*/') if not p.name.startswith('.')), key=lambda name: (name != 'train', name))
+    if data == 'imagenet': return sorted({p.name for p in Path(root).glob('*/') if not p.name.startswith('.')} | {*shard_splits(root)}, key=lambda name: (name != 'train', name))
     return ['all'] if data == 'folder' else ['train', 'val']

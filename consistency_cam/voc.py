@@ -159,7 +159,7 @@ class VOC(Files):
         sbd=None,  # SBD, for 'train_aug' where the root has no such list
         errors: list=None,  # what is wrong in lists and labels, collected, and such pictures left out; without, the first is raised
     ):
-        if split == 'test': return self._test(Path(root))
+        if split == 'test': return self._test(Path(root), errors)
         root = Path(root)
         if not (root/'JPEGImages').is_dir():
             inner = [root/d for d in ('VOC2012', 'VOCdevkit/VOC2012') if (root/d/'JPEGImages').is_dir()]
@@ -174,7 +174,7 @@ class VOC(Files):
 
 # %% ../nbs/01_voc.ipynb #4d89910b
 @patch
-def _test(self: VOC, root):
+def _test(self: VOC, root, errors):
     "The test pictures: no masks, no labels"
-    ids, self.root, self.split = split_ids(root, 'test'), _home(root, 'test'), 'test'
+    ids, self.root, self.split = split_ids(root, 'test', errors=errors), _home(root, 'test'), 'test'
     Files.__init__(self, ids, CLASSES, torch.zeros(len(ids), len(CLASSES)), [self.root/'JPEGImages'/f'{id}.jpg' for id in ids])

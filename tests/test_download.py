@@ -451,3 +451,19 @@ def test_command_makes_voc_with_the_augmented_list(tmp_path, monkeypatch, capsys
     assert aug.label_ids(0) == [8], 'difficult objects count'
     assert (len(VOC(root/'VOC2012', 'val')), VOC(root/'VOC2012', 'test')[0].mask) == (2, None)
     assert command('sbd') == 0, 'done is done'
+
+
+@pytest.mark.parametrize('dataset', download.DATASETS)
+def test_an_archive_of_another_data_set_is_refused(tmp_path, monkeypatch, capsys, dataset):
+    "under whatever name, and nothing is left of it"
+    for name, archives in download.DATASETS.items(): monkeypatch.setitem(download.DATASETS, name, tuple(replace(a, size=None, md5=None) for a in archives))
+    others = [(name, a) for name, archives in download.DATASETS.items() for a in archives if name != dataset]
+    (tmp_path/'data'/'VOC2012').mkdir(parents=True) if dataset == 'sbd' else (tmp_path/'data').mkdir()
+    wanted, before = download.DATASETS[dataset][0], tree(tmp_path/'data')
+    for name, a in others:
+        content = [(f'{a.inner}/{m}', b'x') if '.' in m else (f'{a.inner}/{m}/x', b'x') for m in a.members]
+        (tmp_path/wanted.name).write_bytes((zipped if a.name.endswith('.zip') else tgz if a.name.endswith('.tgz') else tar)(*content))
+        assert main(['download', dataset, '--from', str(tmp_path/wanted.name), '--root', str(tmp_path/'data'), '--quiet']) == 1
+        said = capsys.readouterr().err
+        assert said.count('\n') == 1 and f'{wanted.name}: another archive, it has no ' in said and f'it looks like {a.name} ({name})' in said, said
+        assert tree(tmp_path/'data') == before
