@@ -1217,6 +1217,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'consistency_cam/samples.py'),
                                          'consistency_cam.samples.Samples.mask': ( 'samples.html#samples.mask',
                                                                                    'consistency_cam/samples.py'),
+                                         'consistency_cam.samples.Samples.pictures': ( 'samples.html#samples.pictures',
+                                                                                       'consistency_cam/samples.py'),
                                          'consistency_cam.samples.Samples.subset': ( 'samples.html#samples.subset',
                                                                                      'consistency_cam/samples.py'),
                                          'consistency_cam.samples.Subset': ('samples.html#subset', 'consistency_cam/samples.py'),

@@ -10,6 +10,8 @@ __all__ = ['SIDES', 'InputError', 'PictureError', 'MaskError', 'LabelError', 'Id
 
 # %% ../nbs/00_samples.ipynb #2dcc0148
 import csv, difflib, hashlib, io, json, os, re, tempfile, warnings
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -369,6 +371,21 @@ def label_ids(self: Samples,
 def labelled(self: Samples) -> bool:
     "Whether anything is said of what is in the pictures; nothing is of VOC's test split."
     return not torch.is_tensor(self.labels) or bool(self.labels.any())
+
+# %% ../nbs/00_samples.ipynb #e912a487
+@patch
+def pictures(self: Samples,
+    indices=None,  # which of them; None: all
+    threads: int = 4,  # that decode
+    ahead: int = 16,  # pictures decoded or begun before they are asked for
+):
+    "Yields (position, uint8 picture (3,H,W)) in the order of the indices; raises `PictureError`."
+    waiting = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for i in range(len(self)) if indices is None else indices:
+            waiting.append((i, pool.submit(self.image, i)))
+            if len(waiting) > ahead: yield waiting[0][0], waiting.popleft()[1].result()
+        while waiting: yield waiting[0][0], waiting.popleft()[1].result()
 
 # %% ../nbs/00_samples.ipynb #b3defbcb
 class Subset(Samples):
