@@ -243,7 +243,7 @@ def each_relative(a, b):
     "The largest relative difference of an entry"
     return ((a - b).abs() / b.abs()).max().item()
 
-@benchmark('step', 'training step of Consistency-CAM, five views, ResNet-50: forward, backward, SGD', rounds=3,
+@benchmark('step', 'training step of Consistency-CAM, five views, ResNet-50: forward, backward, SGD', rounds=2,
     sizes=[dict(batch=b, pixels=256, n=4) for b in (1, 2, 8)], gpu_sizes=[dict(batch=b, pixels=256, n=4) for b in (8, 32)], quick=dict(batch=1, pixels=64, n=2),
     goals=[Goal('ours', 'five forwards', 1.1), Goal('ours, bfloat16', 'five forwards', 2)],
     tolerance={'ours': .01, 'ours, bfloat16': .2}, difference=each_relative, precision={'ours, bfloat16': 'bfloat16'})
@@ -259,7 +259,7 @@ def step(device, batch, pixels, n):
     return Problem({'five forwards': _train_step(task(FiveForwards).train(), batches[0]), 'ours': _train_step(ours[0], batches[1]), 'ours, bfloat16': _train_step(ours[1], batches[1], torch.bfloat16)})
 
 # %% ../nbs/98_bench.ipynb #7d3d95cb
-@benchmark('cams', 'CAM inference at four scales with the mirror image, ResNet-50', rounds=3,
+@benchmark('cams', 'CAM inference at four scales with the mirror image, ResNet-50', rounds=2,
     sizes=[dict(pictures=p, size=(375, 500)) for p in (1, 2)], gpu_sizes=[dict(pictures=p, size=(375, 500)) for p in (4, 16)], quick=dict(pictures=2, size=(48, 64)),
     goals=[Goal('ours', 'one at a time', 1.5, gpu=4)], tolerance={'ours': 1e-3})
 def cams(device, pictures, size):
@@ -340,7 +340,7 @@ def affinity(device, pictures, grid, radius):
     generator = torch.Generator().manual_seed(0)
     edge = torch.rand(pictures, *grid, generator=generator).to(device)
     coarse = torch.tensor([0, 0, 1, 2, 255])[torch.randint(5, (pictures, 1, *(-(-s // 8) for s in grid)), generator=generator)].float()
-    labels = F.interpolate(coarse, grid, mode='nearest')[:, 0].long().to(device)
+    labels = F.interpolate(coarse, grid, mode='nearest')[:, 0].to(device, torch.uint8)
     def lost(losses):
         x = edge.detach().requires_grad_()
         found = losses(x)
@@ -370,7 +370,7 @@ def crf(device, pictures, size):
     return Problem({'one process, 21 classes': lambda: masks(crf_all_classes(*j) for _, j in jobs), 'ours': lambda: masks(p for _, p in crf_many(jobs, progress=False))})
 
 # %% ../nbs/98_bench.ipynb #7015654c
-@benchmark('pipeline', 'the recipe quick on generated pictures, from labels to evaluated masks', rounds=2,
+@benchmark('pipeline', 'the recipe quick on generated pictures, from labels to evaluated masks', rounds=1,
     sizes=[dict(pictures=p) for p in (16, 32)], quick=dict(pictures=8, epochs=1),
     goals=[Goal('ours', 'literal stages', 2)], tolerance={'ours': .02}, difference=share)
 def pipeline(device, pictures, epochs=None):
