@@ -63,6 +63,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'consistency_cam.bench.Benchmark': ('bench.html#benchmark', 'consistency_cam/bench.py'),
                                        'consistency_cam.bench.Goal': ('bench.html#goal', 'consistency_cam/bench.py'),
                                        'consistency_cam.bench.Problem': ('bench.html#problem', 'consistency_cam/bench.py'),
+                                       'consistency_cam.bench._apart': ('bench.html#_apart', 'consistency_cam/bench.py'),
                                        'consistency_cam.bench._coarse': ('bench.html#_coarse', 'consistency_cam/bench.py'),
                                        'consistency_cam.bench._judged': ('bench.html#_judged', 'consistency_cam/bench.py'),
                                        'consistency_cam.bench._looked': ('bench.html#_looked', 'consistency_cam/bench.py'),
