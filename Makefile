@@ -11,7 +11,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest tests -n $(JOBS) --dist load --maxschedchunk 1
 
-.PHONY: help install demo test test-all reliability browser lab notebooks export readme clean
+.PHONY: help install demo test test-all reliability bench browser lab notebooks export readme clean
 .DEFAULT_GOAL := help
 
 help: ## say what each target does
@@ -41,6 +41,9 @@ test-all: install ## the same, and the slow tests
 reliability: install ## run all tests and measure the coverage; what they counted goes to results/reliability.json
 	@$(PYTEST) --figures results/reliability.json
 	@$(PY) tests/cover.py --figures results/reliability.json
+
+bench: install ## time each stage beside the literal way of doing it; the figures go to results/bench.json
+	@OMP_NUM_THREADS=$(JOBS) $(BIN)/consistency-cam bench --result results/bench.json --force
 
 browser: install ## install what the browser tests need: Chromium (by Debian's apt-get) and Playwright
 	@command -v chromium >/dev/null || { $(ROOT) apt-get -qq update && $(ROOT) apt-get -qq install -y chromium; }

@@ -14,7 +14,7 @@ import argparse, copy
 import torch
 import torch.nn.functional as F
 from torch import nn
-from benchmarks.timing import interleaved, where
+from consistency_cam.bench import interleaved, where
 from consistency_cam.deeplab import AtrousConv, DeepLabV3, DeepLabV3Plus, multiply_adds, parameters
 from consistency_cam.segment import mask_loss, segment_image
 

@@ -9,6 +9,7 @@ __all__ = ['labels_by_score', 'labels_by_alpha', 'offsets', 'Pairs', 'pair_label
 
 # %% ../nbs/41_affinity.ipynb #5c731c11
 import math
+from functools import lru_cache
 from typing import NamedTuple
 import torch
 import torch.nn.functional as F
@@ -102,9 +103,9 @@ def affinity_loss(
 ) -> dict:  # 'background', 'foreground', 'different': scalars, their weights applied
     "The three parts of the loss, each the mean over its pairs, those of all processes together, 0 where it has none (psa, IRNet)"
     a = affinity if affinity.dtype == torch.float64 else affinity.float()
-    mean = lambda loss, mask: shared_mean((loss * mask).sum(), mask.sum())
-    together, apart = -torch.log(a + 1e-5), -torch.log(1 + 1e-5 - a)
-    return dict(background=mean(together, pairs.background) / 4, foreground=mean(together, pairs.foreground) / 4, different=mean(apart, pairs.different) / 2)
+    loss = -torch.where(pairs.different, 1 + 1e-5 - a, a + 1e-5).log()
+    mean = lambda mask: shared_mean(torch.where(mask, loss, 0.).sum(), mask.sum())
+    return dict(background=mean(pairs.background) / 4, foreground=mean(pairs.foreground) / 4, different=mean(pairs.different) / 2)
 
 # %% ../nbs/41_affinity.ipynb #419e43f0
 def feature_affinity(
@@ -125,18 +126,39 @@ def path(
     return [(y, x) for y in range(dy + 1) for x in range(min(0, dx), max(0, dx) + 1) if (dy * x - dx * y) ** 2 < dy * dy + dx * dx]
 
 # %% ../nbs/41_affinity.ipynb #1687d598
-def _largest(maps):
-    "The largest of several maps, cell by cell"
-    maps = torch.stack(maps)
-    return maps.max(0).values if maps.requires_grad else maps.amax(0)
+@lru_cache
+def _ways(radius): return [path(*o) for o in offsets(radius)]
 
+class _Strongest(torch.autograd.Function):
+    "The largest value on the way of each pair; for the gradient nothing is kept but the map and the result"
+    @staticmethod
+    def forward(ctx, edge, radius):
+        at, ways = _neighbours(edge, radius, 1.), _ways(radius)
+        out = edge.new_empty(*edge.shape[:-2], len(ways), *edge.shape[-2:])
+        for largest, way in zip(out.unbind(-3), ways):
+            largest.copy_(at(*way[0]))
+            for cell in way[1:]: torch.maximum(largest, at(*cell), out=largest)
+        ctx.save_for_backward(edge, out); ctx.radius = radius
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        edge, out = ctx.saved_tensors
+        at, into = _neighbours(edge, ctx.radius, 1.), _neighbours(torch.zeros_like(edge), ctx.radius, 0.)
+        taken = torch.empty_like(edge)
+        for rest, largest, way in zip(grad.clone().unbind(-3), out.unbind(-3), _ways(ctx.radius)):
+            for cell in way:
+                torch.eq(at(*cell), largest, out=taken).mul_(rest)
+                into(*cell).add_(taken); rest.sub_(taken)
+        return into(0, 0), None
+
+# %% ../nbs/41_affinity.ipynb #6c9e5bdb
 def path_affinity(
     edge: torch.Tensor,  # (...,h,w) in 0..1
     radius: int,  # cells
 ) -> torch.Tensor:  # (...,offsets,h,w) in 0..1; 0 for a neighbour outside the picture
     "1 - the strongest edge on the way between the cells of each pair (IRNet)"
-    at = _neighbours(edge, radius, 1.)
-    return 1 - torch.stack([_largest([at(*cell) for cell in path(*o)]) for o in offsets(radius)], -3)
+    return 1 - _Strongest.apply(edge, radius)
 
 # %% ../nbs/41_affinity.ipynb #2dbcff60
 def _grown(x, multiple):

@@ -46,7 +46,7 @@ class Recipe:
     weight_decay: float = 4e-5  # (Section 4.1)
     power: float = .9  # of the polynomial schedule, in every training (Section 4.1)
     bias_factor: float = 2.  # learning rate of biases, relative; they have no weight decay (Puzzle-CAM)
-    precision: str = 'no'  # of every training: 'no' (float32), 'bf16', 'fp16', or 'auto' (bf16 where the device computes in it)
+    precision: str = 'no'  # of every training: 'no' (float32), 'bf16', 'fp16', or 'auto' (bf16 where the device is faster in it)
     accumulate: int = 1  # pieces that a step's pictures go through in, one after the other, in every training
     compile: bool = False  # torch.compile for the backbones in training
     cache: float = 0.  # GiB of memory for decoded pictures, over the loader processes of a training process

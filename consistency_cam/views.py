@@ -92,8 +92,8 @@ def resize(
     x: torch.Tensor,  # (B,C,H,W)
     size: tuple,  # wanted (height, width)
 ) -> torch.Tensor:
-    "Bilinear interpolation of `x` to `size`, antialiased when shrinking, corners not aligned"
-    return F.interpolate(x, size, mode='bilinear', align_corners=False, antialias=size[0] < x.shape[-2])
+    "Bilinear interpolation of `x` to `size`, antialiased when shrinking, corners not aligned; in float32 inside mixed precision"
+    return F.interpolate(x if x.dtype == torch.float64 else x.float(), size, mode='bilinear', align_corners=False, antialias=size[0] < x.shape[-2])
 
 @dataclass(frozen=True)
 class Resize:
