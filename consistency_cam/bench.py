@@ -8,7 +8,7 @@ __all__ = ['BENCHMARKS', 'interleaved', 'where', 'BenchError', 'Problem', 'Goal'
            'cams', 'sweep', 'walk', 'affinity', 'crf', 'pipeline', 'bench_all', 'bench_table']
 
 # %% ../nbs/98_bench.ipynb #21691800
-import copy, math, statistics, time
+import copy, math, statistics, time, warnings
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -379,7 +379,7 @@ def pipeline(device, pictures, epochs=None):
     given = dict(epochs=epochs, affinity_epochs=epochs, segment_epochs=epochs) if epochs else {}
     r = recipe('quick', pictures=pictures, affinity_batch_size=8, val='', **given)
     def ours():
-        with TemporaryDirectory() as d:
+        with TemporaryDirectory() as d, warnings.catch_warnings(action='ignore'):  # of pictures without evidence, as after so short a training
             done = run(r, d, progress=False)
             return torch.stack([read_mask(Path(d)/'pseudo'/r.train/f'{id}.png') for id in done.samples(r.train).ids])
     def literal():
