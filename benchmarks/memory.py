@@ -5,12 +5,12 @@
 A figure is the largest resident size of the process (`ru_maxrss`) less what it was when everything was imported and
 nothing made: weights, pictures, activations and gradients count, Python and torch do not. The stages work on ResNet-50,
 pictures of 256 pixels in batches of 4, or of 375x500. `cams-N` goes through a run's CAM inference, sweep and evaluation
-on N pictures in files (scenes of 64 pixels), so that one sees whether memory grows with the data set.
+on N pictures in files (scenes of 64 pixels), three times, so that one sees whether memory grows with the data set.
 """
-import argparse, json, os, resource, subprocess, sys, tempfile
+import argparse, json, os, resource, shutil, subprocess, sys, tempfile
 from pathlib import Path
 
-PICTURES = 32, 128, 512
+PICTURES, ROUNDS = (32, 128, 512), 3
 SIZE, CLASSES = (375, 500), 20
 
 
@@ -147,10 +147,10 @@ def _run(folder, pictures):
     Run(Path(folder)/'run', tiny, progress=False).classify()
 
 
-def _maps(folder):
-    "CAM inference with its sweep, and the evaluation of a run"
+def _maps(folder, turn):
+    "CAM inference with its sweep, and the evaluation of a copy of a run"
     from consistency_cam.pipeline import Run
-    run = Run(Path(folder)/'run', progress=False)
+    run = Run(shutil.copytree(Path(folder)/'run', Path(folder)/f'run {turn}'), progress=False)
     run.cams('all'); run.evaluate('cams')
 
 
@@ -159,12 +159,12 @@ def _imports():
     torch.set_num_threads(1); torch.manual_seed(0)
 
 
-def measure(name, folder):
+def measure(name, folder, turn=0):
     "Do a work, print its peak in bytes, and leave its gradients in the folder"
     _imports()
     size = lambda who: 1024 * resource.getrusage(who).ru_maxrss
     before = size(resource.RUSAGE_SELF)
-    gradients = _maps(folder) if name.startswith('cams-') else WORKS[name][0]()
+    gradients = _maps(folder, turn) if name.startswith('cams-') else WORKS[name][0]()
     found = dict(peak=size(resource.RUSAGE_SELF) - before, before=before)
     if name == 'CRF pool': found['of_a_process'] = size(resource.RUSAGE_CHILDREN) - before
     if gradients:
@@ -200,7 +200,9 @@ def main():
         for name in args.only:
             if name.startswith('cams-'):
                 place, n = Path(folder)/name, int(name[5:])
-                call('--do', 'run', place, n); growth[n] = found = call('--do', 'measure', name, place)
+                call('--do', 'run', place, n)
+                peaks = sorted(call('--do', 'measure', name, place, turn)['peak'] for turn in range(ROUNDS))
+                growth[n] = found = dict(peak=peaks[ROUNDS // 2], peaks=peaks)
             else: stages[name] = found = dict(call('--do', 'measure', name, folder), work=WORKS[name][1])
             print(f"{name:24} {found['peak'] / 2**20:8,.0f} MiB" + (f", a process of the pool {found['of_a_process'] / 2**20:,.0f} MiB" if 'of_a_process' in found else ''), flush=True)
         same = call('--do', 'difference', folder) if {'classify', 'classify, frugal'} <= {*stages} else None

@@ -4,7 +4,8 @@
 
 The classifier of the recipe `quick`, the same global batch, in turn: one process of one thread, two processes of one
 thread each (torchrun, gloo), one process of two threads. Then `all_reduce` of as many bytes as its gradients have,
-between two processes, and on one core: the CRF, the random walk, and decoding and augmenting a photograph.
+between two processes, and, by the time that a process has on its core, the CRF, the random walk, and decoding and
+augmenting a photograph.
 """
 import argparse, json, os, statistics, subprocess, sys, tempfile, time
 from pathlib import Path
@@ -47,10 +48,10 @@ def exchange(steps):
 
 
 def per_second(work, n):
-    "How often a second a work is done, over n times after one that does not count"
-    work(0); begun = time.perf_counter()
+    "How often a second of the process's own time a work is done, over n times after one that does not count"
+    work(0); begun = time.process_time()
     for i in range(n): work(i)
-    return round(n / (time.perf_counter() - begun), 2)
+    return round(n / (time.process_time() - begun), 2)
 
 
 def core(folder, n=8):
