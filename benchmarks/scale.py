@@ -3,7 +3,8 @@
     python -m benchmarks.scale [--rounds 3] [--steps 40] [--result results/scale.json]
 
 The classifier of the recipe `quick`, the same global batch, in turn: one process of one thread, two processes of one
-thread each (torchrun, gloo), one process of two threads. Then `all_reduce` of as many bytes as its gradients have,
+thread each (torchrun, gloo), one process of two threads (that sleep while they wait: spinning ones come to a standstill
+where somebody else works on a core). Then `all_reduce` of as many bytes as its gradients have,
 between two processes, and, by the time that a process has on its core, the CRF, the random walk, and decoding and
 augmenting a photograph.
 """
@@ -77,7 +78,7 @@ def core(folder, n=8):
 
 def call(launcher, threads, *arguments):
     "What another process of this program prints, from JSON"
-    done = subprocess.run([sys.executable, '-m', *launcher, 'benchmarks.scale', '--do', *map(str, arguments)], capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS=str(threads)))
+    done = subprocess.run([sys.executable, '-m', *launcher, 'benchmarks.scale', '--do', *map(str, arguments)], capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS=str(threads), OMP_WAIT_POLICY='PASSIVE'))
     if done.returncode: sys.exit(done.stderr)
     return json.loads(done.stdout or 'null')
 
