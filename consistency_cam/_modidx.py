@@ -1037,6 +1037,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'consistency_cam.pipeline.Run.best_net': ( 'pipeline.html#run.best_net',
                                                                                      'consistency_cam/pipeline.py'),
                                           'consistency_cam.pipeline.Run.cams': ('pipeline.html#run.cams', 'consistency_cam/pipeline.py'),
+                                          'consistency_cam.pipeline.Run.check': ('pipeline.html#run.check', 'consistency_cam/pipeline.py'),
                                           'consistency_cam.pipeline.Run.class_names': ( 'pipeline.html#run.class_names',
                                                                                         'consistency_cam/pipeline.py'),
                                           'consistency_cam.pipeline.Run.classes': ( 'pipeline.html#run.classes',

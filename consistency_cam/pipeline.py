@@ -275,6 +275,24 @@ def pretrain(self: Run) -> dict:  # last losses, steps, seconds, pictures taught
         if is_main(): save_backbone(net, stage.folder/'backbone.safetensors')
         return stage.finish(result | dict(taught=task.taught.item(), left_out=task.left_out.item()) | self.skipped('pretrain', r.train))
 
+# %% ../nbs/70_pipeline.ipynb #eba418c5
+@patch
+def share(self: Run,
+    items,  # the same ones in every process
+) -> list:
+    "This process's share of what the processes that train together do, once all of them are here"
+    accelerator = make_accelerator(self.recipe.precision)
+    accelerator.wait_for_everyone()
+    return list(items)[accelerator.process_index::accelerator.num_processes]
+
+@patch
+def check(self: Run,
+    samples: Samples,
+):
+    "Raises what is wrong with a picture or mask of this process's share; goes on when all have looked at theirs"
+    samples.subset(self.share(range(len(samples)))).check(self.progress and is_main())
+    self.share([])
+
 # %% ../nbs/70_pipeline.ipynb #4b882434
 _NOT_CLASSIFY = 'val scales mirror threshold root workers cache labels masks save_every log_every on_bad_picture'.split()
 
@@ -299,7 +317,7 @@ def classify(self: Run) -> dict:  # last losses, steps, seconds
     if stage.done: return stage.result
     views, steps, net = self.method.views(r), total_steps(len(samples), self.settings()), self.make_net()
     for view in views: view.sample((r.crop, r.crop), net.stride, torch.Generator())
-    for split in self.splits: self.samples(split).check(self.progress)
+    for split in self.splits: self.check(self.samples(split))
     with self.work(stage):
         task = ConsistencyTask(net, views, steps, r.alpha, r.ramp, self.method.terms(r), r.batch_norm == 'frozen-views', r.seed, r.share_views, r.frugal)
         return stage.finish(self.train(stage, task, samples) | self.skipped(r.train))
@@ -311,15 +329,6 @@ def net(self: Run) -> CAMNet:
     return _ready(CAMNet(r.backbone, len(classes), r.pool, r.output_stride, pretrained=False, bias=0. if 'classifier.bias' in state else None), state, path)
 
 # %% ../nbs/70_pipeline.ipynb #434c5452
-@patch
-def share(self: Run,
-    items,  # the same ones in every process
-) -> list:
-    "This process's share of what the processes that train together do, once all of them are here"
-    accelerator = make_accelerator(self.recipe.precision)
-    accelerator.wait_for_everyone()
-    return list(items)[accelerator.process_index::accelerator.num_processes]
-
 @patch
 def cams(self: Run,
     split: str,  # whose CAMs to infer, of the given labels, or in a split without any, of the classes predicted above .5
@@ -452,7 +461,7 @@ def segment(self: Run) -> dict:  # last losses, steps, seconds
     if stage.done: return stage.result
     if not true: samples = WithMasks(samples, self.folder/'pseudo'/r.train)
     net = self.make_segmenter(len(samples.classes) + 1, self.start())
-    samples.check(self.progress)
+    self.check(samples)
     with self.work(stage): return stage.finish(self.train(stage, SegmentationTask(net), samples, 'segment', masks=True) | self.skipped(r.train))
 
 _INFERENCE_OF_SEGMENT = 'segment_scales', 'segment_mirror', 'segment_crf'
