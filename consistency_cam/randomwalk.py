@@ -87,8 +87,9 @@ def walk(
 ) -> torch.Tensor:  # (K,h,w), on the device of the affinities
     "The class maps after t steps (psa, Section 3.3), each cell's score a mean of the scores around it; raises `InputError`"
     _checked(cams, affinity)
-    change = step_change(affinity, beta) if len(cams) else None
-    return _moved(change, cams.flatten(1).T.to(change).contiguous(), steps).T.reshape(cams.shape) if len(cams) else cams
+    if not len(cams): return cams
+    change = step_change(affinity, beta)
+    return _moved(change, cams.flatten(1).T.to(change).contiguous(), steps).T.reshape(cams.shape)
 
 # %% ../nbs/42_randomwalk.ipynb #06608e3e
 def _blocks(changes):

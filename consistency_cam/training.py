@@ -42,7 +42,7 @@ class Settings:
     weight_decay: float = 4e-5
     power: float = .9  # of the polynomial schedule
     bias_factor: float = 2.  # rate of biases, relative; they have no weight decay
-    precision: str = 'no'  # 'no' (float32), 'bf16', 'fp16', or 'auto': bf16 where the device computes in it
+    precision: str = 'no'  # 'no' (float32), 'bf16', 'fp16', or 'auto': bf16 where the device is faster in it
     accumulate: int = 1  # pieces that a step's pictures go through in, one after the other
     workers: int = 0  # loader processes
     save_every: int = 200  # steps between checkpoints
@@ -171,7 +171,8 @@ def total_steps(
     settings: Settings,
 ) -> int:
     "Steps of a training: whole batches only, in each epoch; raises `InputError` where there is not one"
-    if settings.batch_size % settings.accumulate: raise InputError(f'a batch of {settings.batch_size} does not divide into accumulate={settings.accumulate} pieces; take a divisor')
+    share, left = divmod(settings.batch_size, int(os.environ.get('WORLD_SIZE', 1)))
+    if not left and share % settings.accumulate: raise InputError(f"a process's share of a batch, {share} pictures, does not divide into accumulate={settings.accumulate} pieces; take a divisor")
     if pictures < settings.batch_size: raise InputError(f'{pictures} training pictures do not fill a batch of {settings.batch_size}; give a smaller batch_size')
     return settings.epochs * (pictures // settings.batch_size)
 
