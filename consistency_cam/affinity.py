@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 from .samples import InputError
 from .metrics import cam_mask, winners
+from .memory import reused_memory
 from .training import shared_mean
 from .camnet import CAMNet
 
@@ -259,6 +260,7 @@ class AffinityTask(nn.Module):
         return affinity_loss(self.net.affinity(batch['image'], self.radius), pair_labels(to_grid(batch['mask'], self.net.stride), self.radius))
 
 # %% ../nbs/41_affinity.ipynb #c0195d70
+@reused_memory()
 @torch.no_grad()
 def infer_edge(
     net: BoundaryNet,
@@ -269,6 +271,7 @@ def infer_edge(
     logits, mirrored = net(torch.cat([x, x.flip(-1)])).float()
     return _cut(((logits + mirrored.flip(-1)) / 2).sigmoid(), image.shape[-2:], net.stride)
 
+@reused_memory()
 @torch.no_grad()
 def infer_affinity(
     net: AffinityNet,

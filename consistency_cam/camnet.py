@@ -4,27 +4,25 @@
 
 # %% auto #0
 __all__ = ['WeightsError', 'packaged_weights', 'read_weights', 'as_timm', 'load_backbone', 'DilatedDepthwise', 'split_dilation',
-           'make_backbone', 'BackboneNet', 'CAMNet', 'batch_norm_fixed', 'SharedBatchNorm2d', 'SharedBatchNormAct2d',
-           'synchronise']
+           'make_backbone', 'BackboneNet', 'CAMNet']
 
 # %% ../nbs/11_camnet.ipynb #e7adab22
 import pickletools, re, socket, warnings
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 from fastcore.basics import patch
 import consistency_cam  # first: repairs torchvision where its build does not fit torch's
 import timm
-from timm.layers import BatchNormAct2d
 from safetensors import SafetensorError
 from safetensors.torch import load
 from .samples import InputError
 from .pooling import POOLINGS, evidence, noisy_or_bias
+from .batchnorm import FoldingConv2d, fold
 
 # %% ../nbs/11_camnet.ipynb #d5017319
 class WeightsError(InputError): "Pretrained weights that are absent, or that belong to another network"
@@ -98,17 +96,17 @@ def load_backbone(net, backbone, pretrained):
     net.load_state_dict({k: state[k] for k in net.state_dict()})
 
 # %% ../nbs/11_camnet.ipynb #4c59fc45
-class DilatedDepthwise(nn.Conv2d):
+class DilatedDepthwise(FoldingConv2d):
     "Depthwise convolution of stride 1 that dilates by taking the grids of every d-th cell apart, (B,C,h,w) to (B,C,h,w)"
-    def forward(self, x):
-        if x.device.type != 'cpu': return super().forward(x)
+    def _conv_forward(self, x, weight, bias):
+        if x.device.type != 'cpu': return super()._conv_forward(x, weight, bias)
         (h, w), d, r = x.shape[-2:], self.dilation[0], self.kernel_size[0] // 2
-        if max(h, w) <= d: return x * self.weight[:, :, r, r, None, None].transpose(0, 1)  # only the middle tap meets the map
+        if max(h, w) <= d: weight, d, r = weight[..., r:r+1, r:r+1], 1, 0  # only the middle tap meets the map
         x = F.pad(x, (0, -w % d, 0, -h % d)).unflatten(3, (-1, d)).unflatten(2, (-1, d))  # B,C,i,a,j,b
         b, c, i, _, j, _ = x.shape
         x = x.permute(0, 3, 5, 2, 4, 1).reshape(b * d * d, i, j, c).permute(0, 3, 1, 2)
         y, z = min(r, i - 1), min(r, j - 1)
-        x = F.conv2d(x, self.weight[..., r-y:r+y+1, r-z:r+z+1], padding=(y, z), groups=c)
+        x = F.conv2d(x, weight[..., r-y:r+y+1, r-z:r+z+1], bias, padding=(y, z), groups=c)
         x = x.permute(0, 2, 3, 1).reshape(b, d, d, i, j, c).permute(0, 3, 1, 4, 2, 5).reshape(b, i * d, j * d, c)
         return x.permute(0, 3, 1, 2)[..., :h, :w]
 
@@ -149,9 +147,10 @@ class BackboneNet(nn.Module):
 
     @torch.no_grad()
     def _probe(self):
-        "Channels of the maps in `features`, and pixels a cell of each"
+        "Channels of the maps in `features`, and pixels a cell of each; on the way held batch norm goes into the convolutions"
         training, size = self.backbone.training, 224 if 'vit' in self.backbone_name else 64
-        maps = self.eval().features(torch.zeros(1, 3, size, size)); self.train(training)
+        maps = []
+        fold(self.eval(), lambda: maps.extend(self.features(torch.zeros(1, 3, size, size)))); self.train(training)
         return [m.shape[1] for m in maps], [size // m.shape[-1] for m in maps]
 
     def features(self,
@@ -199,17 +198,6 @@ class CAMNet(BackboneNet):
         return POOLINGS[self.pool](self.cams(x))
 
 # %% ../nbs/11_camnet.ipynb #045b1bba
-@contextmanager
-def batch_norm_fixed(
-    module: nn.Module,  # the module whose batch norms are held in eval mode
-):
-    "Within the block, batch norm uses its running statistics and does not change them"
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
-    for m in norms: m.eval()
-    try: yield
-    finally:
-        for m in norms: m.train()
-
 @patch
 def freeze(self: BackboneNet,
     batch_norm: bool = True,  # keep batch norm at its running statistics in training
@@ -240,43 +228,6 @@ def train(self: BackboneNet, mode=True):
         for m in self.backbone.modules():
             if isinstance(m, nn.modules.batchnorm._BatchNorm): m.eval()
     return self
-
-# %% ../nbs/11_camnet.ipynb #156dcda1
-class _Sum(torch.autograd.Function):
-    "The sum over all processes, of values and of gradients"
-    @staticmethod
-    def forward(ctx, x): dist.all_reduce(x := x.clone()); return x
-    @staticmethod
-    def backward(ctx, grad): dist.all_reduce(grad := grad.clone()); return grad
-
-def _shared_norm(norm, x):
-    "x (B,C,h,w) normalised by the statistics of all processes' x, which have one size, and the running statistics moved"
-    n, values = dist.get_world_size() * x.numel() // x.shape[1], x.float()
-    mean = _Sum.apply(values.sum((0, 2, 3))) / n
-    centred = values - mean[:, None, None]
-    var = _Sum.apply(centred.square().sum((0, 2, 3))) / n
-    with torch.no_grad():
-        norm.num_batches_tracked += 1
-        norm.running_mean.lerp_(mean, norm.momentum); norm.running_var.lerp_(var * n / (n - 1), norm.momentum)
-    scale = norm.weight * (var + norm.eps).rsqrt()
-    return torch.addcmul(norm.bias[:, None, None], centred, scale[:, None, None]).to(x.dtype)
-
-class _Shared:
-    def forward(self, x):
-        if not (self.training and dist.is_available() and dist.is_initialized()): return super().forward(x)
-        x = _shared_norm(self, x)
-        return self.act(self.drop(x)) if isinstance(self, BatchNormAct2d) else x
-
-class SharedBatchNorm2d(_Shared, nn.BatchNorm2d): "Batch norm over the pictures of all processes"
-class SharedBatchNormAct2d(_Shared, BatchNormAct2d): "timm's batch norm with an activation, over the pictures of all processes"
-
-def synchronise(
-    module: nn.Module,
-) -> nn.Module:
-    "Let the module's batch norms, in training, see the pictures of all processes; weights and names stay"
-    shared = {nn.BatchNorm2d: SharedBatchNorm2d, BatchNormAct2d: SharedBatchNormAct2d}
-    for m in module.modules(): m.__class__ = shared.get(type(m), type(m))
-    return module
 
 # %% ../nbs/11_camnet.ipynb #fdc4bdc2
 @patch

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from safetensors.torch import save
 from .samples import InputError, Samples, checked_ids
+from .memory import reused_memory
 from .pooling import POOLINGS, evidence
 from .camnet import CAMNet
 from .checkpoint import atomic_bytes, write_json, read_json, read_tensors
@@ -26,7 +27,7 @@ def snapped(
     "The scaled size (H,W), each side rounded to a multiple of the stride"
     return tuple(max(stride, round(scale * s / stride) * stride) for s in size)
 
-PIXELS = 2**22  # that go through the network at once: ten of VOC's pictures with their mirror images
+PIXELS = dict(cpu=2**20, cuda=2**22)  # that go through the network at once: two, ten of VOC's pictures with their mirror images
 
 def scaled_evidence(
     net: CAMNet,
@@ -41,10 +42,11 @@ def scaled_evidence(
         cams = net.cams(torch.cat([x, x.flip(-1)]) if flip else x).float()
         logits, maps, B = POOLINGS[net.pool](cams), evidence(cams, net.pool), len(images)
         return (maps[:B] + maps[B:].flip(-1), (logits[:B] + logits[B:]) / 2) if flip else (maps, logits)
-    at_once = max(1, PIXELS // (size[0] * size[1] * (1 + flip)))
+    at_once = max(1, PIXELS.get(images.device.type, 2**22) // (size[0] * size[1] * (1 + flip)))
     return tuple(torch.cat(parts) for parts in zip(*map(part, images.split(at_once))))
 
 # %% ../nbs/12_cams.ipynb #c268eda0
+@reused_memory()
 @torch.no_grad()
 def infer_batch(
     net: CAMNet,  # in eval mode
@@ -99,13 +101,14 @@ def infer(
         indices, images = zip(*groups.pop(size))
         labels = samples.labels[list(indices)] if given else None
         for i, cams in zip(indices, infer_batch(net, torch.stack(images), labels, scales, flip, stride)): yield i, size, cams
-    for i, x in samples.pictures(indices):
-        size = tuple(x.shape[-2:])
-        groups.setdefault(size, []).append((i, x)); held += 1
-        if len(groups[size]) < batch_size and held < pending: continue
-        size = size if len(groups[size]) == batch_size else max(groups, key=lambda s: len(groups[s]))
-        held -= len(groups[size]); yield from flush(size)
-    for size in list(groups): yield from flush(size)
+    with reused_memory():
+        for i, x in samples.pictures(indices):
+            size = tuple(x.shape[-2:])
+            groups.setdefault(size, []).append((i, x)); held += 1
+            if len(groups[size]) < batch_size and held < pending: continue
+            size = size if len(groups[size]) == batch_size else max(groups, key=lambda s: len(groups[s]))
+            held -= len(groups[size]); yield from flush(size)
+        for size in list(groups): yield from flush(size)
 
 # %% ../nbs/12_cams.ipynb #6d9519d1
 def full_size(

@@ -17,7 +17,8 @@ from fastcore.basics import patch
 from .samples import InputError
 from .transforms import seeded
 from .pooling import POOLINGS
-from .camnet import CAMNet, batch_norm_fixed
+from .batchnorm import batch_norm_fixed
+from .camnet import CAMNet
 from .views import Tiles, HFlip, RandomCrop, RandomResize
 
 # %% ../nbs/22_consistency.ipynb #ee719d8b

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['cut', 'joined', 'tiles_one_by_one', 'soft_margin', 'distance', 'FiveForwards', 'cams_one_at_a_time', 'mask_at',
            'confusion', 'evaluated', 'mean_iou', 'path_tables', 'losses_pair_by_pair', 'PairByPair', 'dense_affinity',
-           'walk_by_squaring', 'crf_all_classes', 'plain', 'train_plainly', 'full_size', 'hard_mask',
+           'walk_by_squaring', 'crf_all_classes', 'PlainMerge', 'plain', 'train_plainly', 'full_size', 'hard_mask',
            'segment_one_at_a_time', 'literal_run']
 
 # %% ../nbs/80_literal.ipynb #a47c5ca0
@@ -20,12 +20,14 @@ from .samples import write_mask
 from .transforms import Augment, Augmented, Batches, collate, seeded
 from .training import Settings, param_groups, poly, total_steps
 from .folder import WithMasks
-from .camnet import CAMNet, DilatedDepthwise
+from .batchnorm import FoldingConv2d
+from .camnet import CAMNet
 from .cams import snapped
 from .consistency import alpha_at
 from .crf import LABEL_CRF, SOFTMAX_CRF, CRFSetting, label_crf, mean_field
 from .affinity import BoundaryNet, infer_edge, offsets, path, to_grid
 from .randomwalk import random_walk
+from .deeplab import AtrousConv, Merge
 from .segment import SegmentationTask
 from .recipes import Recipe
 from .pipeline import Run
@@ -226,12 +228,18 @@ def crf_all_classes(
     return torch.from_numpy(mean_field(image.permute(1, 2, 0).numpy(), probs.cpu().numpy(), setting))
 
 # %% ../nbs/80_literal.ipynb #917d8f9d
+class PlainMerge(Merge):
+    "The coarse map enlarged, put beside the fine one and through the layer"
+    def forward(self, coarse, fine): return self.layer(torch.cat([F.interpolate(coarse, fine.shape[-2:], mode='bilinear', align_corners=False), fine], 1))
+
 def plain(
     net: nn.Module,
 ) -> nn.Module:
-    "The network with PyTorch's own convolutions alone; the weights are the same"
+    "The network with PyTorch's own convolutions and batch norms alone; the weights are the same"
     for m in net.modules():
-        if isinstance(m, DilatedDepthwise): m.__class__ = nn.Conv2d
+        if isinstance(m, (FoldingConv2d, AtrousConv)): m.__class__ = nn.Conv2d
+        if isinstance(m, Merge): m.__class__ = PlainMerge
+        if hasattr(m, 'folded'): m.folded = False
     return net
 
 def train_plainly(

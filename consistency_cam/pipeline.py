@@ -27,7 +27,8 @@ from .transforms import Augment, Augmented
 from .metrics import ConfusionMatrix, ThresholdSweep, cam_mask
 from .checkpoint import Stage, CheckpointError, is_main, made_from, fingerprint, load_state, load_weights, save_state, write_json, read_json, read_metrics, read_stage, remove_leftovers, runs_root, locked
 from .training import Settings, fit, make_accelerator, total_steps
-from .camnet import BackboneNet, CAMNet, synchronise
+from .batchnorm import synchronise
+from .camnet import BackboneNet, CAMNet
 from .cams import CamStore, full_size, infer, infer_cams
 from .pooling import noisy_or_bias
 from .consistency import ConsistencyTask, Method, find_method, register

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm.auto import tqdm
 from .samples import InputError, Samples, write_mask
+from .memory import reused_memory
 from .training import shared_mean
 from .cams import snapped
 from .deeplab import Segmenter
@@ -44,6 +45,7 @@ class SegmentationTask(nn.Module):
         return dict(ce=mask_loss(self.net(batch['image']), batch['mask']))
 
 # %% ../nbs/51_segment.ipynb #30518e94
+@reused_memory()
 @torch.no_grad()
 def segment_image(
     net: Segmenter,  # in eval mode
@@ -70,9 +72,10 @@ def segment(
     mirror: bool = True,  # add the mirror image's logits
 ):
     "Yields (id, (uint8 picture (3,H,W), probabilities (K,H,W)))"
-    for i in range(len(samples)) if indices is None else indices:
-        image = samples.image(i)
-        yield samples.ids[i], (image, segment_image(net, image, scales, mirror))
+    with reused_memory():
+        for i in range(len(samples)) if indices is None else indices:
+            image = samples.image(i)
+            yield samples.ids[i], (image, segment_image(net, image, scales, mirror))
 
 # %% ../nbs/51_segment.ipynb #ddd2a685
 def write_masks(

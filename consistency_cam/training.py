@@ -20,6 +20,7 @@ from accelerate.state import AcceleratorState
 from tqdm.auto import tqdm
 from .samples import InputError
 from .transforms import Augmented, Batches, collate
+from .memory import reused_memory
 from .checkpoint import CheckpointError, save_state, load_state, load_weights, append_metrics, truncate_metrics, read_metrics
 
 # %% ../nbs/09_training.ipynb #534b806e
@@ -194,6 +195,7 @@ def _record(log, bar, accelerator, losses, step, optimizer, begun):
     bar.set_postfix_str(' '.join(f'{n} {v:.3f}' for n, v in found.items()))
 
 # %% ../nbs/09_training.ipynb #c6112014
+@reused_memory()
 def fit(
     task: nn.Module,  # forward(batch, step) -> {name: loss}
     data: Augmented,  # training pictures, indexed by (epoch, index)
