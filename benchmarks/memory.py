@@ -24,8 +24,9 @@ def batch(side, n, num_classes=CLASSES):
 def trained(task, batch, accumulate=1, step=600):
     "One step of a task as the loop takes it; its gradients {name: tensor}"
     import torch
+    from consistency_cam.memory import reused_memory
     from consistency_cam.training import make_accelerator, step_gradients
-    step_gradients(task.train().to(memory_format=torch.channels_last), batch, step, make_accelerator(), accumulate)
+    with reused_memory(): step_gradients(task.train().to(memory_format=torch.channels_last), batch, step, make_accelerator(), accumulate)
     return {n: p.grad for n, p in task.named_parameters() if p.grad is not None}
 
 
@@ -36,12 +37,13 @@ def resnet(num_classes=CLASSES, **options):
     return CAMNet('resnet50', num_classes, pretrained=False, **options)
 
 
-def classify(frugal=False, accumulate=1):
+def classify(frugal=False, accumulate=1, held=False):
     "Classifier and four views, which with the whole picture are five forwards and one backward"
     from consistency_cam.consistency import ConsistencyTask, METHODS
     from consistency_cam.recipes import recipe
     views = METHODS['consistency-cam'].views(recipe('paper', tiles=(4,)))
-    return trained(ConsistencyTask(resnet(), views, frugal=frugal), batch(256, 4), accumulate)
+    net = resnet().freeze() if held else resnet()
+    return trained(ConsistencyTask(net, views, frugal=frugal), batch(256, 4), accumulate)
 
 
 def pretrain():
@@ -118,6 +120,7 @@ WORKS = {
     'classify': (classify, 'a step: 4 pictures of 256 pixels, five views'),
     'classify, accumulate 2': (lambda: classify(accumulate=2), 'the same in two pieces of 2 pictures'),
     'classify, frugal': (lambda: classify(frugal=True), "the same with one view's graph at a time"),
+    'classify, held': (lambda: classify(held=True), 'the same with batch norm held, and in the convolutions'),
     'CAM inference': (cams, 'a batch: 16 pictures of 375x500, twice their size, with mirror images'),
     'threshold sweep': (sweep, '80 thresholds, 21 classes, a picture of 375x500 at a time'),
     'affinity': (affinity, 'a step: 4 pictures of 256 pixels, radius 10'),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['cut', 'joined', 'tiles_one_by_one', 'soft_margin', 'distance', 'FiveForwards', 'cams_one_at_a_time', 'mask_at',
            'confusion', 'evaluated', 'mean_iou', 'path_tables', 'losses_pair_by_pair', 'PairByPair', 'dense_affinity',
-           'walk_by_squaring', 'crf_all_classes', 'PlainMerge', 'plain', 'train_plainly', 'full_size', 'hard_mask',
+           'walk_by_squaring', 'crf_all_classes', 'PlainMerge', 'plain', 'train_plainly', 'enlarged', 'hard_mask',
            'segment_one_at_a_time', 'literal_run']
 
 # %% ../nbs/80_literal.ipynb #a47c5ca0
@@ -269,7 +269,7 @@ def _trained(run, task, samples, part='', masks=False):
     return train_plainly(task, Augmented(samples, augment, r.seed), run.settings(part))
 
 # %% ../nbs/80_literal.ipynb #cca3a33d
-def full_size(
+def enlarged(
     cams: dict,  # {mask id: map (ceil(H/4),ceil(W/4))}
     size: tuple,  # (H,W)
 ) -> dict:  # {mask id: map (H,W) in 0..1}
@@ -300,7 +300,7 @@ def _walked(run, samples, found, folder):
     (low, high), r = run.recipe.affinity_scores, run.recipe
     useful = [i for i, cams in enumerate(found) if any(m.any() for m in cams.values())]
     for i in useful:
-        image = samples.image(i); cams = full_size(found[i], tuple(image.shape[1:]))
+        image = samples.image(i); cams = enlarged(found[i], tuple(image.shape[1:]))
         strict, loose = (hard_mask(run, image, cams, t) for t in (high, low))
         write_mask(torch.where(strict > 0, strict, torch.where(loose == 0, 0, 255).to(strict)), folder/f'{samples.ids[i]}.png')
     net = plain(run.make_affinity(run.start()))
@@ -347,10 +347,10 @@ def literal_run(
     folder, run = Path(folder), Run(folder, r, progress=False)
     samples, K = run.samples(r.train), len(run.classes) + 1
     truth = [samples.mask(i) for i in range(len(samples))]
-    curve = lambda found: [mean_iou(evaluated([(full_size(c, t.shape), t) for c, t in zip(found, truth)], k / 100, K)) for k in range(thresholds)]
+    curve = lambda found: [mean_iou(evaluated([(enlarged(c, t.shape), t) for c, t in zip(found, truth)], k / 100, K)) for k in range(thresholds)]
     cams = _classified(run, samples); out = dict(cams=curve(cams))
     walked = _walked(run, samples, cams, folder/'labels'); out['walk'] = curve(walked)
-    pseudo = [hard_mask(run, samples.image(i), full_size(c, truth[i].shape), r.pseudo_background[0]) for i, c in enumerate(walked)]
+    pseudo = [hard_mask(run, samples.image(i), enlarged(c, truth[i].shape), r.pseudo_background[0]) for i, c in enumerate(walked)]
     for id, mask in zip(samples.ids, pseudo): write_mask(mask, folder/'pseudo'/f'{id}.png')
     segmented = _segmented(run, samples, folder/'pseudo')
     for masks in (pseudo, segmented): mean_iou(sum(confusion(m.numpy(), t.numpy(), K) for m, t in zip(masks, truth)))

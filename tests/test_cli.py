@@ -192,7 +192,8 @@ def test_a_mistake_of_the_program_is_one_line_too(monkeypatch):
 def test_ctrl_c_in_a_training(tmp_path):
     "The signal goes to all processes of the terminal, those that load pictures among them; where Python loses one, as it does in a finalizer, the next one ends it"
     command = [sys.executable, '-m', 'consistency_cam', 'run', str(tmp_path/'run'), '--method', 'cam', *SMALL, '--epochs', '4000', '--log-every', '1', '--workers', '2']
-    running = subprocess.Popen(command, env=dict(os.environ, OMP_NUM_THREADS='1'), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    running = subprocess.Popen(command, env=dict(os.environ, OMP_NUM_THREADS='1'), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # tests in the background of a shell ignore it, and so would this
     while len(read_metrics(tmp_path/'run'/'classify'/'metrics.jsonl')) < 2:
         assert running.poll() is None, running.communicate()
         time.sleep(.05)
