@@ -135,14 +135,34 @@ def _each(f, x):
     if isinstance(x, dict): return {k: _each(f, v) for k, v in x.items()}
     return type(x)(_each(f, v) for v in x) if type(x) in (tuple, list) else f(x)
 
-def _array(x): return x.detach().cpu().numpy() if torch.is_tensor(x) else x
-def _tensor(x): return torch.from_numpy(x) if isinstance(x, np.ndarray) else x
+@dataclass(frozen=True)
+class _Packed:
+    "An array (K,H,W) without its maps of zeros"
+    size: int  # K
+    places: np.ndarray  # of the maps that are kept
+    maps: np.ndarray
+
+def _packed(x):
+    "A tensor as an array, for the way to another process"
+    if not torch.is_tensor(x): return x
+    x = x.detach().cpu().numpy()
+    if x.ndim != 3: return x
+    places = x.any((1, 2)).nonzero()[0]
+    return _Packed(len(x), places, x[places]) if len(places) < len(x) else x
+
+def _unpacked(x):
+    "The tensor again"
+    if not isinstance(x, _Packed): return torch.from_numpy(x) if isinstance(x, np.ndarray) else x
+    out = torch.zeros(x.size, *x.maps.shape[1:], dtype=torch.from_numpy(x.maps).dtype)
+    out[x.places] = torch.from_numpy(x.maps)
+    return out
+
 def _begin():
     "In a process of the pool: one thread for the work, and an end together with the process it works for, however that ends"
     torch.set_num_threads(1)
     Thread(target=lambda: (wait([parent_process().sentinel]), os._exit(1)), daemon=True).start()
 
-def _work(function, arguments): return _each(_array, function(*_each(_tensor, arguments)))
+def _work(function, arguments): return _each(_packed, function(*_each(_unpacked, arguments)))
 
 # %% ../nbs/40_crf.ipynb #076715a5
 def crf_many(
@@ -162,13 +182,13 @@ def crf_many(
     try:
         with ProcessPoolExecutor(workers, get_context('fork' if sys.platform == 'linux' else None), _begin) as pool:
             for id, arguments in jobs:
-                waiting.append((id, pool.submit(_work, function, _each(_array, arguments)).result))
+                waiting.append((id, pool.submit(_work, function, _each(_packed, arguments)).result))
                 if len(waiting) > 2 * workers: yield _finished(*waiting.popleft())
             while waiting: yield _finished(*waiting.popleft())
     except BrokenProcessPool: raise CRFError(f"a process of the pool was ended from outside, at picture '{id}' or one of the {2 * workers} before it; often memory is short: make room and do the same again, or take fewer workers") from None
 
 def _finished(id, get):
     "The id and what `get` returns; what it raises becomes a `CRFError` that names the picture"
-    try: return id, _each(_tensor, get())
+    try: return id, _each(_unpacked, get())
     except BrokenProcessPool: raise
     except Exception as e: raise CRFError(f"picture '{id}': {e if isinstance(e, InputError) else f'{type(e).__name__}: {e}'}") from e
