@@ -90,7 +90,7 @@ def fold(
     finally:
         for h in hooks: h.remove()
     for name, norm, source in pairs:
-        if not source or _parent(source[0]) != _parent(name): continue
+        if not source or _parent(source[0]) != _parent(name) or norm.weight is None or norm.running_var is None: continue
         conv = source[1]
         if type(conv) is nn.Conv2d: conv.__class__ = FoldingConv2d
         conv.norm = norm,; _able(norm, folded=True)
