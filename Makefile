@@ -9,7 +9,7 @@ PIP := $(PY) -m pip --disable-pip-version-check -qq
 STAMP := $(VENV)/.installed
 TORCH := $(shell grep '^torch==' constraints.txt)
 ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
-PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest tests -n $(JOBS) --dist load --maxschedchunk 1
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest tests -n $(JOBS) --dist load --maxschedchunk 1 --durations 20 --durations-min 1
 
 .PHONY: help install demo test test-all reliability bench browser lab notebooks export readme clean
 .DEFAULT_GOAL := help

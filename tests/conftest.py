@@ -3,6 +3,7 @@ import json
 import os
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     if not hasattr(config, 'workerinput'): os.environ['CONSISTENCY_CAM_FIGURES'] = tempfile.mkstemp('.jsonl')[1] # the processes of xdist write to it, too
     config.addinivalue_line('markers', 'slow: takes long; `make test` leaves it out, `make test-all` runs it')
+    config.addinivalue_line('markers', 'situation(kind): each such test is one situation of users, counted by kind at the end')
 
 
 def pytest_collection_modifyitems(items):
@@ -44,6 +46,19 @@ def figure():
     return keep
 
 
+@pytest.fixture(autouse=True)
+def situation(request, record_property):
+    "Passes the kind of situation that a test tries on to the end of all tests"
+    marker = request.node.get_closest_marker('situation')
+    if marker: record_property('situation', marker.args[0])
+
+
+def situations(reports):
+    "{'situations, KIND': how many passed}"
+    kinds = Counter(kind for report in reports for name, kind in report.user_properties if name == 'situation')
+    return {f'situations, {kind}': n for kind, n in sorted(kinds.items())}
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session, exitstatus):
     session.config.exitstatus = int(exitstatus)
@@ -59,6 +74,7 @@ def pytest_unconfigure(config):
     reporter.ensure_newline()
     counted = Path(os.environ['CONSISTENCY_CAM_FIGURES'])
     figures = dict(sorted(json.loads(line) for line in counted.read_text().splitlines())); counted.unlink()
+    figures |= situations(reporter.stats.get('passed', []))
     for name, said in figures.items(): reporter.write_line(f'{name}: {said}')
     if file := config.option.figures: file.write_text(json.dumps((json.loads(file.read_text()) if file.exists() else {}) | figures, indent=1) + '\n')
     reporter.write_line(f'{passed} passed, {failed} failed' + (f', {skipped} skipped' if skipped else ''))
