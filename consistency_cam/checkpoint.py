@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['CheckpointError', 'write_json', 'read_json', 'append_metrics', 'read_metrics', 'truncate_metrics', 'save_state',
-           'read_tensors', 'load_state', 'load_weights', 'fingerprint', 'is_main', 'remove_leftovers', 'read_stage',
-           'Stage', 'made_from', 'locked', 'runs_root', 'atomic_bytes']
+           'read_tensors', 'load_state', 'load_weights', 'fingerprint', 'processes', 'is_main', 'remove_leftovers',
+           'read_stage', 'Stage', 'made_from', 'locked', 'runs_root', 'atomic_bytes']
 
 # %% ../nbs/08_checkpoint.ipynb #beca6824
-import fcntl, hashlib, json, os, time
+import hashlib, json, os, time
 from contextlib import contextmanager
 from pathlib import Path
 import torch
 from fastcore.basics import patch
 from safetensors.torch import load, save
-from .samples import InputError, atomic_bytes, writing
+from .samples import InputError, atomic_bytes, part_name, sync, take_lock, writing
 
 # %% ../nbs/08_checkpoint.ipynb #18578f44
 _all_ = ['atomic_bytes']
@@ -47,8 +47,9 @@ def append_metrics(
 ):
     "Add one line to a metrics file, in place of a cut last one; raises `WriteError`"
     with writing(path), open(path, 'a+b') as f:
-        if f.tell() and os.pread(f.fileno(), 1, f.tell() - 1) != b'\n': f.seek(0); f.truncate(f.read().rfind(b'\n') + 1)
-        f.write(json.dumps(record).encode() + b'\n'); f.flush(); os.fsync(f.fileno())
+        if f.tell(): f.seek(-1, os.SEEK_END)
+        if f.read(1) not in (b'', b'\n'): f.seek(0); f.truncate(f.read().rfind(b'\n') + 1)
+        f.write(json.dumps(record).encode() + b'\n'); f.flush(); sync(f.fileno())
 
 def read_metrics(
     path: str|Path,  # a .jsonl file
@@ -127,48 +128,65 @@ def fingerprint(
     return hashlib.sha256(json.dumps(things, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 # %% ../nbs/08_checkpoint.ipynb #8ba1179e
+def processes() -> tuple:  # this one's number, how many there are
+    "The processes that train together, as their launcher says; raises `CheckpointError` where it says half of it"
+    names = 'RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR'
+    told = {k: os.environ[k].strip() for k in names if os.environ.get(k, '').strip()}
+    try: rank, world = int(told.get('RANK', 0)), int(told.get('WORLD_SIZE', 1))
+    except ValueError: raise CheckpointError(f"{', '.join(f'{k}={v}' for k, v in told.items())}: these are set and no numbers; unset them, or start by `torchrun`") from None
+    if world < 2: return 0, 1
+    if lacking := [k for k in names if k not in told]: raise CheckpointError(f"WORLD_SIZE={world} is set, but not {', '.join(lacking)}, so there is nobody to train with; start by `torchrun`, or unset WORLD_SIZE")
+    return rank, world
+
 def is_main() -> bool:
     "True in the first of the processes that train together, and where there is only one"
-    return int(os.environ.get('RANK', 0)) == 0
+    return processes()[0] == 0
+
 
 # %% ../nbs/08_checkpoint.ipynb #1863aece
 def remove_leftovers(
     folder: str|Path,
-    which: str = '**/.*.part',  # the pattern of their names; as it is, in the folder and all within
+    name: str = '',  # of the file they wrote, inside the folder; '': any file, in the folder and all within
 ):
     "Remove what killed writers left in a folder; for those who hold its lock"
-    for part in Path(folder).glob(which): part.unlink(missing_ok=True)
+    for part in Path(folder).glob(part_name(name, '*') if name else '**/.*.part'): part.unlink(missing_ok=True)
 
 # %% ../nbs/08_checkpoint.ipynb #393532b7
 def read_stage(
     path: str|Path,  # stage.json
-) -> dict:  # config, inputs, and where the stage is done its result; empty where there is no file
+) -> dict:  # config, inputs, data, and where the stage is done its result; empty where there is no file
     "What a stage wrote down about itself; raises `CheckpointError`"
     found = read_json(path, 'config', 'inputs') if Path(path).exists() else {}
-    if not all(isinstance(found.get(k, {}), dict) for k in ('config', 'result')): raise CheckpointError(f'{path}: no record of a stage; it was changed, or another version wrote it: remove it and run the stage again')
+    if not all(isinstance(found.get(k, {}), dict) for k in ('config', 'data', 'result')): raise CheckpointError(f'{path}: no record of a stage; it was changed, or another version wrote it: remove it and run the stage again')
     return found
 
 # %% ../nbs/08_checkpoint.ipynb #035aa958
 class Stage:
-    "A stage's folder: its configuration, whether it is done, and what came out"
+    "A stage's folder: its configuration, what it is made from, whether it is done, and what came out"
     def __init__(self,
         folder: str|Path,
         config: dict,  # the settings that decide the result
         inputs: str = '',  # fingerprint of the data and of the stage before
         force: bool = False,  # start over where the folder was made with other settings
+        data: dict|None = None,  # {what it is made from: fingerprint}, compared with what is on record; '' is not known now
+        again: bool = False,  # it is quickly made: not refused but made again where it was made from something else, or from what is not on record
     ):
-        self.folder, self.config, self.inputs, self.force = Path(folder), json.loads(json.dumps(config, default=str)), inputs, force
-        self.about = self.folder/'stage.json'
+        self.folder, self.config, self.inputs, self.force, self.again = Path(folder), json.loads(json.dumps(config, default=str)), inputs, force, again
+        self.about, self.data = self.folder/'stage.json', {k: v for k, v in (data or {}).items() if v}
         known = read_stage(self.about)
-        if known and (known['config'], known['inputs']) != (self.config, inputs):
-            if not force: raise CheckpointError(f'{self.folder}: made with {self._difference(known)}; choose another run folder, or --force to start this stage over')
-            known = {}
-        self.result = known.get('result')
+        self.outdated = self._difference(known)
+        if self.outdated and not force and not (again and known['config'] == self.config): raise CheckpointError(f'{self.folder}: {self.outdated}; choose another run folder, or --force to start this stage over')
+        self.result = None if self.outdated else known.get('result')
 
     def _difference(self, known):
-        old, new = known['config'], self.config
-        changed = [f'{k}={old.get(k)!r} (now {new.get(k)!r})' for k in {**old, **new} if old.get(k) != new.get(k)]
-        return ', '.join(changed[:4]) or 'other inputs (data or an earlier stage changed)'
+        "How it was made otherwise than now, in words; '' where it was not"
+        if not known: return ''
+        old, new, held = known['config'], self.config, known.get('data', {})
+        if changed := [f'{k}={old.get(k)!r} (now {new.get(k)!r})' for k in {**old, **new} if old.get(k) != new.get(k)]: return f"made with {', '.join(changed[:4])}"
+        if other := [k for k, v in self.data.items() if held.get(k, None if self.again else v) != v]: return f"made from other {other[0]}" if other[0] in held else f'made from {other[0]} of which nothing is on record'
+        return '' if known['inputs'] == self.inputs else 'made from other inputs (data or an earlier stage changed)'
+
+    def _write(self, **more): write_json(self.about, dict(config=self.config, inputs=self.inputs, **({'data': self.data} if self.data else {}), **more))
 
     @property
     def done(self): return self.result is not None
@@ -176,14 +194,14 @@ class Stage:
     def work(self):
         "Within the block the folder belongs to this process (and those it trains with); raises `CheckpointError` where another one works in it"
         if not is_main(): yield self; return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with writing(self.folder): self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder/'.lock'):
-            known = read_stage(self.about)
-            if known and (known['config'], known['inputs']) != (self.config, self.inputs):
+            if self._difference(read_stage(self.about)):
                 for p in sorted(self.folder.rglob('*'), reverse=True): p.rmdir() if p.is_dir() else p in (self.about, self.folder/'.lock') or p.unlink()
             remove_leftovers(self.folder)
-            write_json(self.about, dict(config=self.config, inputs=self.inputs))
+            self._write()
             yield self
+
 
 # %% ../nbs/08_checkpoint.ipynb #48934852
 @patch
@@ -192,7 +210,7 @@ def settled(self: Stage) -> bool:
     while not is_main() and not self.done:
         time.sleep(.5)
         known = read_stage(self.about)
-        if (known.get('config'), known.get('inputs')) == (self.config, self.inputs): self.result = known.get('result')
+        if not self._difference(known): self.result = known.get('result')
     return self.done
 
 @patch
@@ -202,7 +220,7 @@ def finish(self: Stage,
     "Mark the stage as done; another process than the first waits for the first to do so"
     if is_main():
         self.result = result
-        write_json(self.about, dict(config=self.config, inputs=self.inputs, result=result))
+        self._write(result=result)
     self.settled()
     return self.result
 
@@ -213,7 +231,7 @@ def made_from(
     "Fingerprint of a finished stage, for the inputs of the next one; raises `CheckpointError` where it is not done"
     about = read_stage(Path(folder)/'stage.json')
     if 'result' not in about: raise CheckpointError(f'{folder}: this stage is not done yet; run it first')
-    return fingerprint(about['config'], about['inputs'])
+    return fingerprint(about['config'], about['inputs'], *([about['data']] if about.get('data') else []))
 
 # %% ../nbs/08_checkpoint.ipynb #b3d09fb2
 _HELD = set()  # file descriptors of the locks this process holds
@@ -223,7 +241,13 @@ def _not_ours():
     for fd in _HELD: os.close(fd)
     _HELD.clear()
 
-os.register_at_fork(after_in_child=_not_ours)
+if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_not_ours)  # Windows forks nothing
+
+def _lock_file(path):
+    "The file, open; for reading only where somebody else made it who lets nobody write it"
+    with writing(path):
+        try: return os.open(path, os.O_RDWR | os.O_CREAT, 0o666), True
+        except PermissionError: return os.open(path, os.O_RDONLY), False
 
 @contextmanager
 def locked(
@@ -231,16 +255,19 @@ def locked(
     wait: bool = False,  # wait for whoever holds it, instead of raising
 ):
     "Within the block this process alone holds the file; raises `CheckpointError` with the holder's process id"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try: fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    fd, ours = _lock_file(path)
+    try: take_lock(fd, wait)
     except BlockingIOError:
-        holder = os.read(fd, 32).decode().strip(); os.close(fd)
+        holder = os.read(fd, 32).decode(errors='replace').strip(); os.close(fd)
         raise CheckpointError(f'{Path(path).parent}: process {holder or "?"} is working here; wait for it or choose another run folder') from None
-    os.ftruncate(fd, 0); os.write(fd, str(os.getpid()).encode())
+    except BaseException: os.close(fd); raise
     _HELD.add(fd)
-    try: yield
+    try:
+        with writing(path): ours and (os.ftruncate(fd, 0), os.write(fd, str(os.getpid()).encode()))
+        yield
     finally:
         if fd in _HELD: _HELD.remove(fd); os.close(fd)
+
 
 # %% ../nbs/08_checkpoint.ipynb #27695fa4
 def runs_root() -> Path:

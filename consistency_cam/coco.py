@@ -6,7 +6,7 @@
 __all__ = ['CATEGORIES', 'checked_categories', 'entries', 'Instances', 'index', 'region', 'mask_of', 'make_masks', 'COCO']
 
 # %% ../nbs/02_coco.ipynb #708ca7b9
-import fcntl, hashlib, json, os, re, shutil, sys
+import hashlib, json, os, re, shutil, sys
 from array import array
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
@@ -20,7 +20,7 @@ from threading import Thread
 import numpy as np, torch
 from tqdm.auto import tqdm
 
-from .samples import Files, IdError, InputError, LabelError, MaskError, atomic_bytes, refuse, reading, write_mask, writing
+from .samples import Files, IdError, InputError, LabelError, MaskError, atomic_bytes, refuse, reading, take_lock, write_mask, writing
 
 # %% ../nbs/02_coco.ipynb #749c6f90
 CATEGORIES = {id: name for id, name in enumerate(  # {id: name}, the 80 of COCO 2014
@@ -222,7 +222,7 @@ def make_masks(
     sha = _sha(path); part = done.with_name(f'.{done.name}.{sha[:16]}.part')
     with writing(done.parent): done.parent.mkdir(parents=True, exist_ok=True); lock = open(done.parent/f'.{done.name}.lock', 'w')
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        take_lock(lock, wait=True)
         if done.exists(): return _manifest(done, path, sha, categories)
         _official(); made = index(path, categories)
         for old in set(done.parent.glob(f'.{done.name}.*.part')) - {part}: shutil.rmtree(old)

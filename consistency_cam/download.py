@@ -7,7 +7,7 @@ __all__ = ['DATASETS', 'DownloadError', 'ArchiveError', 'Archive', 'Part', 'dige
            'checked', 'staging', 'recognised', 'unpack', 'get']
 
 # %% ../nbs/04_download.ipynb #5a5004da
-import fcntl, gzip, hashlib, http.client, json, os, re, shutil, ssl, stat, tarfile, tempfile, time, zipfile
+import gzip, hashlib, http.client, json, os, re, shutil, ssl, stat, tarfile, tempfile, time, zipfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
 
 from tqdm.auto import tqdm
-from .samples import InputError, reading
+from .samples import InputError, reading, take_lock
 
 # %% ../nbs/04_download.ipynb #d83baead
 class DownloadError(InputError): "A file that cannot be had, or is not the file that was published"
@@ -65,7 +65,7 @@ class Part:
     ):
         self.path, self.note = (path.with_name(path.name + end) for end in ('.part', '.part.json'))
         with _writing(self.path): path.parent.mkdir(parents=True, exist_ok=True); self.file = open(self.path, 'ab')
-        try: fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB); ours = self.path.exists() and os.path.samestat(os.stat(self.path), os.fstat(self.file.fileno()))
+        try: take_lock(self.file); ours = self.path.exists() and os.path.samestat(os.stat(self.path), os.fstat(self.file.fileno()))
         except BlockingIOError: ours = False
         if not ours: self.file.close(); raise DownloadError(f'{self.path}: another process is downloading this; wait for it')
         try: self.known = dict(json.loads(self.note.read_text()))
@@ -290,10 +290,12 @@ def checked(
     return {path: m for path, m in found.items() if path != '.'}
 
 # %% ../nbs/04_download.ipynb #12ff68d9
-def _lock(folder):
+def _lock(folder, sure=False):
     f = open(folder/'.lock', 'w')
-    try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB); return f
-    except BlockingIOError: f.close()
+    try: taken = take_lock(f)
+    except BlockingIOError: taken = None
+    if taken or taken is False and not sure: return f
+    f.close()
 
 @contextmanager
 def staging(
@@ -302,7 +304,7 @@ def staging(
     "A hidden folder beside it, to fill and rename; it goes away at the end, and those of killed processes do too."
     to.parent.mkdir(parents=True, exist_ok=True)
     for old in to.parent.glob(f'.{to.name}.*.part'):
-        if lock := _lock(old): shutil.rmtree(old, ignore_errors=True); lock.close()
+        if lock := _lock(old, sure=True): shutil.rmtree(old, ignore_errors=True); lock.close()
     stage = Path(tempfile.mkdtemp(prefix=f'.{to.name}.', suffix='.part', dir=to.parent))
     try:
         with _lock(stage): yield stage

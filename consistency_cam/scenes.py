@@ -417,6 +417,8 @@ class Scenes(Samples):
         if i not in self._cache: self._cache[i] = [torch.from_numpy(array) for array in scene(self._rng(i), self.size)]
         return self._cache[i]
 
+    @property
+    def decided_by(self): return [self.seed, self.split, self.size]
     def image(self, i): return self._made(i)[0].permute(2, 0, 1).contiguous()
     def mask(self, i): return self._made(i)[1].clone()
     def part(self,

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
-from .samples import InputError, LabelError, PictureError, Samples, WriteError, atomic_bytes, good_ids, read_image, reading, refuse
+from .samples import ENDS, InputError, LabelError, PictureError, Samples, WriteError, atomic_bytes, file_digest, good_ids, read_image, reading, refuse
 from .download import checked, opened
 from .imagenet import ImageNet, OneHot, class_folders, read_class_names
 
@@ -130,6 +130,8 @@ class Shards(Samples):
         self.labels = OneHot(target, len(classes))
 
     fingerprint = ImageNet.fingerprint
+    @property
+    def decided_by(self): return [file_digest(path, ENDS) for path in self.paths]
     def image(self, i):
         path, size = self.paths[self.shard[i]], self.size[i].item()
         with reading(path, ShardError), open(path, 'rb') as f: f.seek(self.offset[i].item()); content = f.read(size)
