@@ -14,7 +14,7 @@ import torch
 from torch import nn
 import torch.nn.functional as F
 from fastcore.basics import patch
-from .samples import InputError
+from .errors import InputError, unknown
 from .transforms import seeded
 from .pooling import POOLINGS
 from .batchnorm import batch_norm_fixed
@@ -162,7 +162,7 @@ def find_method(
     name: str,
 ) -> Method:
     "The registered method of that name; raises `InputError`"
-    if name not in METHODS: raise InputError(f"unknown method '{name}'; known: {', '.join(METHODS)}")
+    if name not in METHODS: raise InputError(unknown('method', name, METHODS))
     return METHODS[name]
 
 # %% ../nbs/22_consistency.ipynb #8e4df9b8

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 from tqdm.auto import tqdm
+from . import __version__
+from .errors import hint, not_a_run
 from .samples import InputError, MaskError, PictureError, Samples, checked_ids, read_mask
 from .scenes import Scenes
 from .voc import VOC
@@ -67,6 +69,8 @@ def read_recipe(
     "The recipe that a run was made with, fields that it does not name as in the paper; raises `CheckpointError`"
     found = read_json(path)
     if not isinstance(found, dict): raise CheckpointError(f'{path}: no recipe, which has a value for each field by its name; choose another run folder')
+    strange = [k for k in found if k not in {f.name for f in fields(Recipe)}]
+    if strange: raise CheckpointError(f"{path}: consistency_cam {__version__} knows no field '{strange[0]}'; {hint(strange[0], [f.name for f in fields(Recipe)])}a newer version may have made this run: update, or choose another run folder")
     try: return changed(Recipe(), **found)
     except InputError as e: raise CheckpointError(f'{path}: {e}') from None
 
@@ -85,7 +89,7 @@ class Run:
         self.folder, self.force, self.progress = Path(folder), force, progress
         about = self.folder/'recipe.json'
         if recipe is None:
-            if not about.exists(): raise CheckpointError(f'{self.folder}: not a run (no recipe.json); make one with `consistency-cam run`')
+            if not about.exists(): raise CheckpointError(not_a_run(self.folder))
             recipe = read_recipe(about)
         self.recipe, self.method = recipe, find_method(recipe.method)
         self._samples, self._skipped = {}, {}
