@@ -55,8 +55,14 @@ def chosen_recipe(
     own = folder/'recipe.json' if args.recipe is None and folder and (folder/'recipe.json').exists() else None
     if file := own or (args.recipe if isinstance(args.recipe, Path) else None):
         from consistency_cam.pipeline import read_recipe
-        return changed(read_recipe(file), **given)
-    return recipe(args.recipe or 'quick', **given)
+        return _settled(changed(read_recipe(file), **given))
+    return _settled(recipe(args.recipe or 'quick', **given))
+
+def _settled(r):
+    "The recipe with the splits that own pictures have"
+    if r.data != 'folder': return r
+    from consistency_cam.pipeline import settled
+    return settled(r)
 
 # %% ../nbs/99_cli.ipynb #d4f60b7d
 def free(
@@ -303,7 +309,7 @@ def _bench(args):
     print(bench_table(found))
 
 # %% ../nbs/99_cli.ipynb #351640a3
-_DATA = 'data root labels masks train val pictures size'.split()  # fields of a recipe that say which pictures
+_DATA = 'data root labels masks classes train val pictures size'.split()  # fields of a recipe that say which pictures
 
 def _data_sets(args):
     "Yields (name, recipe, splits, whether these are all) of what `verify` is to look at"

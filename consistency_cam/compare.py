@@ -48,7 +48,7 @@ def _record(rows, command='', **more):
 
 def _without_folders(r):
     "The recipe's fields, for a record that says nothing of where its data lies"
-    return dict(asdict(r), root='', pretrain_root='', labels=Path(r.labels).name, masks=Path(r.masks).name)
+    return dict(asdict(r), root='', pretrain_root='', labels=Path(r.labels).name, masks=Path(r.masks).name, classes=Path(r.classes).name)
 
 def _anonymous(arguments):
     "Arguments with absolute folders cut down to their last name"

@@ -7,11 +7,11 @@ __all__ = ['LAYOUT', 'COUNTS', 'NAMING', 'class_folders', 'class_pictures', 'mis
            'OneLabel']
 
 # %% ../nbs/04_imagenet.ipynb #2091bc11
-import difflib, hashlib, json, os
+import hashlib, json, os
 from pathlib import Path
 import torch
 import torch.nn.functional as F
-from .samples import Files, InputError, LabelError, MaskError, PictureError, Samples, good_ids, reading, refuse
+from .samples import Files, InputError, LabelError, MaskError, PictureError, Samples, did_you_mean, good_ids, read_text, refuse
 from .folder import EXTENSIONS
 
 # %% ../nbs/04_imagenet.ipynb #bc9be0e3
@@ -71,13 +71,13 @@ def read_class_names(
     errors: list=None,  # what is wrong with its lines, collected; without, the first is raised
 ) -> dict:  # {folder: name}, in the file's order
     "What each class folder shows; raises `LabelError`."
-    with reading(path, LabelError): lines = Path(path).read_text(encoding='utf-8-sig').splitlines()
+    lines = read_text(path).splitlines()
     rows = [(n, *line.split(maxsplit=1)) for n, line in enumerate(lines, 1) if line.strip()]
     if not rows: raise LabelError(f'{path}: no classes in it; write a line `FOLDER name` a class')
     names = {}
     for n, folder, *name in rows:
         if not name: refuse(LabelError(f'{path}, line {n}: {folder!r} has no name; write `{folder} name`'), errors); continue
-        if folder in names: refuse(LabelError(f'{path}, line {n}: {folder!r} stands here a second time; keep one'), errors); continue
+        if folder in names: refuse(LabelError(f'{path}, line {n}: {folder!r} stands here a second time; remove one of the two lines'), errors); continue
         names[folder] = name[0].split(',')[0].strip()
     several = {name for name in names.values() if list(names.values()).count(name) > 1}
     return {folder: f'{name} ({folder})' if name in several else name for folder, name in names.items()}
@@ -115,16 +115,12 @@ class ImageNet(Files):
 
     def _pictures(self, folder, name, order, errors):
         try:
-            if name not in order: raise LabelError(f'{folder/name}: unknown class {name!r}; {_near(name, order)}')
+            if name not in order: raise LabelError(f'{folder/name}: unknown class {name!r}; {did_you_mean(name, order)}')
             return class_pictures(folder, name)
         except InputError as e: refuse(e, errors); return []
 
     def fingerprint(self):
         return hashlib.sha256(json.dumps([self.ids, self.classes]).encode() + self.labels.targets.numpy().tobytes()).hexdigest()
-
-def _near(name, known):
-    near = difflib.get_close_matches(name, known, 1)
-    return f'did you mean {near[0]!r}?' if near else f'the {len(known)} known ones are {", ".join(list(known)[:5])}, …'
 
 # %% ../nbs/04_imagenet.ipynb #6d668501
 def _random(samples, i, seed):
@@ -142,14 +138,16 @@ NAMING = dict(random=_random, largest=_largest)  # rule(samples, i, seed) -> mas
 
 # %% ../nbs/04_imagenet.ipynb #4416d6cf
 class OneLabel(Samples):
-    "The pictures of `parent` with one of their labels each; raises `LabelError`, and `MaskError` where a rule lacks a mask."
+    "The pictures of `parent` with one of their labels each, without those that have none; raises `LabelError`, and `MaskError` where a rule lacks a mask."
     def __init__(self,
         parent: Samples,  # pictures with all their labels
         rule: str='random',  # which label is kept, of `NAMING`: 'random' or 'largest'
         seed: int=0,  # of the random choice
     ):
         if rule not in NAMING: raise LabelError(f'unknown rule {rule!r}; known: {", ".join(NAMING)}')
-        if (bare := (parent.labels.sum(1) == 0).nonzero().flatten().tolist()): raise LabelError(f'{parent.ids[bare[0]]}: no class named; leave the picture out')
+        labelled = (parent.labels.sum(1) > 0).nonzero().flatten().tolist()
+        if not labelled: raise LabelError(f'{parent.ids[0]} and the others: no class named in any picture; label some')
+        if len(labelled) < len(parent): parent = parent.subset(labelled)
         named = torch.tensor([NAMING[rule](parent, i, seed) for i in range(len(parent))])
         super().__init__(parent.ids, parent.classes, F.one_hot(named - 1, len(parent.classes)))
         self.parent, self.full, self.has_masks = parent, parent.labels, parent.has_masks

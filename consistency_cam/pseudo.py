@@ -166,7 +166,7 @@ def described(
     ids = mask.unique().tolist()
     share = lambda c: round((mask == c).float().mean().item(), 4)
     return dict(classes=[classes[c - 1] for c in sorted(cams)], found=[classes[c - 1] for c in ids if 0 < c < 255],
-        background=share(0), unsure=share(255), all_zero=not any(m.any() for m in cams.values()))
+        background=share(0), unsure=share(255), all_zero=bool(cams) and not any(m.any() for m in cams.values()))
 
 def _versions():
     "What a pseudo-label may depend on besides its settings"

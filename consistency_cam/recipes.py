@@ -18,10 +18,11 @@ class Recipe:
     "All settings of an experiment; the defaults are the paper's (Section 4.1), what it leaves open is Puzzle-CAM's, IRNet's or MILe's"
     data: str = 'voc'  # kind of data set: 'scenes' (generated), 'voc' (VOC 2012's layout), 'folder' (own pictures), 'imagenet' (class folders or shards) or 'coco'
     root: str = ''  # folder of the data set: VOC2012, or the folder of one's own pictures
-    labels: str = 'auto'  # voc: 'xml', 'csv', 'masks' or 'auto'; folder: the CSV file with columns id,labels; imagenet: the file of class names (for shards in the order of their numbers), or 'auto'; coco: 'auto' (the official 80 categories) or 'file' (those that its annotations list)
+    labels: str = 'auto'  # voc: 'xml', 'csv', 'masks' or 'auto'; folder: the table of labels (CSV or JSON), or 'auto': labels.csv, tags.csv or metadata.jsonl among the pictures or beside them, or a folder for each class; imagenet: the file of class names (for shards in the order of their numbers), or 'auto'; coco: 'auto' (the official 80 categories) or 'file' (those that its annotations list)
     masks: str = ''  # folder: where the palette PNGs are, if there are any
-    train: str = 'train_aug'  # split to train on
-    val: str = 'val'  # split held out for evaluation; '' for none
+    classes: str = ''  # folder: file with the names of the classes in the order of their ids in the masks, one per line; '': classes.txt beside pictures or masks, else the sorted names in the table
+    train: str = 'train_aug'  # split to train on; folder: 'auto' (unless given): 'train' where the table has splits, else 'all'
+    val: str = 'val'  # split held out for evaluation; '' for none; folder: 'auto' (unless given): 'val' where the table has it, else none
     pictures: int = 0  # use the first so many training pictures only; 0: all (scenes: 256)
     size: int = 192  # scenes: side of a picture, pixels
     on_bad_picture: str = 'refuse'  # a picture or mask that cannot be read: 'refuse' to begin, or 'skip' it: all are looked at before the stage, the bad ones left out and listed in its record
@@ -193,6 +194,7 @@ def changed(
 ) -> Recipe:
     "The recipe with some fields changed; raises `InputError` on an unknown field and on a value that makes no sense"
     known = [f.name for f in fields(Recipe)]
+    if changes.get('data') == 'folder' != r.data: changes = dict(train='auto', val='auto') | changes  # its splits are those of its table, not the preset's
     for k, v in changes.items():
         if k not in known: raise InputError(f"a recipe has no field {k!r}; {hint(k, known).strip() or 'the help of `consistency-cam run` lists them'}")
         if why := _wrong(k, v): raise InputError(f'{k}={v!r}: {why}')

@@ -84,7 +84,7 @@ def finished(
     return {s: splits.get(s, '') for s in run.stages() if run._finished(folder(s))}
 
 # %% ../nbs/85_report.ipynb #22db9798
-_SAME_EXPERIMENT = ('method', 'segment_on', 'seed', 'root', 'labels', 'masks', 'workers', 'save_every', 'log_every')
+_SAME_EXPERIMENT = ('method', 'segment_on', 'seed', 'root', 'labels', 'masks', 'classes', 'workers', 'save_every', 'log_every')
 
 def experiments(
     runs: list,  # of `Run`
@@ -709,7 +709,7 @@ def recipe_table(
     run: Run,
 ) -> html.FT:
     "Every field of the recipe, its value and its meaning, by stages."
-    word = lambda k, v: Path(v).name if k in ('root', 'labels', 'masks', 'pretrain_root') else ', '.join(map(str, v)) if isinstance(v, tuple) else str(v)
+    word = lambda k, v: Path(v).name if k in ('root', 'labels', 'masks', 'classes', 'pretrain_root') else ', '.join(map(str, v)) if isinstance(v, tuple) else str(v)
     meaning, done = explain(), finished(run)
     line = lambda k, v: html.Tr(html.Th(k, scope='row'), html.Td(word(k, v)), html.Td(meaning.get(k)))
     head = lambda s: html.Tr(html.Th(s, html.Small(' · not done') if s in STAGES and s not in done else '', colspan='3', scope='rowgroup'))

@@ -38,7 +38,7 @@ def picture_notes(
     if im.mode[-1] in 'Aa' or 'transparency' in im.info: notes.append('alpha channel, left off: transparent pixels show the colour they hold')
     if ';16' in packed: notes.append('16 bits a channel, read as 8: divided by 256')
     if getattr(im, 'n_frames', 1) > 1: notes.append('several frames, the first one is read')
-    if side in (5, 6, 7, 8) and im.width != im.height and im.size == size[::-1]: notes.append('EXIF orientation passed over: only so the picture fits its mask')
+    if side in (5, 6, 7, 8) and im.format != 'TIFF' and im.width != im.height and im.size == size[::-1]: notes.append('EXIF orientation passed over: only so the picture fits its mask')
     elif side in range(2, 9): notes.append('turned as its EXIF orientation says')
     return notes
 
