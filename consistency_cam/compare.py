@@ -48,7 +48,8 @@ def _record(rows, command='', **more):
 
 def _without_folders(r):
     "The recipe's fields, for a record that says nothing of where its data lies"
-    return dict(asdict(r), root='', pretrain_root='', labels=Path(r.labels).name, masks=Path(r.masks).name)
+    fields = asdict(r)
+    return dict(fields, root='', pretrain_root='', **{k: Path(fields[k]).name for k in ('labels', 'masks', 'classes') if k in fields})
 
 def _anonymous(arguments):
     "Arguments with absolute folders cut down to their last name"
