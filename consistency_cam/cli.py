@@ -105,6 +105,7 @@ def _run(args):
     done = run(chosen_recipe(args, args.run), args.run, args.force, not args.quiet, args.until)
     if not is_main(): return
     if done.figures() or done.figures('segment'): print(table(dict(rows=[done.row()])))
+    for line in done.short_trainings(): print(line)
     if not {*finished(done)} & {*EVALUATED}: return print(f'{args.run}: done up to {args.until}; a report comes with the CAMs')
     print(f'report: {write_report([done], args.run/"report.html")}')
 
@@ -120,8 +121,9 @@ def _train(args):
     from consistency_cam.pipeline import Run
     from consistency_cam.checkpoint import is_main
     free_run(args.force, args.run)
-    result = Run(args.run, chosen_recipe(args, args.run), args.force, not args.quiet).all_stages('classify').classify()
-    if is_main(): print(f"{args.run}: {result['steps']} steps in {result['seconds']:.0f} s, classification loss {result['cls']:.3f}")
+    run = Run(args.run, chosen_recipe(args, args.run), args.force, not args.quiet).all_stages('classify')
+    result = run.classify()
+    if is_main(): print(*run.short_trainings(), f"{args.run}: {result['steps']} steps in {result['seconds']:.0f} s, classification loss {result['cls']:.3f}", sep='\n')
 
 def _cams(args):
     "infer and store the CAMs of a trained run, for its training and its held-out split or the given ones"
@@ -131,13 +133,24 @@ def _cams(args):
         told = 'the given labels' if run.samples(split).labelled else 'the classes predicted above .5, as it has no labels'
         print(f'{split}: CAMs of {len(run.cams(split))} pictures in {args.run}/cams/{split}, of {told}')
 
+_WHERE = 'data root labels masks classes train val pictures threshold'.split()  # fields that may be told anew of a run that is evaluated
+
+def _elsewhere(args, folder):
+    "A run's recipe with its data where the options say; raises `InputError` on options that evaluating passes over"
+    from consistency_cam.pipeline import read_recipe
+    from consistency_cam.samples import InputError
+    given = {f.name: v for f in fields(Recipe) if (v := getattr(args, f.name, None)) is not None}
+    other = [k for k in given if k not in _WHERE] + [k for k in ('recipe', 'split') if getattr(args, k) is not None]
+    if other: raise InputError(f"--{other[0].replace('_', '-')}: {folder} is a run and has its own; an evaluation takes {', '.join('--' + k for k in _WHERE if hasattr(args, k))}")
+    return changed(read_recipe(folder/'recipe.json'), **given)
+
 def _evaluate(args):
     "mIoU of all that runs have made, or of any folder of palette PNGs against a data set's masks"
     from consistency_cam.compare import collect, table
     from consistency_cam.pipeline import Run, dataset, evaluate_masks
     from consistency_cam.samples import InputError
     free(args.force, args.result)
-    if (args.runs[0]/'recipe.json').exists(): return print(table(collect([Run(folder, force=args.force, progress=not args.quiet) for folder in args.runs], args.result)))
+    if (args.runs[0]/'recipe.json').exists(): return print(table(collect([Run(folder, _elsewhere(args, folder), args.force, not args.quiet) for folder in args.runs], args.result)))
     if len(args.runs) > 1 or args.result: raise InputError(f'{args.runs[0]}: not a run (no recipe.json); several folders, and --result, are for runs')
     r = chosen_recipe(args)
     samples = dataset(r, args.split or r.val)
@@ -226,13 +239,11 @@ def _import_cams(args):
 
 def _export(args):
     "a run's pseudo-labels for other programs: palette PNGs, a COCO file, or a folder with a table"
-    from consistency_cam.checkpoint import made_from
     from consistency_cam.formats import export_masks
     from consistency_cam.pipeline import Run
     free(args.force, args.out)
     run = Run(args.run, progress=not args.quiet); split = args.split or run.recipe.train
-    made_from(masks := args.run/'pseudo'/split)
-    samples = run.samples(split)
+    masks, samples = run.product(f'pseudo/{split}'), run.samples(split)
     print(f'{export_masks(samples, masks, args.out, args.form, args.force)}: pseudo-labels of {len(samples)} pictures of {split}')
 
 def _submit(args):

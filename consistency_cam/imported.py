@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from tqdm.auto import tqdm
-from .samples import InputError, Samples, check_image, opened, reading
+from .samples import InputError, Samples, check_image, file_digest, opened, reading
 from .checkpoint import fingerprint, write_json
 from .cams import CamStore
 from .recipes import Recipe, changed
-from .pipeline import Run
+from .pipeline import Run, stage_data
 
 # %% ../nbs/71_imported.ipynb #67997309
 class ImportedError(InputError): "CAMs of another program that are missing, of another shape or range, or not what they should be"
@@ -195,8 +195,8 @@ def import_cams(
     if (run.folder/'recipe.json').exists() and not Run(run.folder).imported: raise ImportedError(f'{run.folder}: a run with a classifier of its own; choose another folder')
     for split, samples in {s: run.samples(s) for s in run.splits}.items():
         found = sources(folder, samples)
-        files = [p.stat() for s in found.values() for p in ([s] if isinstance(s, Path) else s.values())]
-        stage = run.stage(f'cams/{split}', dict(title=title), samples.fingerprint(), fingerprint([(f.st_size, f.st_mtime_ns) for f in files]))
+        maps = fingerprint([file_digest(p) for s in found.values() for p in ([s] if isinstance(s, Path) else s.values())])
+        stage = run.stage(f'cams/{split}', dict(title=title), samples.fingerprint(), data=stage_data(samples) | dict(maps=maps))
         if stage.settled(): continue
         with run.work(stage):
             write_json(run.folder/'imported.json', dict(title=title))

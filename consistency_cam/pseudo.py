@@ -184,9 +184,10 @@ def pseudo_labels(
     workers: int|None = None,  # processes for walk and CRF; 0: in this one; None: one for each core
     force: bool = False,  # start over where the folder was made with other settings or inputs
     progress: bool = True,  # show a bar
+    data: dict|None = None,  # {what they are made from: fingerprint}; None: the pictures
 ) -> dict:  # the manifest: settings, versions, counts, and what is known of each picture
     "Make the pseudo-labels that are not there yet; raises `InputError`, with the folder left as a later call can take it up"
-    stage = Stage(folder, dict(asdict(setting), walk=relation is not None), fingerprint(samples.fingerprint(), inputs), force)
+    stage = Stage(folder, dict(asdict(setting), walk=relation is not None), fingerprint(samples.fingerprint(), inputs), force, data or dict(pictures=samples.pictures_fingerprint()[:16]))
     about = stage.folder/'manifest.json'
     if stage.settled(): return read_json(about)
     _check(samples, store)
@@ -199,7 +200,7 @@ def pseudo_labels(
         pictures = {id: described(read_mask(path(id)), store.get(id, full=False), samples.classes) for id in samples.ids}
         mean = lambda key: round(sum(p[key] for p in pictures.values()) / len(pictures), 4)
         result = dict(pictures=len(pictures), all_zero=sum(p['all_zero'] for p in pictures.values()), background=mean('background'), unsure=mean('unsure'))
-        write_json(about, dict(setting=stage.config, inputs=stage.inputs, versions=_versions(), classes=samples.classes, result=result, pictures=pictures))
+        write_json(about, dict(setting=stage.config, inputs=stage.inputs, data=stage.data, versions=_versions(), classes=samples.classes, result=result, pictures=pictures))
         stage.finish(result)
     if result['all_zero']: warnings.warn(f"{result['all_zero']} of {len(pictures)} pictures have class maps without any score; their pseudo-labels are all background. They are marked all_zero in {about}")
     return read_json(about)
