@@ -138,13 +138,13 @@ def make_voc(root):
 
 def make_imagenet(root):
     "Class folders that are wrong; what is to be said of each"
-    for name in ('n01/a.jpg', 'n01/a.png', 'n03/b.jpg', 'n01/c..d.jpg'):
+    for name in ('n01/a.jpg', 'n01/a.png', 'n03/b.jpg', 'n01/c\td.jpg'):
         (root/'train'/name).parent.mkdir(parents=True, exist_ok=True)
         (root/'train'/name).write_bytes(PNG if name.endswith('png') else JPEG)
     (root/'train'/'n02').mkdir()
     (root/'classes.txt').write_bytes(b'n01 tabby\r\n\r\nn02\r\nn02 rocket\r\nn01 cup\r\n')
     return [('LabelError', "classes.txt, line 3: 'n02' has no name"), ('LabelError', "classes.txt, line 5: 'n01' stands here a second time"), ('LabelError', "n03: unknown class 'n03'"),
-            ('PictureError', 'n02: no pictures in this class folder'), ('IdError', "a.png: id 'n01/a' stands here a second time"), ('IdError', "c..d.jpg: 'n01/c..d' is not an id")]
+            ('PictureError', 'n02: no pictures in this class folder'), ('IdError', "a.png: id 'n01/a' stands here a second time"), ('IdError', r"'n01/c\td' is not an id")]
 
 
 def test_whole_zoo_is_named(tmp_path, capsys, figure):
