@@ -297,7 +297,7 @@ def _two_in_one(rows):
             parts = [clean_name(p) for p in re.split('[/+&]', name)]
             if len(parts) > 1 and {*parts} <= known: raise LabelError(f"{place}: is {name!r} one class, or {' and '.join(map(repr, parts))}? separate names by ';', or list the names of the classes in a file (--classes)")
 
-# %% ../nbs/00_tables.ipynb #9435e9f7
+# %% ../nbs/00_tables.ipynb #f0f53d8a
 def read_label_table(
     path,  # CSV or JSON
     classes=None,  # the C class names in their order; without, the sorted names of the whole file
@@ -314,7 +314,7 @@ def read_label_table(
     if classes is None: _two_in_one(joined)
     classes = list(classes) if classes is not None else sorted([clean_name(c) for c in others] or {name for _, _, names, _ in joined for name in names})
     if not classes: raise LabelError(f'{path}: no label in any row; write the names of the classes into the column {column!r}')
-    check_classes(classes)
+    check_classes(classes, path)
     good = []
     for row in joined:
         try: row[2] and multi_hot(row[2], classes, row[0]); good.append(row)
@@ -368,7 +368,7 @@ def read_labels(
     classes, rows = label_rows(csv_path, classes, split, errors)
     return classes, {id: names for _, id, names in rows}
 
-# %% ../nbs/00_tables.ipynb #f60d211c
+# %% ../nbs/00_tables.ipynb #e484bfc7
 _BACKGROUND, _IGNORED = re.compile('_*background_*', re.IGNORECASE), re.compile('_*(ignored?|void|unlabell?ed)_*', re.IGNORECASE)
 
 def _numbered(path, text):
@@ -400,5 +400,5 @@ def read_classes(
     if not entries: raise LabelError(f'{path}: no names of classes in it; write one per line, in the order of their ids in masks')
     if [id for id, _ in entries] != list(range(1, len(entries) + 1)): raise LabelError(f'{path}: the ids are {", ".join(str(id) for id, _ in entries[:8])}, …; number the classes 1 to {len(entries)}, each once')
     names = [name for _, name in entries]
-    check_classes(names); masks_hold(names)
+    check_classes(names, path); masks_hold(names, path)
     return names, how

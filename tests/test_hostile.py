@@ -98,8 +98,8 @@ MASKS = { # name of the picture: content, what is said of its mask
 }
 ROWS = [ # row of the table, what is said of its line
     ('good.jpg,cat', "id 'good.jpg' stands here a second time"), ('tom,cat', "no picture 'tom' in this folder"), ('two,cat', "'two' may be two.jpg or two.png"),
-    ('../secret,cat', "'../secret' is no id"), ('/etc/passwd,cat', "'/etc/passwd' is no id"), ('a/../b,cat', 'is no id'), ('spare1,kat', "unknown class 'kat'; did you mean 'cat'?"),
-    ('spare2,', 'no class named'), ('spare3,cat,dog', 'more cells than columns'), (',cat', "'' is no id"),
+    ('../secret,cat', "'../secret' is not an id"), ('/etc/passwd,cat', "'/etc/passwd' is not an id"), ('a/../b,cat', 'is not an id'), ('spare1,kat', "unknown class 'kat'; did you mean 'cat'?"),
+    ('spare3,cat,dog', 'more cells than columns'), (',cat', "'' is not an id"),
 ]
 
 
@@ -132,19 +132,19 @@ def make_voc(root):
     (lists/'val.txt').write_bytes(b'good\n../good\nC:/good\ngood\nunknown\n')
     (lists/'none.txt').write_bytes(b'\r\n')
     return [('LabelError', 'kitten.xml: unknown class'), ('LabelError', 'nothing.xml: no class named'), ('LabelError', 'torn.xml: cannot be read'), ('PictureError', 'absent.jpg: no such file'),
-            ('IdError', "val.txt, line 2: '../good' is no id"), ('IdError', "val.txt, line 3: 'C:/good' is no id"), ('IdError', "val.txt, line 4: id 'good' stands here a second time"),
+            ('IdError', "val.txt, line 2: '../good' is not an id"), ('IdError', "val.txt, line 3: 'C:/good' is not an id"), ('IdError', "val.txt, line 4: id 'good' stands here a second time"),
             ('LabelError', 'unknown.xml: no such file'), ('IdError', 'none.txt: no ids in it')]
 
 
 def make_imagenet(root):
     "Class folders that are wrong; what is to be said of each"
-    for name in ('n01/a.jpg', 'n01/a.png', 'n03/b.jpg', 'n01/c..d.jpg'):
+    for name in ('n01/a.jpg', 'n01/a.png', 'n03/b.jpg', 'n01/c\td.jpg'):
         (root/'train'/name).parent.mkdir(parents=True, exist_ok=True)
         (root/'train'/name).write_bytes(PNG if name.endswith('png') else JPEG)
     (root/'train'/'n02').mkdir()
     (root/'classes.txt').write_bytes(b'n01 tabby\r\n\r\nn02\r\nn02 rocket\r\nn01 cup\r\n')
     return [('LabelError', "classes.txt, line 3: 'n02' has no name"), ('LabelError', "classes.txt, line 5: 'n01' stands here a second time"), ('LabelError', "n03: unknown class 'n03'"),
-            ('PictureError', 'n02: no pictures in this class folder'), ('IdError', "a.png: id 'n01/a' stands here a second time"), ('IdError', "c..d.jpg: 'n01/c..d' is no id")]
+            ('PictureError', 'n02: no pictures in this class folder'), ('IdError', "a.png: id 'n01/a' stands here a second time"), ('IdError', r"'n01/c\td' is not an id")]
 
 
 def test_whole_zoo_is_named(tmp_path, capsys, figure):
@@ -181,7 +181,7 @@ def folder_data(root, bad=True):
     (root/'pictures'/'cut.jpg').write_bytes(JPEG[:2000])
     write_mask(IDS[:50], root/'masks'/'other.png')
     order = [*names[:2], 'cut', *names[2:4], 'other', *names[4:]] if bad else names
-    (root/'labels.csv').write_text('id,labels\n' + ''.join(f'{name},{"cat dog" if i % 2 else "cat"}\n' for i, name in enumerate(order) if name in names or bad))
+    (root/'labels.csv').write_text('id,labels\n' + ''.join(f'{name},{"cat;dog" if i % 2 else "cat"}\n' for i, name in enumerate(order) if name in names or bad))
     return ['--data', 'folder', '--train', 'all', '--val', '', '--root', str(root/'pictures'), '--labels', str(root/'labels.csv'), '--masks', str(root/'masks'), *SMALL, '0']
 
 
