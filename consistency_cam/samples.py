@@ -346,17 +346,20 @@ _NO_CLASS = re.compile(r'_*(background|nan|null|none|n/a|-)_*', re.IGNORECASE)
 
 def check_classes(
     classes,  # C names
+    where='',  # place for the message
 ):
     "Raises `LabelError` where a name stands twice, or means that there is nothing."
-    if len(set(classes)) < len(classes): raise LabelError(f'a class stands twice in {classes}; name each once')
+    place = f'{where}: '*bool(where)
+    if len(set(classes)) < len(classes): raise LabelError(f'{place}a class stands twice in {classes}; name each once')
     if nothing := [c for c in classes if _NO_CLASS.fullmatch(c.strip() or '-')]:
-        raise LabelError(f'a class cannot be called {nothing[0]!r}: everything has a background, which is not a class; leave the label of a picture empty where none of the classes is in it')
+        raise LabelError(f'{place}a class cannot be called {nothing[0]!r}: everything has a background, which is not a class; leave the label of a picture empty where none of the classes is in it')
 
 def masks_hold(
     classes,  # C names
+    where='',  # place for the message
 ):
     "Raises `LabelError` where there are more classes than a mask can hold."
-    if len(classes) > MOST_CLASSES: raise LabelError(f'{len(classes)} classes, and a mask holds {MOST_CLASSES} (0 is the background, 255 void); take fewer classes')
+    if len(classes) > MOST_CLASSES: raise LabelError(f'{where}: '*bool(where) + f'{len(classes)} classes, and a mask holds {MOST_CLASSES} (0 is the background, 255 void); take fewer classes')
 
 # %% ../nbs/00_samples.ipynb #314e0f4d
 @dataclass(eq=False)
