@@ -157,6 +157,7 @@ def _evaluate(args):
     matrix = evaluate_masks(args.runs[0], samples, not args.quiet)
     for name, iou in matrix.per_class(samples.classes).items(): print(f'{name:14} {100 * iou:6.2f}')
     print(f'{"mIoU":14} {100 * matrix.miou():6.2f}   {len(samples)} pictures')
+    for line in matrix.remarks(samples.classes): print(f'note: {line}')
 
 # %% ../nbs/99_cli.ipynb #a0bbce99
 def _pictures(path):

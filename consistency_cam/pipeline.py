@@ -26,7 +26,7 @@ from .coco import CATEGORIES, COCO
 from .folder import Folder, WithMasks, find_table, own_labels
 from .imagenet import OneLabel
 from .shards import single_label
-from .verify import recognise, verify
+from .verify import class_lines, everywhere, hold_against_masks, recognise, verify
 from .transforms import Augment, Augmented
 from .metrics import ConfusionMatrix, ThresholdSweep, cam_mask
 from .checkpoint import Stage, CheckpointError, is_main, made_from, fingerprint, load_state, load_weights, save_state, write_json, read_json, read_metrics, read_stage, remove_leftovers, runs_root, locked
@@ -423,9 +423,17 @@ def share(self: Run,
 def check(self: Run,
     samples: Samples,
 ):
-    "Raises what is wrong with a picture or mask of this process's share; goes on when all have looked at theirs"
+    "Raises what is wrong with the masks as a whole, or with a picture or mask of this process's share; goes on when all have looked at theirs"
+    if not isinstance(samples, WithMasks): hold_against_masks(samples)
     samples.subset(self.share(range(len(samples)))).check(self.progress and is_main())
     self.share([])
+
+@patch
+def say_classes(self: Run):
+    "Say how many training pictures there are of each class, how their labels were read, and which classes have no negatives"
+    sets = {self.recipe.train: self.samples(self.recipe.train)}
+    if not (is_main() and self.progress): return
+    for line in class_lines(sets) + [f'{c}: {what}' for what, c in everywhere(sets)]: tqdm.write(f'{self.recipe.train}: {line}')
 
 # %% ../nbs/70_pipeline.ipynb #4b882434
 _NOT_CLASSIFY = 'val scales mirror threshold root workers cache labels masks classes save_every log_every on_bad_picture'.split()
@@ -453,6 +461,7 @@ def classify(self: Run) -> dict:  # last losses, steps, seconds
     views, steps, net = self.method.views(r), total_steps(len(samples), self.settings()), self.make_net()
     for view in views: view.sample((r.crop, r.crop), net.stride, torch.Generator())
     for split in self.splits: self.check(self.samples(split))
+    self.say_classes()
     with self.work(stage):
         task = ConsistencyTask(net, views, steps, r.alpha, r.ramp, self.method.terms(r), r.batch_norm == 'frozen-views', r.seed, r.share_views, r.frugal)
         return stage.finish(self.train(stage, task, samples) | self.skipped(r.train))
@@ -598,6 +607,7 @@ def segment(self: Run) -> dict:  # last losses, steps, seconds
     if not true: samples = WithMasks(samples, self.folder/'pseudo'/r.train)
     net = self.make_segmenter(len(samples.classes) + 1, self.start())
     self.check(samples)
+    if true: self.say_classes()
     with self.work(stage): return stage.finish(self.train(stage, SegmentationTask(net), samples, 'segment', masks=True) | self.skipped(r.train))
 
 _INFERENCE_OF_SEGMENT = 'segment_scales', 'segment_mirror', 'segment_crf'
@@ -646,6 +656,7 @@ def sweep(self: Run,
         if (state['of'], state.get('masks')) == (made_from(store.folder), samples.masks_fingerprint()) and state['counts'].shape == sweep.counts.shape:
             sweep.counts = state['counts']
             return sweep
+    hold_against_masks(samples)
     for i, id in enumerate(tqdm(samples.ids, desc=f'{self.title}, evaluating {stage} of {split}', disable=not self.progress)):
         if (mask := samples.mask(i)) is not None: sweep.update(store.get(id), mask, id)
     return sweep
@@ -655,9 +666,15 @@ _percent = lambda x: round(100 * x, 2)
 def _sweep_figures(sweep, best, fixed, classes):
     "What is kept of a sweep, in percent"
     at = {t: sweep.at(t) for t in (best, fixed)}
-    return dict(best_threshold=best, miou=_percent(at[best].miou()), fixed_threshold=fixed, miou_fixed=_percent(at[fixed].miou()),
+    return dict(best_threshold=best, fixed_threshold=fixed, miou_fixed=_percent(at[fixed].miou()),
         own_best=[round(sweep.best()[0], 2), _percent(sweep.best()[1])], curve=[round(100 * v, 4) for v in sweep.miou().tolist()],
-        iou={k: _percent(v) for k, v in at[best].per_class(classes).items()})
+        **_mask_figures(at[best], classes))
+
+def _mask_figures(matrix, classes):
+    "What is kept of a confusion matrix, in percent: miou, iou by class, and where it is not what it seems, miou_without_background and remarks"
+    more = {} if matrix.shows_background() else dict(miou_without_background=_percent(matrix.miou(background=False)))
+    if remarks := matrix.remarks(classes): more['remarks'] = remarks
+    return dict(miou=_percent(matrix.miou()), iou={k: _percent(v) for k, v in matrix.per_class(classes).items()}, **more)
 
 # %% ../nbs/70_pipeline.ipynb #dde38be9
 def evaluate_masks(
@@ -667,6 +684,7 @@ def evaluate_masks(
 ) -> ConfusionMatrix:
     "Confusion matrix of a folder of predicted masks; raises `MaskError` where one is missing or of another size"
     if not samples.has_masks: raise InputError('the data set has no masks to evaluate against')
+    hold_against_masks(samples)
     matrix = ConfusionMatrix(len(samples.classes) + 1)
     for i, id in enumerate(tqdm(samples.ids, desc=f'evaluating {Path(folder).name}', disable=not progress)):
         if (mask := samples.mask(i)) is not None: matrix.update(read_mask(Path(folder)/f'{id}.png', mask.shape, len(samples.classes)), mask, id)
@@ -704,7 +722,7 @@ def evaluate(self: Run,
     with self.work(done):
         if stage not in fixed:
             matrices = {s: evaluate_masks(f, self.samples(s), self.progress) for s, f in folders.items()}
-            return done.finish({s: dict(miou=_percent(m.miou()), iou={k: _percent(v) for k, v in m.per_class(self.classes).items()}) for s, m in matrices.items()})
+            return done.finish({s: _mask_figures(m, self.classes) for s, m in matrices.items()})
         sweeps = {s: self.sweep(s, stage) for s in splits}
         best = sweeps[splits[0]].best()[0]
         return done.finish({s: _sweep_figures(w, best, fixed[stage], self.classes) for s, w in sweeps.items()})

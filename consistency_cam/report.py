@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'POLICY', 'shrunk', 'compressed', 'shown', 'finished', 'experiments', 'result_rows', 'by_title', 'mean_of',
-           'masks_of_best', 'scrolling', 'results_table', 'means', 'outcome', 'protocol', 'plain', 'one_column',
-           'threshold_curves', 'class_ious', 'class_bars', 'class_table', 'loss_sums', 'training_logs', 'loss_curves',
-           'shown_split', 'candidates', 'masks_of', 'picture_ious', 'choose', 'rule', 'choice', 'told_class', 'column',
-           'named_mask', 'labels_of', 'given', 'given_column', 'cam_figure', 'mask_figure', 'method_column',
-           'class_legend', 'card', 'picture_card', 'pictures_part', 'way_table', 'way_protocol', 'stage_column',
-           'way_card', 'way_choice', 'way_part', 'described_classifier', 'described_stages', 'described', 'defined',
-           'about_part', 'recipe_parts', 'recipe_table', 'section', 'contents', 'page', 'plots', 'figures_parts',
-           'losses_parts', 'page_title', 'write_report']
+           'masks_of_best', 'scrolling', 'results_table', 'remarked', 'means', 'outcome', 'protocol', 'plain',
+           'one_column', 'threshold_curves', 'class_ious', 'class_bars', 'class_table', 'loss_sums', 'training_logs',
+           'loss_curves', 'shown_split', 'candidates', 'masks_of', 'picture_ious', 'choose', 'rule', 'choice',
+           'told_class', 'column', 'named_mask', 'labels_of', 'given', 'given_column', 'cam_figure', 'mask_figure',
+           'method_column', 'class_legend', 'card', 'picture_card', 'pictures_part', 'way_table', 'way_protocol',
+           'stage_column', 'way_card', 'way_choice', 'way_part', 'described_classifier', 'described_stages',
+           'described', 'defined', 'about_part', 'recipe_parts', 'recipe_table', 'section', 'contents', 'page', 'plots',
+           'figures_parts', 'losses_parts', 'page_title', 'write_report']
 
 # %% ../nbs/85_report.ipynb #875c9ebb
 import base64, io
@@ -31,8 +31,9 @@ from .show import BELOW, DASHES, OKABE_ITO, Plot, bars, class_name, curve, mask_
 from .metrics import ConfusionMatrix, cam_mask
 from .checkpoint import atomic_bytes, read_metrics
 from .recipes import STAGES, Recipe, explain, of_stage
-from .compare import environment, mean_spread
+from .compare import environment, mean_spread, remarks
 from .pipeline import EVALUATED, Run
+from .verify import class_lines, everywhere
 
 # %% ../nbs/85_report.ipynb #30eb11d3
 def shrunk(
@@ -170,6 +171,12 @@ def results_table(
     return scrolling(html.Table(head, html.Tbody(*lines)), 'CAM mIoU of each method')
 
 # %% ../nbs/85_report.ipynb #ec15f5b5
+def remarked(
+    rows: list,  # of `result_rows` or `compare`
+) -> html.FT:
+    "What the figures do not tell by themselves, a line each; empty where they are what they seem to be."
+    return html.Div(*[html.P(html.B(line)) for line in remarks(rows)])
+
 def means(
     rows: list,  # of `result_rows` or `compare`
     split: str,  # as in `mean_of`
@@ -666,7 +673,7 @@ def described(
     count = lambda s: f'{len(run.samples(s))} ({s or "all"})'
     weights = dict(imagenet='ImageNet weights', random='random weights').get(r.pretrained, Path(r.pretrained).name)
     found = {'data': _DATA.get(r.data, r.data) + (f', folder {Path(r.root).name}' if r.root else ''), 'training pictures': count(r.train),
-        'held-out pictures': count(r.val) if r.val else 'none', 'classes': f'{len(run.classes)}: {", ".join(run.classes)}',
+        'held-out pictures': count(r.val) if r.val else 'none', 'classes': _classes(run),
         'network': f'{r.backbone}, {weights}, output stride {r.output_stride}, pooling {r.pool}, batch norm {r.batch_norm}' + (f', {r.frozen_stages} stages frozen' if r.frozen_stages else '')}
     if run.imported and not {'affinity', 'segment'} & {*done}: found.pop('network')
     for stage in STAGES:
@@ -674,6 +681,12 @@ def described(
         elif stage == 'cams' and run.imported: found['CAMs'] = 'of another program, imported; a cell for four pixels, masked by the given labels'
         elif stage in done: found |= stages.get(stage, {})
     return found
+
+def _classes(run):
+    "The classes with their training pictures, in words"
+    sets = {run.recipe.train: run.samples(run.recipe.train)}
+    counted = '; '.join([*class_lines(sets, 300), *(f'{c}: {what}' for what, c in everywhere(sets))])
+    return counted or f'{len(run.classes)}: {", ".join(run.classes)}'
 
 # %% ../nbs/85_report.ipynb #25e84841
 def defined(
@@ -790,7 +803,7 @@ def figures_parts(
 ) -> list:  # of elements
     "Results, and of the CAMs table, threshold curves and IoU bars."
     rows, lead = [r for r in every if r['train'] or r['val']], html.P(outcome(every, tried), cls='lead')
-    if not rows: return [section('Results', lead)]
+    if not rows: return [section('Results', lead, remarked(every))]
     splits = [s for s in _SPLITS if any(r[s] for r in rows)]
     ious = {s: class_ious(rows, s) for s in splits}
     mean = 'The mean over the seeds. ' * (max(map(len, by_title(rows).values())) > 1)
@@ -799,7 +812,7 @@ def figures_parts(
     over_classes = lambda s: ', '.join(f'{t} {np.nanmean(list(v.values())):.1f}' for t, v in ious[s].items())
     bars = [shown(class_bars(ious[s]), f'IoU of each class ({_SPLITS[s]}); mean: {over_classes(s)}', html.B(_SPLITS[s]), f', threshold best on the {masks_of_best(rows)} masks') for s in splits]
     tables = [class_table(ious[s], f'{_SPLITS[s]}, as a table') for s in splits]
-    return [section('Results', lead, results_table(rows), protocol(rows)),
+    return [section('Results', lead, results_table(rows), remarked(every), protocol(rows)),
         section('mIoU against the threshold', plots(*curves)), section('IoU of each class', plots(*bars), *tables)]
 
 def losses_parts(

@@ -203,12 +203,12 @@ def numbering_error(
     if spread := _spread(ids, len(classes)): return MaskError(f'{where}: ids {_listed(ids)} in the masks are spread over 0 to 255 as grey values are; classes are 1 to {len(classes)}, so make them {_listed(spread)}')
     shown = [(s - {0, 255}, named) for s, named in pairs if s - {0, 255}]
     off = sum(contradicts(*p) for p in shown)
-    if off < 3 or 2*off <= len(shown): return None
+    if off < 3: return None
     numbers = agreeing_ids([(s - {255}, named) for s, named in pairs])
     left = sum(contradicts({numbers.get(k, -k) for k in s - {255}} - {0}, named) for s, named in pairs)
     said = f'{where}: the masks of {off} of {len(shown)} pictures contradict their labels'
-    if 2*left <= off: return LabelError(f'{said}, {left} would if the masks number the classes otherwise; {_remedy(numbers, classes)}')
-    if _agreement(shown) < .25: return LabelError(f'{said}, whatever the order of the classes; are they the masks of these pictures?')
+    if 3*left <= off: return LabelError(f'{said}, {left} would if the masks number the classes otherwise; {_remedy(numbers, classes)}')
+    if 2*off > len(shown) and _agreement(shown) < .25: return LabelError(f'{said}, whatever the order of the classes; are they the masks of these pictures?')
 
 def _agreement(pairs):
     "1 where masks and labels agree as far as they can, 0 where no more than those of different pictures do"
