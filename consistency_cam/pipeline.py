@@ -27,7 +27,7 @@ from .shards import single_label
 from .verify import recognise, verify
 from .transforms import Augment, Augmented
 from .metrics import ConfusionMatrix, ThresholdSweep, cam_mask
-from .checkpoint import Stage, CheckpointError, is_main, made_from, fingerprint, load_state, load_weights, save_state, write_json, read_json, read_metrics, read_stage, remove_leftovers, runs_root, locked
+from .checkpoint import Stage, CheckpointError, is_main, made_from, fingerprint, interrupted_by_sigterm, load_state, load_weights, save_state, write_json, read_json, read_metrics, read_stage, remove_leftovers, runs_root, locked
 from .training import Settings, fit, make_accelerator, total_steps
 from .batchnorm import synchronise
 from .camnet import BackboneNet, CAMNet
@@ -222,8 +222,8 @@ def product(self: Run,
     "The folder, where the stage is done and was made from the data as it is now; raises `CheckpointError`"
     made_from(folder := self.folder/name)
     held = read_stage(folder/'stage.json').get('data', {})
-    now = stage_data(self.samples(name.split('/', 1)[1]))
-    if other := [k for k, v in now.items() if v and v != held.get(k, v)] or [k for k in [self.outdated(name)] if k]:
+    now = stage_data(self.samples(name.split('/', 1)[1]), *(k for k in ('list of pictures', 'labels', 'pictures') if k in held))
+    if other := [k for k, v in now.items() if v and v != held[k]] or [k for k in [self.outdated(name)] if k]:
         raise CheckpointError(f'{folder}: made from other {other[0]}; choose another run folder, or make it anew by `consistency-cam run {self.folder} --force`')
     return folder
 
@@ -245,7 +245,7 @@ def work(self: Run,
     stage: Stage,
 ):
     "Within the block the stage's folder belongs to this process, and the run's recipe is written down"
-    with stage.work():
+    with stage.work(), interrupted_by_sigterm():
         if is_main():
             with locked(self.folder/'.lock', wait=True):
                 self.refuse_other_settings(stage)
