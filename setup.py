@@ -21,6 +21,7 @@ setup(
     keywords=cfg['keywords'].split(),
     author=cfg['author'],
     license=cfg['license'],
+    classifiers=[f"Operating System :: {cfg['operating_systems']}", 'Programming Language :: Python :: 3'],
     python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=[name, f'{name}.*']),
     package_data={name: cfg['package_data'].split()},

@@ -7,7 +7,7 @@ __all__ = ['poly', 'Settings', 'param_groups', 'training_state', 'restore', 'sum
            'make_accelerator', 'Watch', 'pieces', 'step_gradients', 'total_steps', 'fit']
 
 # %% ../nbs/09_training.ipynb #cb94869a
-import os, time
+import time
 from contextlib import nullcontext
 from dataclasses import dataclass, asdict
 from pathlib import Path
@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from .samples import InputError
 from .transforms import Augmented, Batches, collate
 from .memory import reused_memory
-from .checkpoint import CheckpointError, save_state, load_state, load_weights, append_metrics, truncate_metrics, read_metrics
+from .checkpoint import CheckpointError, save_state, load_state, load_weights, append_metrics, processes, truncate_metrics, read_metrics
 
 # %% ../nbs/09_training.ipynb #534b806e
 def poly(
@@ -111,8 +111,8 @@ def computes_bf16() -> bool:
 
 def make_accelerator(precision='no'):
     "accelerate's handle on device, precision and processes; a changed precision starts it anew"
+    together = processes()[1] > 1
     if precision == 'auto': precision = 'bf16' if computes_bf16() else 'no'
-    together = int(os.environ.get('WORLD_SIZE', 1)) > 1
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision: AcceleratorState._reset_state()
     return Accelerator(mixed_precision=precision, cpu=together and not torch.cuda.is_available())
 
@@ -172,7 +172,7 @@ def total_steps(
     settings: Settings,
 ) -> int:
     "Steps of a training: whole batches only, in each epoch; raises `InputError` where there is not one"
-    share, left = divmod(settings.batch_size, int(os.environ.get('WORLD_SIZE', 1)))
+    share, left = divmod(settings.batch_size, processes()[1])
     if not left and share % settings.accumulate: raise InputError(f"a process's share of a batch, {share} pictures, does not divide into accumulate={settings.accumulate} pieces; take a divisor")
     if pictures < settings.batch_size: raise InputError(f'{pictures} training pictures do not fill a batch of {settings.batch_size}; give a smaller batch_size')
     return settings.epochs * (pictures // settings.batch_size)
