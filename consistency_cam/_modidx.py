@@ -209,6 +209,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'consistency_cam/checkpoint.py'),
                                             'consistency_cam.checkpoint.fingerprint': ( 'checkpoint.html#fingerprint',
                                                                                         'consistency_cam/checkpoint.py'),
+                                            'consistency_cam.checkpoint.interrupted_by_sigterm': ( 'checkpoint.html#interrupted_by_sigterm',
+                                                                                                   'consistency_cam/checkpoint.py'),
                                             'consistency_cam.checkpoint.is_main': ( 'checkpoint.html#is_main',
                                                                                     'consistency_cam/checkpoint.py'),
                                             'consistency_cam.checkpoint.load_state': ( 'checkpoint.html#load_state',

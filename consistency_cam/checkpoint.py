@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['CheckpointError', 'write_json', 'read_json', 'append_metrics', 'read_metrics', 'truncate_metrics', 'save_state',
            'read_tensors', 'load_state', 'load_weights', 'fingerprint', 'processes', 'is_main', 'remove_leftovers',
-           'read_stage', 'Stage', 'made_from', 'locked', 'runs_root', 'atomic_bytes']
+           'read_stage', 'Stage', 'made_from', 'locked', 'interrupted_by_sigterm', 'runs_root', 'atomic_bytes']
 
 # %% ../nbs/08_checkpoint.ipynb #beca6824
-import hashlib, json, os, time
+import hashlib, json, os, signal, threading, time
 from contextlib import contextmanager
 from pathlib import Path
 import torch
@@ -134,8 +134,9 @@ def processes() -> tuple:  # this one's number, how many there are
     told = {k: os.environ[k].strip() for k in names if os.environ.get(k, '').strip()}
     try: rank, world = int(told.get('RANK', 0)), int(told.get('WORLD_SIZE', 1))
     except ValueError: raise CheckpointError(f"{', '.join(f'{k}={v}' for k, v in told.items())}: these are set and no numbers; unset them, or start by `torchrun`") from None
+    first = 'WORLD_SIZE' if world > 1 else 'LOCAL_RANK'
+    if first in told and (lacking := [k for k in names if k not in told]): raise CheckpointError(f"{first}={told[first]} is set, but not {', '.join(lacking)}, so there is nobody to train with; start by `torchrun`, or unset {first}")
     if world < 2: return 0, 1
-    if lacking := [k for k in names if k not in told]: raise CheckpointError(f"WORLD_SIZE={world} is set, but not {', '.join(lacking)}, so there is nobody to train with; start by `torchrun`, or unset WORLD_SIZE")
     return rank, world
 
 def is_main() -> bool:
@@ -275,6 +276,19 @@ def locked(
     finally:
         if fd in _HELD: _HELD.remove(fd); os.close(fd)
 
+
+# %% ../nbs/08_checkpoint.ipynb #bc11c000
+@contextmanager
+def interrupted_by_sigterm():
+    "Within the block SIGTERM raises `KeyboardInterrupt` in this process, where nobody else listens to it"
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL: yield; return
+    ours = os.getpid()
+    def interrupt(number, frame):
+        if os.getpid() == ours: raise KeyboardInterrupt
+        signal.signal(number, signal.SIG_DFL); os.kill(os.getpid(), number)
+    signal.signal(signal.SIGTERM, interrupt)
+    try: yield
+    finally: signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 # %% ../nbs/08_checkpoint.ipynb #27695fa4
 def runs_root() -> Path:

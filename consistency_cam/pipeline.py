@@ -29,7 +29,7 @@ from .shards import single_label
 from .verify import class_lines, everywhere, hold_against_masks, recognise, verify
 from .transforms import Augment, Augmented
 from .metrics import ConfusionMatrix, ThresholdSweep, cam_mask
-from .checkpoint import Stage, CheckpointError, is_main, made_from, fingerprint, load_state, load_weights, save_state, write_json, read_json, read_metrics, read_stage, remove_leftovers, runs_root, locked
+from .checkpoint import Stage, CheckpointError, is_main, made_from, fingerprint, interrupted_by_sigterm, load_state, load_weights, save_state, write_json, read_json, read_metrics, read_stage, remove_leftovers, runs_root, locked
 from .training import Settings, fit, make_accelerator, total_steps
 from .batchnorm import synchronise
 from .camnet import BackboneNet, CAMNet
@@ -264,7 +264,7 @@ def work(self: Run,
     stage: Stage,
 ):
     "Within the block the stage's folder belongs to this process, and the run's recipe is written down"
-    with stage.work():
+    with stage.work(), interrupted_by_sigterm():
         if is_main():
             with locked(self.folder/'.lock', wait=True):
                 self.refuse_other_settings(stage)
