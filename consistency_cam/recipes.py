@@ -182,6 +182,7 @@ def _wrong(field, value):
     values, kind = (value, type(default[0])) if isinstance(default, tuple) else ([value], type(default))
     if not isinstance(values, (tuple, list)) or not values: return 'one value or more are wanted'
     if any(type(v) not in ((int, float) if kind is float else (kind,)) for v in values): return f'{_KINDS[kind]} is wanted'
+    if kind is str and '\0' in value: return 'text without a zero byte is wanted'
     known = method_names() if field == 'method' else CHOICES.get(field, '').split()
     if known and value not in known: return f"{hint(value, known)}known are {', '.join(known)}"
     if kind in (int, float) and not all(low <= v <= high for v in values): return f'from {low:,} to {high:,} is wanted'
