@@ -189,7 +189,7 @@ class Folder(Files):
         found = find_pictures(root); plain = plain_ids(found)
         classes, file, order = class_order(root, masks, classes)
         labels = self._labels(root, labels_csv, classes, file, errors, found)
-        masks_hold(labels.classes)
+        masks_hold(labels.classes, root)
         front = folder_in_front([name for _, name, *_ in labels.rows], found, plain)
         rows = of_split(labels, labels.rows, split, labels_csv)
         rows = [(place, *picture, names) for place, name, names, _ in rows if (picture := self._picture(name.removeprefix(front), found, root, place, plain, errors))]

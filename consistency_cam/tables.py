@@ -11,6 +11,7 @@ __all__ = ['ID_COLUMNS', 'LABEL_COLUMNS', 'SPLIT_COLUMNS', 'Table', 'find_column
 import csv, io, json, re, unicodedata
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from itertools import zip_longest
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def _lines(path, text, delimiter, line=1):
     try:
         for cells in reader:
             for cell in cells:
-                if any(delimiter in inner for inner in re.split(r'[\r\n]+', cell)[1:]): raise swallows(line)
+                if ('\n' in cell or '\r' in cell) and any(delimiter in inner for inner in re.split(r'[\r\n]+', cell)[1:]): raise swallows(line)
             if any(c.strip() for c in cells): yield line, [c.strip() for c in cells]
             line = reader.line_num + before
     except csv.Error: raise swallows(line) from None
@@ -153,6 +154,7 @@ def whole_rows(
 # %% ../nbs/00_tables.ipynb #c611bb58
 _MARKS = ';|,'
 
+@cache
 def clean_name(text) -> str:
     "A class name without what cannot be seen: spaces at its ends, two in a row, accents composed in one way or another"
     return unicodedata.normalize('NFC', ' '.join(re.sub('[\u200b\ufeff]', '', str(text)).split()))
