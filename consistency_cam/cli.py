@@ -176,9 +176,10 @@ def _predict(args):
     import torch
     from tqdm.auto import tqdm
     from consistency_cam.pipeline import Run
-    from consistency_cam.samples import atomic_bytes, multi_hot, read_image, write_mask
+    from consistency_cam.samples import atomic_bytes, masks_hold, multi_hot, read_image, write_mask
     from consistency_cam.show import mask_overlay, to_png
     run = Run(args.run); net, classes = run.best_net(), run.class_names()
+    masks_hold(classes, args.run)
     labels = multi_hot(args.classes, classes, '--classes') if args.classes else None
     out, pictures = args.out or args.run/'predictions', _pictures(args.pictures)
     free(args.force, *(out/f'{n}{end}' for n in pictures for end in ('.png', '.overlay.png')))
