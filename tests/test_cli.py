@@ -176,17 +176,17 @@ def test_no_process_ends_in_a_traceback(ground, tmp_path, figure):
 
 def test_an_interrupt_is_one_line_and_130(monkeypatch):
     def interrupted(args): raise KeyboardInterrupt
-    monkeypatch.setattr(cli, '_status', interrupted)
-    assert call(['status', 'x']) == (130, '', 'consistency-cam: error: interrupted; run the same command again to go on\n')
+    monkeypatch.setattr(cli, '_explore', interrupted)
+    assert call(['explore', 'x']) == (130, '', 'consistency-cam: error: interrupted; run the same command again to go on\n')
 
 
 def test_a_mistake_of_the_program_is_one_line_too(monkeypatch):
     def wrong(args): raise KeyError('step\n')
-    monkeypatch.setattr(cli, '_status', wrong)
-    status, _, err = call(['status', 'x'])
+    monkeypatch.setattr(cli, '_explore', wrong)
+    status, _, err = call(['explore', 'x'])
     assert status == 1 and err.count('\n') == 1 and 'unexpected KeyError' in err and 'CONSISTENCY_CAM_DEBUG' in err
     monkeypatch.setenv('CONSISTENCY_CAM_DEBUG', '1')
-    with pytest.raises(KeyError): call(['status', 'x'])
+    with pytest.raises(KeyError): call(['explore', 'x'])
 
 
 @pytest.mark.slow
