@@ -9,6 +9,7 @@ PIP := $(PY) -m pip --disable-pip-version-check -qq
 STAMP := $(VENV)/.installed
 TORCH := $(shell grep '^torch==' constraints.txt)
 ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
+AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest tests -n $(JOBS) --dist load --maxschedchunk 1 --durations 20 --durations-min 1
 
 .PHONY: help install demo test test-all reliability bench browser lab notebooks export readme clean
@@ -50,7 +51,7 @@ browser: install ## install what the browser tests need: Chromium (by Debian's a
 	@$(PIP) install -c constraints.txt -e ".[browser]"
 
 lab: install ## open the notebooks in JupyterLab, on this machine only
-	@$(BIN)/jupyter lab --ip=127.0.0.1 $(LABFLAGS) nbs/index.ipynb
+	@$(BIN)/jupyter lab --ip=127.0.0.1 $(AS_ROOT) $(LABFLAGS) nbs/index.ipynb
 
 notebooks: export ## run all notebooks in order, store their outputs, remake the README
 	@$(PY) tests/notebooks.py run

@@ -36,7 +36,7 @@ def server(request, tmp_path_factory):
     (folder/'run'/'recipe.json').write_text('{}'); (folder/'run'/'note.txt').write_text('mine')
     shutil.copy(ROOT/'Makefile', folder); shutil.copy(ROOT/'nbs'/'index.ipynb', folder/'nbs'); shutil.copy(ROOT/'constraints.txt', folder)
     settings, records = folder/'config', folder/'runtime'
-    settings.mkdir(); (settings/'jupyter_server_config.json').write_text(json.dumps(dict(ServerApp=dict(port=port, port_retries=0, allow_root=True))))
+    settings.mkdir(); (settings/'jupyter_server_config.json').write_text(json.dumps(dict(ServerApp=dict(port=port, port_retries=0))))
     environment = {k: v for k, v in os.environ.items() if not k.startswith('JUPYTER')} | dict(JUPYTER_CONFIG_DIR=str(settings), JUPYTER_RUNTIME_DIR=str(records), HOME=str(folder))
     with open(folder/'log.txt', 'w') as log: process = subprocess.Popen(request.param(folder, port), cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     try:
