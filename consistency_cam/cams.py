@@ -49,8 +49,8 @@ def as_picture(
     x = _colours_first(x)
     if x.dtype == torch.uint8: return x.contiguous()
     if not x.is_floating_point(): raise PictureError(f'the picture is {x.dtype}; give uint8, or floats from 0 to 1')
-    if not (x.min() >= 0 and x.max() <= 1): raise PictureError(f'a float picture with values from {x.min():.3g} to {x.max():.3g}; give uint8, or floats from 0 to 1 that are not normalised')
-    return (x.float() * 255).round().to(torch.uint8).contiguous()
+    if not (x.min() >= -1e-4 and x.max() <= 1.0001): raise PictureError(f'a float picture with values from {x.min():.3g} to {x.max():.3g}; give uint8, or floats from 0 to 1 that are not normalised')
+    return (x.float() * 255).round().clamp(0, 255).to(torch.uint8).contiguous()
 
 # %% ../nbs/12_cams.ipynb #5c1e7a95
 def as_labels(

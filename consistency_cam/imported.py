@@ -287,13 +287,24 @@ def disagreement(
     if not n[f'agree{other:+}']: return f'{agree}; are they of other pictures, or numbered by another list of classes?'
     return agree + ('; they count from 1, or key 0 is the background: subtract 1 from the numbers, without the background' if other < 0 else '; they lack the first class: add 1 to the numbers')
 
+def _read(source, samples, i):
+    "A picture's size, its maps, and what was counted"
+    files = samples.files(i)
+    size = check_image(*files) if files else tuple(samples.image(i).shape[1:])
+    return size, *picture_maps(source, samples.classes, samples.label_ids(i), size)
+
 def _into(store, source, samples, i):
     "Put one picture's maps into the store, zeros for a given class that has none; what was counted"
-    given, files = samples.label_ids(i), samples.files(i)
-    size = check_image(*files) if files else tuple(samples.image(i).shape[1:])
-    found, counts = picture_maps(source, samples.classes, given, size)
+    size, found, counts = _read(source, samples, i)
     blank = torch.zeros([-(-s // store.stride) for s in size])
-    store.put(samples.ids[i], {c: found.get(c, blank) for c in given}, size)
+    store.put(samples.ids[i], {c: found.get(c, blank) for c in samples.label_ids(i)}, size)
+    return counts
+
+def _refuse_others(folder, counted):
+    "What was counted, together; raises `ImportedError` where the maps are hardly of the pictures' classes"
+    counts = Counter()
+    for c in counted: counts.update(c)
+    if wrong := disagreement(counts): raise ImportedError(f'{folder}: {wrong}')
     return counts
 
 _SAID = dict(without='given classes without a map', left_out='maps of classes not given left out', blank='maps without any evidence', background="pictures whose background's map was left out", in_order='pictures whose maps were taken for the given classes in their order')
@@ -321,12 +332,11 @@ def import_cams(
         files = [p.stat() for s in found.values() for p in ([s] if isinstance(s, Path) else s.values())]
         stage = run.stage(f'cams/{split}', dict(title=title), samples.fingerprint(), fingerprint([(f.st_size, f.st_mtime_ns) for f in files]))
         if stage.settled(): continue
+        _refuse_others(folder, [_read(found[samples.ids[i]], samples, i)[-1] for i in range(0, len(samples), 1 + len(samples) // 64)])
         with run.work(stage):
             write_json(run.folder/'imported.json', dict(title=title))
-            store, counts = CamStore(stage.folder, samples.classes), Counter()
-            for i, id in enumerate(tqdm(samples.ids, f'{title}, CAMs of {split}', disable=not progress)):
-                counts.update(_into(store, found[id], samples, i))
-                if (i == 63 or i == len(samples) - 1) and (wrong := disagreement(counts)): raise ImportedError(f'{folder}: {wrong}')
+            store = CamStore(stage.folder, samples.classes)
+            counts = _refuse_others(folder, [_into(store, found[id], samples, i) for i, id in enumerate(tqdm(samples.ids, f'{title}, CAMs of {split}', disable=not progress))])
             said = {k: counts[k] for k in ('maps', *_SAID) if counts[k] or k in ('maps', 'without', 'left_out')}
             stage.finish(dict(pictures=len(samples), **said) | run.skipped(split))
     return run
