@@ -19,6 +19,7 @@ from .metrics import cam_mask, winners
 from .memory import reused_memory
 from .training import shared_mean
 from .camnet import CAMNet
+from .cams import as_picture, eval_mode
 
 # %% ../nbs/41_affinity.ipynb #8c57fe01
 def _nothing(cams): return bool(cams) and not any(m.any() for m in cams.values())
@@ -264,19 +265,20 @@ class AffinityTask(nn.Module):
 @torch.no_grad()
 def infer_edge(
     net: BoundaryNet,
-    image: torch.Tensor,  # (3,H,W) uint8 picture
+    image,  # what `as_picture` takes: (3,H,W) uint8 tensor, array, Pillow image or path
 ) -> torch.Tensor:  # (ceil(H/4),ceil(W/4)) in 0..1
     "Edge of a picture: mirror-averaged logits at one scale, then sigmoid (IRNet)"
+    image = as_picture(image)
     x = _grown(net.net.normalize(image[None].to(net.edge.weight.device)), net.net.stride)
-    logits, mirrored = net(torch.cat([x, x.flip(-1)])).float()
+    with eval_mode(net): logits, mirrored = net(torch.cat([x, x.flip(-1)])).float()
     return _cut(((logits + mirrored.flip(-1)) / 2).sigmoid(), image.shape[-2:], net.stride)
 
 @reused_memory()
 @torch.no_grad()
 def infer_affinity(
     net: AffinityNet,
-    image: torch.Tensor,  # (3,H,W) uint8 picture
+    image,  # what `as_picture` takes: (3,H,W) uint8 tensor, array, Pillow image or path
     radius: int = 5,  # cells
 ) -> torch.Tensor:  # (offsets,ceil(H/stride),ceil(W/stride)) in 0..1
     "Affinity of all pairs of a picture's cells, at one scale (psa)"
-    return net.affinity(net.net.normalize(image[None].to(net.mix.weight.device)), radius)[0]
+    with eval_mode(net): return net.affinity(net.net.normalize(as_picture(image)[None].to(net.mix.weight.device)), radius)[0]

@@ -227,36 +227,94 @@ def _evaluate_masks(args, folder):
     for line in matrix.remarks(samples.classes): print(f'note: {line}')
 
 # %% ../nbs/99_cli.ipynb #a0bbce99
-def _pictures(path):
-    "A picture, or the pictures of a folder, sorted; raises `InputError`"
+def _pictures(paths, out):
+    "{name of the mask: path} of pictures and of those in folders, without what is in `out`; raises `InputError`"
     from consistency_cam.samples import InputError
     from consistency_cam.folder import find_pictures
-    if path.is_file(): return {path.stem: path}
-    if not path.is_dir(): raise InputError(f'{path}: no such picture or folder')
-    found = dict(sorted(find_pictures(path).items()))
-    for paths in found.values():
-        if len(paths) > 1: raise InputError(f'{paths[0]} and {paths[1].name} would have the same mask; move one of them')
-    return {name: paths[0] for name, paths in found.items()}
+    found, out = {}, out.resolve()
+    for path in paths:
+        if not path.exists(): raise InputError(f'{path}: no such picture or folder')
+        if path.resolve() == out: raise InputError(f'{path}: the folder of the pictures cannot be that of their masks; name another place with --out')
+        for name, files in ({path.stem: [path]} if path.is_file() else find_pictures(path)).items():
+            for file in files:
+                if path.is_file() or out not in file.resolve().parents: found.setdefault(name, {})[file.resolve()] = file
+    for name, files in found.items():
+        same = [*files.values(), *found.get(f'{name}.overlay', {}).values()]
+        if len(same) > 1: raise InputError(f'{same[0]} and {same[1]} would have the same mask or overlay; rename one of them')
+    if not found: raise InputError(f'{paths[0]}: no pictures in it but those in {out}')
+    return {name: next(iter(files.values())) for name, files in sorted(found.items())}
+
+def _predicted(record):
+    "{mask: what it was made from} of a folder of predictions; raises `InputError`"
+    import json
+    from consistency_cam.samples import InputError
+    lines = record.read_bytes().split(b'\n')[:-1] if record.exists() else []
+    try: return {r['mask']: r['made'] for r in map(json.loads, lines)}
+    except (ValueError, TypeError, KeyError): raise InputError(f'{record}: no record of predictions; move it away, or name another place with --out') from None
+
+def _left_to_do(pictures, out, made, force):
+    "The pictures that have no mask of this network yet; raises `InputError` where the files of others are in the way"
+    from consistency_cam.samples import InputError
+    known, left = _predicted(out/'predictions.jsonl'), {}
+    for name, path in pictures.items():
+        there = [p for p in (out/f'{name}.png', out/f'{name}.overlay.png') if p.exists()]
+        ours = name in known and there and known[name] == made(path)
+        if there and not ours and not force: raise InputError(f'{there[0]}: exists already' + (', made from another picture, by another network or with other settings' if name in known else '') + '; name another place, or --force to overwrite')
+        if force or not ours or len(there) < 2: left[name] = path
+    return left
+
+def _legend(out, classes, force):
+    "Path and content of the file that says which id is which class, as `export` writes it; raises `InputError`"
+    import json
+    from consistency_cam.samples import InputError
+    path, content = out/'classes.json', json.dumps(dict(enumerate(classes, 1)), ensure_ascii=False, indent=1).encode()
+    if path.exists() and path.read_bytes() != content and not force: raise InputError(f'{path}: exists already, of other classes; name another place, or --force to overwrite')
+    return path, content
 
 def _predict(args):
-    "masks and overlays for new pictures, by a run's segmenter, or by its CAMs where it has none"
-    import torch
+    "masks, overlays and a legend for new pictures, by a run's segmenter, or by its CAMs where it has none; what is done already is not done again"
+    import hashlib
     from tqdm.auto import tqdm
     from consistency_cam.pipeline import Run
-    from consistency_cam.samples import atomic_bytes, masks_hold, multi_hot, read_image, write_mask
-    from consistency_cam.show import mask_overlay, to_png
+    from consistency_cam.samples import InputError, PictureError, atomic_bytes, masks_hold, multi_hot, read_image
     run = Run(args.run); net, classes = run.best_net(), run.class_names()
     masks_hold(classes, args.run)
     labels = multi_hot(args.classes, classes, '--classes') if args.classes else None
-    out, pictures = args.out or args.run/'predictions', _pictures(args.pictures)
-    free(args.force, *(out/f'{n}{end}' for n in pictures for end in ('.png', '.overlay.png')))
-    for name, path in tqdm(pictures.items(), desc='predicting', disable=args.quiet or len(pictures) == 1):
-        image = read_image(path)
-        mask, cams = run.predict(image, labels, net)
-        write_mask(mask.cpu().to(torch.uint8), out/f'{name}.png')
-        atomic_bytes(out/f'{name}.overlay.png', to_png(mask_overlay(image, mask.cpu(), classes)))
-        print(f"{path.name}: {', '.join(classes[c - 1] for c in cams) or 'no class found'}")
-    print(f'masks (palette PNGs) and overlays in {out}')
+    out = args.out or args.run/'predictions'
+    pictures, by = _pictures(args.pictures, out), run.predicts_by(classes, sorted(args.classes or []), args.max_side)
+    made = lambda path: f'{by}-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}'
+    left, legend, bad, empty = _left_to_do(pictures, out, made, args.force), _legend(out, classes, args.force), {}, 0
+    for name, path in tqdm(left.items(), desc='predicting', disable=args.quiet or len(left) == 1):
+        try: image = read_image(path)
+        except PictureError as e:
+            if len(pictures) == 1: raise
+            bad[path] = str(e).split(';')[0]; continue
+        mask, maps = run.predict(image, labels, net, args.max_side)
+        _write_prediction(out, name, image, mask, classes, args.max_side, made(path))
+        found = [classes[c - 1] for c in mask.unique().tolist() if c]; empty += not found
+        seen = f'{image.shape[1]} x {image.shape[2]} pixels, looked at in a copy of at most {args.max_side} (--max-side); ' if 0 < args.max_side < max(image.shape[1:]) else ''
+        print(one_line(f"{path.name}: {seen}{', '.join(found) or 'no class found, the mask is background everywhere'}"))
+    if len(bad) < len(pictures): atomic_bytes(*legend)
+    said = {'had theirs already': len(pictures) - len(left), 'without any class': empty}
+    print(f'masks (palette PNGs), overlays and classes.json in {out}' + ''.join(f', {n} of {len(pictures)} {what}' for what, n in said.items() if n))
+    for why in bad.values(): print(one_line(f'no mask: {why}'))
+    if bad: raise InputError(f"{len(bad)} of {len(pictures)} pictures cannot be read, {', '.join(p.name for p in [*bad][:5])}{' …' * (len(bad) > 5)}; the others have their masks, replace or remove these and the same command goes on")
+
+def _write_prediction(out, name, image, mask, classes, side, made):
+    "Write mask and overlay, and before them what they are made from"
+    import torch
+    from consistency_cam.checkpoint import append_metrics
+    from consistency_cam.pipeline import seen_copy
+    from consistency_cam.samples import atomic_bytes, write_mask
+    from consistency_cam.show import mask_overlay, to_png
+    from consistency_cam.transforms import rescale
+    files, mask, shown = [out/f'{name}.png', out/f'{name}.overlay.png'], mask.cpu().to(torch.uint8), seen_copy(image, side)
+    for file in files: file.unlink(missing_ok=True)
+    small = mask if shown is image else rescale(mask[None], side, nearest=True)[0]
+    out.mkdir(parents=True, exist_ok=True)
+    append_metrics(out/'predictions.jsonl', dict(mask=name, made=made))
+    write_mask(mask, files[0])
+    atomic_bytes(files[1], to_png(mask_overlay(shown, small, classes)))
 
 # %% ../nbs/99_cli.ipynb #d0ce13f9
 def _compare(args):
@@ -303,14 +361,13 @@ def _paper(args):
 
 # %% ../nbs/99_cli.ipynb #e2d4d79c
 def _import_cams(args):
-    "a run whose CAMs are another program's (Puzzle-CAM, irn, psa, arrays, grey PNGs), to evaluate, look at and refine"
+    "a run whose CAMs are another program's (Puzzle-CAM, irn, psa, SEAM, SIPE, CLIP-ES, arrays, grey PNGs), to evaluate, look at and refine"
     from consistency_cam.checkpoint import read_stage
-    from consistency_cam.imported import import_cams
+    from consistency_cam.imported import import_cams, import_summary
     free_run(args.force, args.run)
     run = import_cams(args.cams, args.run, chosen_recipe(args), args.title, args.force, not args.quiet)
     for split in run.splits:
-        n = read_stage(args.run/'cams'/split/'stage.json')['result']
-        print(f"{split}: {n['maps']} maps of {n['pictures']} pictures; {n['without']} given classes without a map, {n['left_out']} maps of classes not given left out")
+        print(f"{split}: {import_summary(read_stage(args.run/'cams'/split/'stage.json')['result'])}")
     print(f'next: consistency-cam evaluate {args.run}')
 
 def _export(args):
@@ -501,8 +558,10 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument('runs', nargs='+', type=place, metavar='RUN', help='folders of runs, or one folder of palette PNGs ID.png')
     p.add_argument('--split', help="for a folder of PNGs: the split to evaluate against (default: the recipe's val)")
     p.add_argument('--result', type=place, help='JSON file for the figures of the runs (default: none)')
-    p = add('predict', _predict, run, ('pictures', 'a picture, or a folder of pictures'), recipe=False, opens=True)
-    p.add_argument('--out', type=place, help='folder for ID.png (palette PNG) and ID.overlay.png (default: RUN/predictions)')
+    p = add('predict', _predict, run, recipe=False, opens=True)
+    p.add_argument('pictures', nargs='+', type=place, metavar='PICTURE', help='pictures, and folders of pictures')
+    p.add_argument('--out', type=place, help='folder for ID.png (palette PNG), ID.overlay.png and classes.json (default: RUN/predictions)')
+    p.add_argument('--max-side', type=int, default=768, metavar='N', help='longer side of the copy in which a larger picture is looked at, pixels; its mask is as large as the picture; 0: pictures as they are, at 1 GiB per million pixels and more (default: 768)')
     p.add_argument('--classes', nargs='+', help='classes known to be in the pictures (default: those predicted above .5)')
     p = add('compare', _compare, ('folder', 'folder for the runs METHOD-SEED and the report'))
     until(p, 'cams')
@@ -514,7 +573,7 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument('runs', metavar='RUN', nargs='*', type=place, help="folders of runs; for fig6 also a --result of `python -m benchmarks.iterated`")
     p.add_argument('--out', type=place, help='file for it (default: tables are printed, a figure becomes paper-WHAT.png)')
     p.add_argument('--result', type=place, help='JSON file for what it shows, with the recipes of the runs')
-    p = add('import-cams', _import_cams, ('cams', "folder of another program's CAMs: ID.npy, ID.npz, ID_CLASS.png or ID/CLASS.png"), run)
+    p = add('import-cams', _import_cams, ('cams', "folder of another program's CAMs: ID.npy, .npz, .pt or .safetensors, ID_CLASS.png or ID/CLASS.png"), run)
     p.add_argument('--title', default='imported CAMs', help='name in tables and pictures (default: imported CAMs)')
     p = add('export', _export, run, recipe=False, opens=True)
     p.add_argument('--as', dest='form', choices=['png', 'coco', 'folder'], default='png', help='palette PNGs ID.png; images and annotations.json; or images, masks and metadata.jsonl (default: png)')

@@ -9,13 +9,19 @@ __all__ = ['TINY', 'POOLINGS', 'gap', 'noisy_or', 'maximum', 'lse', 'evidence', 
 import math
 import torch
 import torch.nn.functional as F
+from .samples import InputError
 
 # %% ../nbs/10_pooling.ipynb #d19602c5
+def _maps(cams):
+    "The maps, where they are such; raises `InputError`"
+    if not isinstance(cams, torch.Tensor) or cams.ndim < 2: raise InputError(f'class maps {tuple(getattr(cams, "shape", ()))} in {type(cams).__name__}; give a tensor (B,C,h,w)')
+    return cams
+
 def gap(
     cams: torch.Tensor,  # (B,C,h,w) logits of the cells
 ) -> torch.Tensor:
     "Class logits (B,C): the mean over the cells (global average pooling, Eq. 1)"
-    return cams.mean((-2, -1))
+    return _maps(cams).mean((-2, -1))
 
 # %% ../nbs/10_pooling.ipynb #1a8bd316
 TINY = 1e-6  # below this, 1-exp(-S) equals S to float32 precision
@@ -45,7 +51,7 @@ def noisy_or(
     cams: torch.Tensor,  # (B,C,h,w) logits of the cells
 ) -> torch.Tensor:
     "Class logits (B,C) of `1 - prod(1 - sigmoid(cams))`, in float32 inside mixed precision (Section 3.1)"
-    flat = cams.flatten(-2)
+    flat = _maps(cams).flatten(-2)
     return _NoisyOr.apply(flat if flat.dtype == torch.float64 else flat.float())
 
 # %% ../nbs/10_pooling.ipynb #cea056d7
@@ -53,7 +59,7 @@ def maximum(
     cams: torch.Tensor,  # (B,C,h,w) logits of the cells
 ) -> torch.Tensor:
     "Class logits (B,C): the largest cell"
-    return cams.amax((-2, -1))
+    return _maps(cams).amax((-2, -1))
 
 # %% ../nbs/10_pooling.ipynb #e937e6dd
 def lse(
@@ -61,7 +67,8 @@ def lse(
     r: float = 5.,  # sharpness: towards the mean at 0, towards the maximum at infinity
 ) -> torch.Tensor:
     "Class logits (B,C): `log(mean(exp(r*cams)))/r`, in float32 inside mixed precision"
-    flat = cams.flatten(-2) if cams.dtype == torch.float64 else cams.flatten(-2).float()
+    flat = _maps(cams).flatten(-2)
+    flat = flat if flat.dtype == torch.float64 else flat.float()
     return ((flat * r).logsumexp(-1) - math.log(flat.shape[-1])) / r
 
 # %% ../nbs/10_pooling.ipynb #dfbffe5b

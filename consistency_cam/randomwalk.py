@@ -66,6 +66,7 @@ def power_weights(
 # %% ../nbs/42_randomwalk.ipynb #5879982c
 def _checked(cams, affinity):
     "`InputError` where maps cannot walk along the affinities"
+    if cams.ndim != 3 or affinity.ndim != 3: raise InputError(f'class maps {tuple(cams.shape)} and affinities {tuple(affinity.shape)}; give (K,h,w), one map as cams[None], and (offsets,h,w)')
     if cams.shape[1:] != affinity.shape[1:]: raise InputError(f'class maps {tuple(cams.shape)} and affinities {tuple(affinity.shape)} are on different grids; resize the maps to (K,{affinity.shape[1]},{affinity.shape[2]})')
     if not cams.isfinite().all(): raise InputError(f'class maps {tuple(cams.shape)} hold nan or infinite scores')
 
@@ -121,5 +122,5 @@ def random_walk(
     steps: int = 256,  # t
 ) -> torch.Tensor:  # (K,h,w)
     "The class maps times 1 - edge, after the walk along paths that cross no boundary (IRNet, Puzzle-CAM); raises `InputError`"
-    if cams.shape[1:] != edge.shape: raise InputError(f'class maps {tuple(cams.shape)} and edges {tuple(edge.shape)} are on different grids; resize the maps to (K,h,w) of the edges')
+    if cams.ndim != 3 or cams.shape[1:] != edge.shape: raise InputError(f'class maps {tuple(cams.shape)} and edges {tuple(edge.shape)} are on different grids; resize the maps to (K,h,w) of the edges')
     return walk(cams.to(edge) * (1 - edge), path_affinity(edge, radius), beta, steps)

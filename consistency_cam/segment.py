@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from .samples import InputError, Samples, write_mask
 from .memory import reused_memory
 from .training import shared_mean
-from .cams import snapped
+from .cams import PIXELS, as_picture, checked_ways, eval_mode, snapped
 from .deeplab import Segmenter
 
 # %% ../nbs/51_segment.ipynb #20007ba2
@@ -48,19 +48,24 @@ class SegmentationTask(nn.Module):
 @reused_memory()
 @torch.no_grad()
 def segment_image(
-    net: Segmenter,  # in eval mode
-    image: torch.Tensor,  # (3,H,W) uint8 picture
+    net: Segmenter,
+    image,  # what `as_picture` takes: (3,H,W) uint8 tensor, array, Pillow image or path
     scales: tuple = (.5, 1., 1.5, 2.),  # of the picture's sides
     mirror: bool = True,  # add the mirror image's logits
 ) -> torch.Tensor:  # (K,H,W) probabilities, background first, on the network's device
-    "Softmax of the sum of logits over scales and mirror images (Puzzle-CAM)"
+    "Softmax of the sum of logits over scales and mirror images (Puzzle-CAM); raises `InputError`"
+    checked_ways(scales)
+    image = as_picture(image)
     x, size, total = net.normalize(image[None].to(net.mean.device)), tuple(image.shape[-2:]), 0
-    for scale in scales:
-        y = F.interpolate(x, snapped(size, scale, net.stride), mode='bicubic', align_corners=False, antialias=scale < 1)
-        y = torch.cat([y, y.flip(-1)]) if mirror else y
-        logits = net.logits(y.contiguous(memory_format=torch.channels_last)).float()
-        if mirror: logits = logits[:1] + logits[1:].flip(-1)
-        total = total + F.interpolate(logits, size, mode='bilinear', align_corners=False)
+    most = PIXELS.get(x.device.type, 2**22)
+    with eval_mode(net):
+        for scale in scales:
+            y = F.interpolate(x, snapped(size, scale, net.stride), mode='bicubic', align_corners=False, antialias=scale < 1)
+            pair = [y, y.flip(-1)] if mirror else [y]
+            if y[0, 0].numel() <= most: pair = [torch.cat(pair)]
+            logits = torch.cat([net.logits(y.contiguous(memory_format=torch.channels_last)).float() for y in pair])
+            if mirror: logits = logits[:1] + logits[1:].flip(-1)
+            total = total + F.interpolate(logits, size, mode='bilinear', align_corners=False)
     return total.softmax(1)[0]
 
 # %% ../nbs/51_segment.ipynb #4192d4f0
