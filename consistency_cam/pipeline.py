@@ -222,8 +222,8 @@ def product(self: Run,
     "The folder, where the stage is done and was made from the data as it is now; raises `CheckpointError`"
     made_from(folder := self.folder/name)
     held = read_stage(folder/'stage.json').get('data', {})
-    now = stage_data(self.samples(name.split('/', 1)[1]), *(k for k in ('list of pictures', 'labels', 'pictures') if k in held))
-    if other := [k for k, v in now.items() if v and v != held[k]] or [k for k in [self.outdated(name)] if k]:
+    now = stage_data(self.samples(name.split('/', 1)[1]))
+    if other := [k for k, v in now.items() if v and v != held.get(k, v)] or [k for k in [self.outdated(name)] if k]:
         raise CheckpointError(f'{folder}: made from other {other[0]}; choose another run folder, or make it anew by `consistency-cam run {self.folder} --force`')
     return folder
 
