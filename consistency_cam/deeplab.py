@@ -57,7 +57,7 @@ class ImagePooling(nn.Module):
         self.layer = conv_norm(channels, out_channels, norm=norm)
 
     def forward(self, x):
-        if len(x) == 1 and self.layer.training and isinstance(self.layer[1], nn.BatchNorm2d):
+        if self.layer.training and isinstance(self.layer[1], nn.BatchNorm2d) and len(x) == 1:
             raise InputError("a batch of one picture cannot train the batch norm of the image pooling; give a batch_size of 2 or more, or norm='group'")
         return self.layer(x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[-2:])
 

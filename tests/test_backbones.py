@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from consistency_cam.affinity import AffinityNet, BoundaryNet
 from consistency_cam.batchnorm import FoldingConv2d
-from consistency_cam.camnet import BackboneNet, CAMNet
+from consistency_cam.camnet import CAMNet
 from consistency_cam.deeplab import DeepLabV3, DeepLabV3Plus
+from consistency_cam.pipeline import Run
+from consistency_cam.recipes import recipe
 from consistency_cam.samples import InputError
 
 WORK = '''test_resnet resnest14d resnetv2_18 legacy_seresnet18 regnetx_002 regnety_002 test_efficientnet tf_efficientnet_lite0 tf_mobilenetv3_small_minimal_100
@@ -93,3 +94,44 @@ def test_timms_families(figure):
 def made_only(name):
     "What takes long is made, which takes pictures of several sizes through it"
     assert made(CAMNet, name).stride in (16, 32)
+
+
+@pytest.mark.parametrize('name, near', {'resnet_18': 'resnet18', 'ResNet50': 'resnet50', 'mobilevit_xx': 'mobilevit_xxs', 'tf_efficientnet-lite0': 'tf_efficientnet_lite0'}.items())
+def test_an_unknown_backbone_is_met_with_the_nearest(name, near):
+    with pytest.raises(InputError, match=f"unknown backbone '{name}'; did you mean '{near}'"): CAMNet(name, 3)
+
+
+@pytest.mark.parametrize('options', [dict(num_classes=0), dict(num_classes=-1), dict(num_classes=2.5), dict(output_stride=0), dict(output_stride=3), dict(output_stride=64), dict(output_stride='16'), dict(pool='mean')], ids=str)
+def test_what_makes_no_sense_is_refused_by_its_name(options):
+    with pytest.raises(InputError, match=r'num_classes=|output.stride|unknown pooling') as error: CAMNet(**dict(backbone='test_resnet', pretrained=False) | options)
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('options, words', [(dict(backbone='test_vit', output_stride=16), 'none of stride 4 for the decoder'), (dict(backbone='levit_128s'), 'cannot be used'), (dict(segment_output_stride=8, backbone='densenet121'), 'say output_stride=32'),
+    (dict(segment_batch_size=1, segment_batch_norm='frozen'), 'a batch of one picture cannot train'), (dict(segment_frozen_stages=9), 'cannot freeze 9 stages')], ids=str)
+def test_a_network_that_a_later_stage_cannot_have_is_refused_before_anything_is_trained(tmp_path, options, words):
+    r = recipe('quick', **dict(pictures=2, size=64, crop=64, backbone='test_resnet', pretrained='random', output_stride=32, segment_output_stride=options.get('output_stride', 32), pseudo_crf=False, segment_crf=False, frozen_stages=0) | options)
+    with pytest.raises(InputError, match=words): Run(tmp_path/'run', r, progress=False).all_stages()
+    assert not (tmp_path/'run').exists()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('network', [CAMNet, DeepLabV3, DeepLabV3Plus])
+@pytest.mark.parametrize('name, stride', [('test_resnet', 16), ('test_efficientnet', 16), ('test_convnext', 32)])
+def test_traced_once_a_network_takes_any_size(network, name, stride):
+    net = network(name, 3, output_stride=stride, pretrained=False).eval()
+    script = torch.jit.trace(net, torch.randn(2, 3, 64, 96), check_trace=False)
+    for size in ((32, 32), (160, 64), (97, 75)): torch.testing.assert_close(script(x := torch.randn(1, 3, *size)), net(x), rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('network', [CAMNet, DeepLabV3Plus])
+def test_exported_once_a_network_takes_any_size(network):
+    net, any_size = network('test_resnet', 3, output_stride=16, pretrained=False).eval(), torch.export.Dim.DYNAMIC
+    module = torch.export.export(net, (torch.randn(2, 3, 96, 128),), dynamic_shapes=({0: any_size, 2: any_size, 3: any_size},)).module()
+    for size in ((64, 64), (160, 96), (97, 75)): torch.testing.assert_close(module(x := torch.randn(3, 3, *size)), net(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('name, stride', [('test_vit', 16), ('swin_tiny_patch4_window7_224', 32)])
+def test_what_would_keep_the_size_is_not_traced(name, stride):
+    with pytest.raises(InputError, match='a trace would hold for one size only'): torch.jit.trace(CAMNet(name, 3, output_stride=stride, pretrained=False).eval(), torch.randn(1, 3, 64, 96))
