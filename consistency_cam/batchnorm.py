@@ -79,18 +79,19 @@ def _can_fold(conv): return isinstance(conv, nn.Conv2d) and conv.bias is None an
 
 def fold(
     module: nn.Module,
-    run,  # function without arguments that takes something through the module
+    run,  # function without arguments that takes something through the module; what it returns is read as it is, and so not folded into
 ) -> nn.Module:
     "Let held batch norms of the module be computed by the convolutions in front of them; weights and names stay"
     given, pairs, hooks = {}, [], []
     for name, m in module.named_modules():
         if _can_fold(m): hooks.append(m.register_forward_hook(lambda m, _, y, name=name: given.update({id(y): (name, m, y)})))
         elif type(m) in (*_NORMS, *_NORMS.values()): hooks.append(m.register_forward_pre_hook(lambda m, x, name=name: pairs.append((name, m, given.get(id(x[0]))))))
-    try: run()
+    try: found = run()
     finally:
         for h in hooks: h.remove()
+    read = {id(y) for y in (found if isinstance(found, list) else [found])}
     for name, norm, source in pairs:
-        if not source or _parent(source[0]) != _parent(name) or norm.weight is None or norm.running_var is None: continue
+        if not source or id(source[2]) in read or _parent(source[0]) != _parent(name) or norm.weight is None or norm.running_var is None: continue
         conv = source[1]
         if type(conv) is nn.Conv2d: conv.__class__ = FoldingConv2d
         conv.norm = norm,; _able(norm, folded=True)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from .samples import InputError
-from .camnet import BackboneNet
+from .camnet import BackboneNet, exporting
 
 # %% ../nbs/50_deeplab.ipynb #03ad9f4b
 class AtrousConv(nn.Conv2d):
@@ -26,6 +26,7 @@ class AtrousConv(nn.Conv2d):
     ): super().__init__(channels, out_channels, 3, padding=rate, dilation=rate, bias=False)
 
     def forward(self, x):
+        if exporting(): return super().forward(x)
         rate = self.dilation[0]
         y, z = (int(size > rate) for size in x.shape[-2:])
         return F.conv2d(x, self.weight[:, :, 1-y:2+y, 1-z:2+z], padding=(y * rate, z * rate), dilation=rate)
@@ -56,7 +57,7 @@ class ImagePooling(nn.Module):
         self.layer = conv_norm(channels, out_channels, norm=norm)
 
     def forward(self, x):
-        if len(x) == 1 and self.layer.training and isinstance(self.layer[1], nn.BatchNorm2d):
+        if self.layer.training and isinstance(self.layer[1], nn.BatchNorm2d) and len(x) == 1:
             raise InputError("a batch of one picture cannot train the batch norm of the image pooling; give a batch_size of 2 or more, or norm='group'")
         return self.layer(x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[-2:])
 
@@ -83,6 +84,7 @@ class Segmenter(BackboneNet):
         output_stride: int,  # pixels a cell of the last map
         pretrained: bool|str|Path,  # backbone weights: True (installed package, else hub), a file, or False for random
     ):
+        if not isinstance(num_classes, int) or num_classes < 2: raise InputError(f'num_classes={num_classes!r}: give the number of classes, background among them, 2 or more')
         super().__init__(backbone, output_stride, pretrained, classifier_layer=False)
         self.num_classes = num_classes
 
@@ -134,7 +136,7 @@ def conv_enlarged(
     size: tuple,  # (H,W)
 ) -> torch.Tensor:
     "3x3 convolution (B,c',H,W) of the map enlarged to (H,W), computed on the small map where that is faster"
-    if x.device.type != 'cpu': return F.conv2d(F.interpolate(x, size, mode='bilinear', align_corners=False), weight, padding=1)
+    if x.device.type != 'cpu' or exporting(): return F.conv2d(F.interpolate(x, size, mode='bilinear', align_corners=False), weight, padding=1)
     down, across = (enlargement(a, b).to(x) for a, b in zip(x.shape[-2:], size))
     rows = torch.einsum('kyh,bkhlwo->bylwo', down, torch.einsum('bihw,oikl->bkhlwo', x, weight))
     return torch.einsum('lvw,bylwo->byvo', across, rows).permute(0, 3, 1, 2)

@@ -32,7 +32,7 @@ from .metrics import ConfusionMatrix, ThresholdSweep, cam_mask
 from .checkpoint import Stage, CheckpointError, is_main, made_from, fingerprint, interrupted_by_sigterm, load_state, load_weights, save_state, write_json, read_json, read_metrics, read_stage, remove_leftovers, runs_root, locked
 from .training import Settings, fit, make_accelerator, total_steps
 from .batchnorm import synchronise
-from .camnet import BackboneNet, CAMNet
+from .camnet import BackboneNet, CAMNet, compiling, try_compiler
 from .cams import CamStore, as_labels, as_picture, full_size, infer, infer_cams
 from .pooling import noisy_or_bias
 from .consistency import ConsistencyTask, Method, find_method, register
@@ -241,8 +241,8 @@ def product(self: Run,
     "The folder, where the stage is done and was made from the data as it is now; raises `CheckpointError`"
     made_from(folder := self.folder/name)
     held = read_stage(folder/'stage.json').get('data', {})
-    now = stage_data(self.samples(name.split('/', 1)[1]), *(k for k in ('list of pictures', 'labels', 'pictures') if k in held))
-    if other := [k for k, v in now.items() if v and v != held[k]] or [k for k in [self.outdated(name)] if k]:
+    now = stage_data(self.samples(name.split('/', 1)[1]))
+    if other := [k for k, v in now.items() if v and v != held.get(k, v)] or [k for k in [self.outdated(name)] if k]:
         raise CheckpointError(f'{folder}: made from other {other[0]}; choose another run folder, or make it anew by `consistency-cam run {self.folder} --force`')
     return folder
 
@@ -304,7 +304,7 @@ def train(self: Run,
     for m in task.modules() if r.compile else (): isinstance(m, BackboneNet) and m.compile_features()
     steps = total_steps(len(samples), self.settings(part))
     if self.progress and is_main() and (few := self.few_steps(part or 'classify', steps)): tqdm.write(few, sys.stderr)
-    log = fit(task, Augmented(samples, augment, r.seed, round(r.cache * 2**30)), stage.folder, self.settings(part), f'{self.title}, {part}' if part else self.title, self.progress)
+    with compiling(): log = fit(task, Augmented(samples, augment, r.seed, round(r.cache * 2**30)), stage.folder, self.settings(part), f'{self.title}, {part}' if part else self.title, self.progress)
     if is_main(): save_state(stage.folder/'weights.safetensors', dict(net=task.net.state_dict(), classes=samples.classes))
     return dict(log[-1], steps=steps, seconds=round(sum(_pieces(log)), 2))
 
@@ -836,12 +836,31 @@ def all_stages(self: Run,
     wanted, r = self.stages(until), self.recipe
     if {'affinity', 'pseudo', 'segment'} & {*wanted}: masks_hold(self.classes)
     if r.pseudo_crf and {'affinity', 'pseudo'} & {*wanted} or r.segment_crf and 'segment' in wanted: _crf_at_hand()
+    self.try_networks(wanted)
     for name in wanted:
         _DO[name](self)
         if name in EVALUATED and self.measured(name): self.evaluate(name)
     for name in EVALUATED:  # what was evaluated before and is not made now: against the masks of now
         if name not in wanted and self.figures(name) and self.measured(name): self.evaluate(name)
     return self
+
+@patch
+def try_networks(self: Run,
+    stages: list,  # names
+):
+    "Make each network that the stages will train, without its weights, and take two small pictures through it; raises `InputError` before anything is trained"
+    r, todo = self.recipe, [s for s in stages if s in ('pretrain', 'classify', 'affinity', 'segment') and not self._finished(s)]
+    if r.compile and todo: try_compiler('cuda' if torch.cuda.is_available() else 'cpu')
+    with torch.random.fork_rng():
+        nets = [self.make_affinity(False)] if 'affinity' in todo else []
+        if 'segment' in todo: nets.append(self.make_segmenter(2, False))
+        for net in nets: net.train()(torch.zeros(min(2, self._pictures_at_once(net)), 3, 2 * r.output_stride, 4 * r.output_stride))
+
+@patch
+def _pictures_at_once(self: Run, net):
+    "Pictures that a training of the network takes through it together, in one process"
+    s = self.settings('segment' if isinstance(net, Segmenter) else 'affinity')
+    return max(1, s.batch_size // int(os.environ.get('WORLD_SIZE', 1)) // s.accumulate)
 
 def _crf_at_hand():
     "`CRFError` before anything is trained where there is no CRF"
