@@ -21,8 +21,7 @@ from threading import Thread
 import numpy as np, torch
 from tqdm.auto import tqdm
 
-from .folder import EXTENSIONS
-from .samples import SIDES, Files, IdError, InputError, LabelError, MaskError, atomic_bytes, check_classes, good_ids, reading, read_text, refuse, take_lock, write_mask, writing
+from .samples import EXTENSIONS, SIDES, Files, IdError, InputError, LabelError, MaskError, atomic_bytes, check_classes, good_ids, reading, read_text, refuse, take_lock, write_mask, writing
 from .tables import clean_name
 
 # %% ../nbs/02_coco.ipynb #749c6f90

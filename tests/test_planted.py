@@ -53,14 +53,15 @@ def picture(path, seed, turned=False):
 
 
 def labels_of(seed):
-    "Classes of 20 pictures, one or two each, every class at least thrice, none everywhere"
+    "Classes of 20 pictures, one or two each, every class at least thrice and once alone, none everywhere"
     lot = random.Random(seed)
-    return [sorted({NAMES[i % 4], lot.choice(NAMES)}) for i in range(20)]
+    alone = dict(zip(lot.sample(range(20), 4), NAMES))
+    return [[alone[i]] if i in alone else sorted({NAMES[i % 4], lot.choice(NAMES)}) for i in range(20)]
 
 
 def table_of(data, form, seed):
     "Writes the table of a folder of one's own in one of its dialects"
-    data.cells = {'semicolons': ';', 'commas': ','}.get(form, ' ')
+    data.cells = {'spaces': ' ', 'commas': ','}.get(form, ';')
     name = lambda id: f'{id}.jpg' if form == 'names with extension' else id
     cell = lambda names: f'"{",".join(names)}"' if form == 'commas' else data.cells.join(names)
     split = lambda i: f',{"val" if i % 5 == 0 else "train"}' if form == 'splits' else ''
@@ -214,7 +215,7 @@ FAULTS = [(fault, form) for faults, forms in [
     ((colours, cut_mask, as_jpeg, lost, spare_mask, shifted, from_zero, blank), ['spaces', 'sub-folders', 'voc, xml', 'voc, table']),
     ((grey, others_masks), ['spaces', 'commas', 'splits']),
     ((twice, no_picture), OWN), ((escaping,), ['spaces', 'commas', 'splits']), ((without_row, typo), TABLED),
-    ((open_quote,), ['spaces', 'semicolons', 'no masks']), ((no_rows, no_text, two_tables), ['spaces', 'no masks']), ((everywhere,), ['spaces', 'semicolons', 'no masks']),
+    ((open_quote,), ['spaces', 'semicolons', 'no masks']), ((no_rows, no_text, two_tables), ['spaces', 'no masks']), ((everywhere,), ['sub-folders', 'semicolons', 'no masks']),
     ((both_lists, empty_list), ['voc, xml', 'voc, table']), ((broken_xml, unknown_xml, no_xml), ['voc, xml']), ((no_table_row,), ['voc, table']),
     ((empty_folder, unknown_folder, beside_folders, in_both_splits), ['class folders']),
     ((half_a_polygon, strange_image, strange_category, cut_json), ['coco'])] for fault in faults for form in forms]
