@@ -13,6 +13,8 @@ from consistency_cam.pipeline import Run
 from consistency_cam.recipes import recipe
 from consistency_cam.samples import InputError
 
+pytestmark = pytest.mark.situation('backbones')
+
 WORK = '''test_resnet resnest14d resnetv2_18 legacy_seresnet18 regnetx_002 regnety_002 test_efficientnet tf_efficientnet_lite0 tf_mobilenetv3_small_minimal_100
     mobilenetv2_035 lcnet_035 mobilenetv3_small_050 mobilenetv4_conv_small_035 rexnet_100 test_convnext convnextv2_atto hrnet_w18_small dla46x_c cs3darknet_focus_s cspnext_tiny
     repvgg_a0 test_byobnet test_vit vit_tiny_patch16_dinov3_qkvb vit_tiny_r_s16_p8_224 pvt_v2_b0 mobilevit_xxs mobilevitv2_050

@@ -28,6 +28,8 @@ from consistency_cam.samples import InputError, read_mask
 from consistency_cam.segment import segment_image
 from consistency_cam.tiling import merge, tile
 
+pytestmark = pytest.mark.situation('pictures and maps from other programs')
+
 PHOTO = np.ascontiguousarray(data.chelsea()[60:124, 100:180])  # (64, 80, 3)
 CHW = torch.from_numpy(PHOTO).permute(2, 0, 1).contiguous()
 SCALES = (.5, 1.)

@@ -14,6 +14,8 @@ from consistency_cam import cli
 from consistency_cam.recipes import recipe
 from test_cli import call, process
 
+pytestmark = pytest.mark.situation('slips on the command line')
+
 
 @pytest.fixture(scope='module')
 def ground(tmp_path_factory):

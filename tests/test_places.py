@@ -16,6 +16,8 @@ from consistency_cam.cli import main
 from consistency_cam.pipeline import Run
 from consistency_cam.samples import WriteError, atomic_bytes, part_name
 
+pytestmark = pytest.mark.situation('file systems, rights, schedulers and systems')
+
 OPTIONS = '--recipe quick --pictures 4 --size 64 --epochs 2 --crop 64 --long-side 64 72 --method cam --batch-size 2 --quiet --pretrained random --workers 0 --scales 1 --frozen-stages 0 --val'.split() + ['']
 UNKNOWN = 'EPERM ENOTSUP EINVAL ENOLCK ENOSYS'.split()
 

@@ -21,6 +21,8 @@ from consistency_cam.recipes import recipe
 from consistency_cam.samples import read_mask, write_mask
 from consistency_cam.scenes import Scenes
 
+pytestmark = pytest.mark.situation('data, masks and settings that changed under a run')
+
 warnings.filterwarnings('ignore', message='.*class maps without any score')
 NET = dict(backbone='tf_efficientnet_lite0', pretrained='random', frozen_stages=0, workers=0)
 TINY = NET | dict(method='cam', epochs=1, batch_size=4, crop=64, long_side=(64, 72), scales=(1.,), walk_steps=1, pseudo_crf=False, segment_crf=False,

@@ -16,6 +16,8 @@ from consistency_cam.recipes import recipe
 from consistency_cam.samples import InputError, Samples, checked_ids, write_mask
 from consistency_cam.tables import read_classes
 
+pytestmark = pytest.mark.situation('tables, names and labels of own pictures')
+
 CAT, DOG, BOTH, NONE = ['cat'], ['dog'], ['cat', 'dog'], []
 FOUR = dict(p0=CAT, p1=DOG, p2=BOTH, p3=NONE)  # what most of the tables below say
 

@@ -16,6 +16,8 @@ from consistency_cam.camnet import CAMNet, WeightsError
 from consistency_cam.deeplab import DeepLabV3Plus
 from consistency_cam.weights import load_backbone, read_weights
 
+pytestmark = pytest.mark.situation('weights files')
+
 NAME = 'test_resnet'
 torch.manual_seed(0)
 NET = timm.create_model(NAME, num_classes=0)
