@@ -319,7 +319,8 @@ def _data_sets(args):
         given = {k: v for k in _DATA if (v := getattr(args, k)) is not None}
         if place is not None and (place/'recipe.json').exists(): r, whole = changed(Run(place).recipe, **given), False
         else:
-            found = {} if place is None else dict(root=str(place)) if 'labels' in given else recognise(place, given.get('data', ''))
+            kind = given.get('data') or 'folder'*Path(given.get('labels') or '').is_file()
+            found = {} if place is None else dict(data=kind, root=str(place)) if kind and 'labels' in given else recognise(place, kind)
             r, whole = recipe(args.recipe or 'quick', **(found | given)), not (args.recipe or {'train', 'val'} & {*given})
         yield str(place or r.root or r.data), r, all_splits(r.data, r.root) if whole else [s for s in dict.fromkeys((r.train, r.val)) if s], whole
 
