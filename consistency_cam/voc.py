@@ -239,11 +239,12 @@ def voc_classes(
 
 # %% ../nbs/01_voc.ipynb #4d89910b
 def _names_of_test(root, ids, labels, mask_paths, errors, classes):
-    "Names of what is in the test pictures, none where nothing is known, and that in words"
-    xmls = sum((root/'Annotations'/f'{id}.xml').exists() for id in ids)
-    if labels != 'auto' or xmls and (mask_paths or xmls == len(ids)): return voc_labels(root, ids, labels, mask_paths, errors, classes), ''
-    table = root/'image_labels.csv'
-    if table.exists() and {*ids} <= read_labels(table, classes, errors=[])[1].keys(): return voc_labels(root, ids, 'csv', None, errors, classes), ''
+    "Names of what is in the test pictures, none where nothing is known of them, and that in words"
+    table, xmls = root/'image_labels.csv', sum((root/'Annotations'/f'{id}.xml').exists() for id in ids)
+    known = dict(xml=xmls == len(ids) or bool(xmls and mask_paths), masks=labels == 'masks' and bool(mask_paths),
+                 csv=table.exists() and {*ids} <= read_labels(table, classes, errors=[])[1].keys())
+    source = next((s for s in known if labels in ('auto', s) and known[s]), None)
+    if source: return voc_labels(root, ids, source, mask_paths, errors, classes), ''
     return [[] for _ in ids], "no labels of 'test'" + f': Annotations has {xmls} of its {len(ids)} pictures'*bool(xmls)
 
 # %% ../nbs/01_voc.ipynb #1abcd3df

@@ -97,7 +97,7 @@ def test_verify_looks_at_the_test_split(ground, tmp_path):
     lists = tmp_path/'VOC2012test'/'ImageSets'/'Segmentation'/'test.txt'
     lists.write_text(lists.read_text() + '../2008_000000\n'); (tmp_path/'VOC2012test'/'JPEGImages'/'2008_000003.jpg').unlink()
     done = command('verify', tmp_path/'VOC2012test', '--quiet', '--workers', 0)
-    assert done.status == 1 and '5 pictures, 0 masks: 2 problems' in done.out and "test.txt, line 6: '../2008_000000' is no id" in done.out and '2008_000003.jpg: no such file' in done.out, done.out
+    assert done.status == 1 and '5 pictures, 0 masks: 2 problems' in done.out and "test.txt, line 6: '../2008_000000' is not an id" in done.out and '2008_000003.jpg: no such file' in done.out, done.out
 
 
 # Lists as other programs write them
