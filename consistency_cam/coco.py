@@ -283,9 +283,9 @@ def instance_files(
 def coco_splits(
     root,  # folder of a data set
 ) -> list:  # names
-    "The splits there are, without their year where it is the only one."
+    "The splits there are, without their year where no two differ by it only."
     names = [*instance_files(root)]; short = [re.sub(r'(?<=\D)20\d\d$', '', name) for name in names]
-    return [s if short.count(s) == 1 else name for s, name in zip(short, names)]
+    return short if len({*short}) == len(short) else names
 
 def _places(root, split):
     "The file of instances of a split, and the folder of its masks; raises `LabelError`"

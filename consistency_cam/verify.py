@@ -23,9 +23,11 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
+from .coco import coco_splits
 from .folder import EXTENSIONS, few_lacking
 from .shards import shard_splits
 from .samples import SIDES, InputError, LabelError, MaskError, Samples, check_image, open_picture, read_mask, writing
+from .voc import voc_splits
 
 # %% ../nbs/04_verify.ipynb #ee9362f1
 def picture_notes(
@@ -458,7 +460,7 @@ def _layouts(place):
     for root in (place, *(place/name for name in ('VOC2012', 'VOC2007', 'VOCdevkit/VOC2012', 'VOCdevkit/VOC2007'))):
         if (root/'JPEGImages').is_dir() and ((root/'ImageSets').is_dir() or not any(_own_tables(root))): yield root/'JPEGImages', dict(data='voc', root=str(root))
     for root in (place, place/'COCO2014', place/'COCO2017', place/'coco'):
-        for file in sorted((root/'annotations').glob('instances_*.json'))[:1]: yield file, dict(data='coco', root=str(root), train='train')
+        for file in [*sorted((root/'annotations').glob('instances_*.json')), *sorted(root.glob('*/_annotations.coco.json'))][:1]: yield file, dict(data='coco', root=str(root), train='train')
     yield from _own_tables(place)
 
 def _class_folders(place, known):
@@ -494,14 +496,8 @@ def all_splits(
 ) -> list:  # names of splits
     "The splits a data set has; raises `InputError` where there is none."
     found = ['all'] if data == 'folder' else ['train', 'val']
-    if data == 'voc': found = sorted(p.stem for p in (Path(root)/'ImageSets'/'Segmentation').glob('*.txt'))
-    if data == 'coco': found = _coco_splits(p.stem.removeprefix('instances_') for p in (Path(root)/'annotations').glob('instances_*.json'))
+    if data == 'voc': found = voc_splits(root)
+    if data == 'coco': found = coco_splits(root)
     if data == 'imagenet': found = sorted({p.name for p in _folders(Path(root))} | {*shard_splits(root)}, key=lambda name: (name != 'train', name))
     if not found: raise InputError(f'{root}: no list of a split in it; {dict(voc="ImageSets/Segmentation should hold train.txt", coco="annotations should hold instances_train2014.json").get(data, "name a folder with splits")}')
     return found
-
-def _coco_splits(names):
-    "train and val, with their year where a folder has two"
-    names = sorted(name for name in names if re.fullmatch(r'(train|val)(\d{4})?', name))
-    plain = [re.sub(r'\d+', '', name) for name in names]
-    return plain if len({*plain}) == len(plain) else names
