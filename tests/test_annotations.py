@@ -299,6 +299,11 @@ def test_masks_in_colours_are_refused(tmp_path):
     refused('a.png: a mask in colours, RGB; save it as a palette PNG', VOC, tmp_path, 'train')
 
 
+def test_annotations_beside_their_pictures_are_refused(tmp_path):
+    (tmp_path/'train').mkdir(); (tmp_path/'train'/'a.xml').write_text('<annotation/>')
+    refused('a.xml lies beside its picture: put pictures into JPEGImages', VOC, tmp_path, 'train')
+
+
 def test_two_pictures_of_one_name_are_refused(tmp_path):
     voc(tmp_path, end='.png'); picture(tmp_path/'JPEGImages'/'a.bmp')
     refused("'a' may be a.bmp or a.png", VOC, tmp_path, 'train')
