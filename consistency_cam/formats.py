@@ -9,7 +9,7 @@ __all__ = ['FORMS', 'picture_file', 'export_masks']
 import io, json, os
 from pathlib import Path
 from PIL import Image
-from .samples import InputError, Samples, atomic_bytes, opened, read_mask, writing
+from .samples import InputError, Samples, atomic_bytes, masks_hold, opened, read_mask, writing
 from .download import staging
 from .pseudo import write_coco
 
@@ -45,7 +45,7 @@ def _masks(samples, folder, out):
 def _table(samples, folder, out):
     "Pictures, masks, and a line for each"
     names = _images(samples, out); _masks(samples, folder, out/'masks')
-    lines = [dict(file_name=f'images/{names[id]}', mask=f'masks/{id}.png', labels=[samples.classes[c - 1] for c in samples.label_ids(i)]) for i, id in enumerate(samples.ids)]
+    lines = [dict(file_name=f'images/{names[id]}', mask_file_name=f'masks/{id}.png', labels=[samples.classes[c - 1] for c in samples.label_ids(i)]) for i, id in enumerate(samples.ids)]
     atomic_bytes(out/'metadata.jsonl', ''.join(json.dumps(line, ensure_ascii=False) + '\n' for line in lines).encode())
 
 FORMS = dict(png=_masks, folder=_table, coco=lambda samples, folder, out: write_coco(samples, folder, out/'annotations.json', _images(samples, out).get))
@@ -60,6 +60,7 @@ def export_masks(
 ) -> Path:  # the new folder
     "Pass masks on in a form that other programs read; raises `InputError`"
     out = Path(out)
+    masks_hold(samples.classes)
     if form not in FORMS: raise InputError(f"unknown form '{form}'; known: {', '.join(FORMS)}")
     if out.exists() and not out.is_dir() or out.is_dir() and any(out.iterdir()) and not force: raise InputError(f'{out}: exists already; name another place, or --force to overwrite')
     with writing(out), staging(out) as stage:

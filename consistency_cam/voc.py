@@ -261,7 +261,9 @@ class VOC(Files):
         given, root = Path(root), _home(root, split)
         if not (root/'JPEGImages').is_dir():
             inner = [root/d for d in ('VOC2012', 'VOC2007', 'VOCdevkit/VOC2012', 'VOCdevkit/VOC2007') if (root/d/'JPEGImages').is_dir()]
-            raise InputError(f'{root}: no folder JPEGImages in it; {f"did you mean {inner[0]}?" if inner else "name the folder VOC2012 that holds it"}')
+            beside = next((p for folder in (root/split, root) for p in sorted(folder.glob('*.xml'))), None)
+            todo = f'did you mean {inner[0]}?' if inner else f'{beside} lies beside its picture: put pictures into JPEGImages and annotations into Annotations (without a list, their split is all)' if beside else 'name the folder VOC2012 that holds it'
+            raise InputError(f'{root}: no folder JPEGImages in it; {todo}')
         ids = split_ids(given, split, sbd, errors)
         classes, colours, how = voc_classes(given)
         folder = root/('SegmentationClassAug' if split == 'train_aug' else 'SegmentationClass')
