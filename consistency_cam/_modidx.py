@@ -1337,6 +1337,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'consistency_cam.pseudo.coco_annotations': ( 'pseudo.html#coco_annotations',
                                                                                      'consistency_cam/pseudo.py'),
                                         'consistency_cam.pseudo.coco_rle': ('pseudo.html#coco_rle', 'consistency_cam/pseudo.py'),
+                                        'consistency_cam.pseudo.connected_parts': ( 'pseudo.html#connected_parts',
+                                                                                    'consistency_cam/pseudo.py'),
                                         'consistency_cam.pseudo.described': ('pseudo.html#described', 'consistency_cam/pseudo.py'),
                                         'consistency_cam.pseudo.pseudo_label': ('pseudo.html#pseudo_label', 'consistency_cam/pseudo.py'),
                                         'consistency_cam.pseudo.pseudo_labels': ('pseudo.html#pseudo_labels', 'consistency_cam/pseudo.py'),

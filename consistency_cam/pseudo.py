@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PseudoError', 'PseudoSetting', 'cells', 'walked', 'class_scores', 'score_mask', 'pseudo_label', 'walk_cams',
-           'described', 'pseudo_labels', 'coco_rle', 'coco_annotations', 'write_coco']
+           'described', 'pseudo_labels', 'coco_rle', 'connected_parts', 'coco_annotations', 'write_coco']
 
 # %% ../nbs/43_pseudo.ipynb #02491b2b
 import json, warnings
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 import consistency_cam
-from .samples import InputError, Samples, read_mask, write_mask
+from .samples import InputError, Samples, masks_hold, read_mask, write_mask
 from .metrics import cam_mask
 from .checkpoint import Stage, atomic_bytes, fingerprint, read_json, write_json
 from .cams import CamStore, StoreError
@@ -215,16 +215,38 @@ def coco_rle(
     rle = encode(np.asfortranarray(mask.cpu().numpy().astype(np.uint8)))
     return dict(size=list(rle['size']), counts=rle['counts'].decode())
 
+# %% ../nbs/43_pseudo.ipynb #0d0d0001
+def connected_parts(
+    mask: np.ndarray,  # bool (H,W)
+) -> np.ndarray:  # int (H,W): 0 outside, 1..N the parts, in the order of their first pixels
+    "The parts of a mask whose pixels touch along their sides"
+    steps = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    (rows, starts), ends, width = np.nonzero(steps == 1), np.nonzero(steps == -1)[1], mask.shape[1] + 1
+    first = np.searchsorted(rows*width + ends, (rows + 1)*width + starts, side='right')  # runs of the next row that lie below
+    last = np.searchsorted(rows*width + starts, (rows + 1)*width + ends)
+    root = list(range(len(rows)))
+    def find(i):
+        while root[i] != i: root[i] = i = root[root[i]]
+        return i
+    for i, (a, b) in enumerate(zip(first, last)):
+        for j in range(a, b):
+            if (p := find(i)) != (q := find(j)): root[max(p, q)] = min(p, q)
+    parts, found = np.zeros(mask.shape, int), np.unique([find(i) for i in range(len(rows))], return_inverse=True)[1]
+    parts[mask] = np.repeat(found + 1, ends - starts)
+    return parts
+
 # %% ../nbs/43_pseudo.ipynb #6f4b2f9a
 def coco_annotations(
     mask: torch.Tensor,  # (H,W) uint8: 0 background, 1..C, 255 unsure
-) -> list:  # a dictionary for each class in it
+) -> list:  # a dictionary for each part of a class in it
     "Annotations of one picture, without their ids and the picture's; raises `PseudoError`"
     found = []
     for c in [c for c in mask.unique().tolist() if 0 < c < 255]:
-        y, x = (mask == c).nonzero().T
-        box = [x.min().item(), y.min().item(), (x.max() - x.min()).item() + 1, (y.max() - y.min()).item() + 1]
-        found.append(dict(category_id=c, segmentation=coco_rle(mask == c), area=len(x), bbox=box, iscrowd=0))
+        parts = torch.from_numpy(connected_parts((mask == c).cpu().numpy()))
+        for part in (parts == k for k in range(1, parts.max() + 1)):
+            y, x = part.nonzero().T
+            box = [x.min().item(), y.min().item(), (x.max() - x.min()).item() + 1, (y.max() - y.min()).item() + 1]
+            found.append(dict(category_id=c, segmentation=coco_rle(part), area=len(x), bbox=box, iscrowd=0))
     return found
 
 def write_coco(
@@ -234,6 +256,7 @@ def write_coco(
     file_name='{id}.jpg',  # how the pictures are called: a pattern, or a function of the id
 ) -> dict:  # numbers of images and annotations
     "Masks as a COCO file; category k is class k. Raises `InputError`"
+    masks_hold(samples.classes)
     images, annotations = [], []
     for n, id in enumerate(samples.ids, 1):
         mask = read_mask(Path(folder)/f'{id}.png', num_classes=len(samples.classes))

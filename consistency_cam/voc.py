@@ -15,8 +15,7 @@ from xml.etree import ElementTree
 
 from fastcore.basics import patch
 
-from .folder import EXTENSIONS, find_pictures
-from .samples import Files, IdError, InputError, LabelError, MaskError, check_classes, checked_ids, masks_hold, multi_hot, opened, read_ids, read_labels, read_mask, read_text, reading, refuse
+from .samples import EXTENSIONS, Files, IdError, InputError, LabelError, MaskError, check_classes, checked_ids, masks_hold, multi_hot, opened, read_ids, read_labels, read_mask, read_text, reading, refuse
 from .tables import clean_name, read_classes
 
 # %% ../nbs/01_voc.ipynb #87f043bb
@@ -224,7 +223,7 @@ def read_labelmap(
 def voc_classes(
     root,  # folder in VOC's layout
 ) -> tuple:  # C names; {name: (r, g, b)}; what was decided, in words; '' for VOC's 20
-    "The classes: those of a list, else VOC's 20, else where there are no masks the sorted names in the annotations; raises `LabelError`."
+    "The classes: those of a list, else VOC's 20, else where there are no masks and none of the 20 the sorted names in the annotations; raises `LabelError`."
     lists = [(path, read_labelmap(path)) for name in CLASS_LISTS if (path := Path(root)/name).is_file()]
     for path, (classes, *_) in lists[1:]:
         if classes != lists[0][1][0]: raise LabelError(f'{path}: other classes than in {lists[0][0]}; remove one of the two')
@@ -233,7 +232,7 @@ def voc_classes(
     names = set()
     for id in _annotated(root):
         with suppress(LabelError): names.update(xml_labels(Path(root)/'Annotations'/f'{id}.xml'))  # is named where its picture is used
-    if names <= {*CLASSES}: return CLASSES, {}, ''
+    if not names or names & {*CLASSES}: return CLASSES, {}, ''
     masks_hold(names)
     return sorted(names), {}, f'{len(names)} class{"es"*(len(names) != 1)}, the sorted names in Annotations, as none of {", ".join(CLASS_LISTS)} is there'
 
@@ -285,7 +284,8 @@ def _pictures(root, ids):
     "Their paths; those that do not end in .jpg are looked for"
     paths = [root/'JPEGImages'/f'{id}.jpg' for id in ids]
     if all(path.exists() for path in paths): return paths
-    found = find_pictures(root/'JPEGImages')
+    folder, found = root/'JPEGImages', {}
+    for path in sorted(p for p in folder.rglob('*') if p.suffix.lower() in EXTENSIONS): found.setdefault(path.relative_to(folder).with_suffix('').as_posix(), []).append(path)
     for id in ids:
         if len(several := found.get(id, [])) > 1 and not (root/'JPEGImages'/f'{id}.jpg').exists(): raise IdError(f'{root/"JPEGImages"}: {id!r} may be {several[0].name} or {several[1].name}; keep one of them')
     return [path if path.exists() else found.get(id, [path])[0] for id, path in zip(ids, paths)]

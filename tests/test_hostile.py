@@ -131,7 +131,7 @@ def make_voc(root):
     (lists/'train.txt').write_bytes(b'\xef\xbb\xbfgood\r\n\r\n kitten\r\nnothing\r\ntorn\r\nabsent\r\n')
     (lists/'val.txt').write_bytes(b'good\n../good\nC:/good\ngood\nunknown\n')
     (lists/'none.txt').write_bytes(b'\r\n')
-    return [('LabelError', 'kitten.xml: unknown class'), ('LabelError', 'nothing.xml: no class named'), ('LabelError', 'torn.xml: cannot be read'), ('PictureError', 'absent.jpg: no such file'),
+    return [('LabelError', 'kitten.xml: unknown class'), ('LabelError', 'torn.xml: cannot be read'), ('PictureError', 'absent.jpg: no such file'),
             ('IdError', "val.txt, line 2: '../good' is not an id"), ('IdError', "val.txt, line 3: 'C:/good' is not an id"), ('IdError', "val.txt, line 4: id 'good' stands here a second time"),
             ('LabelError', 'unknown.xml: no such file'), ('IdError', 'none.txt: no ids in it')]
 
