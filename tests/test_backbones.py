@@ -137,3 +137,20 @@ def test_exported_once_a_network_takes_any_size(network):
 @pytest.mark.parametrize('name, stride', [('test_vit', 16), ('swin_tiny_patch4_window7_224', 32)])
 def test_what_would_keep_the_size_is_not_traced(name, stride):
     with pytest.raises(InputError, match='a trace would hold for one size only'): torch.jit.trace(CAMNet(name, 3, output_stride=stride, pretrained=False).eval(), torch.randn(1, 3, 64, 96))
+
+
+@pytest.mark.parametrize('make', [CAMNet, DeepLabV3Plus])
+def test_onnx_holds_at_any_size(make, tmp_path):
+    "Where onnx and its runtime are installed; they are not required"
+    pytest.importorskip('onnx')
+    runtime = pytest.importorskip('onnxruntime')
+    torch.manual_seed(0)
+    net = make('tf_efficientnet_lite0', 3, pretrained=False).eval()
+    if make is CAMNet: net.forward = net.cams
+    file, sides = str(tmp_path/'net.onnx'), {2: 'h', 3: 'w'}
+    torch.onnx.export(net, (torch.randn(1, 3, 128, 160),), file, dynamo=False, input_names=['x'], output_names=['y'], dynamic_axes=dict(x=sides, y=sides), opset_version=17)
+    session = runtime.InferenceSession(file, providers=['CPUExecutionProvider'])
+    for size in ((128, 160), (96, 96), (100, 150)):
+        x = torch.randn(1, 3, *size)
+        with torch.no_grad(): wanted = net(x)
+        assert torch.allclose(torch.tensor(session.run(None, {'x': x.numpy()})[0]), wanted, atol=1e-4)
