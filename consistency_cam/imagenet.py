@@ -150,7 +150,7 @@ class OneLabel(Samples):
         if len(labelled) < len(parent): parent = parent.subset(labelled)
         named = torch.tensor([NAMING[rule](parent, i, seed) for i in range(len(parent))])
         super().__init__(parent.ids, parent.classes, F.one_hot(named - 1, len(parent.classes)))
-        self.parent, self.full, self.has_masks = parent, parent.labels, parent.has_masks
+        self.parent, self.full, self.has_masks, self.mask_colours = parent, parent.labels, parent.has_masks, parent.mask_colours
     def image(self, i): return self.parent.image(i)
     def mask(self, i): return self.parent.mask(i)
     def files(self, i): return self.parent.files(i)

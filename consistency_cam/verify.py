@@ -51,6 +51,7 @@ def look(
     image,  # path of a picture
     mask=None,  # path of its mask, where it has one
     num_classes: int=None,  # C, the foreground classes a mask may have
+    colours: str='',  # of RGB masks, as in `read_mask`
 ) -> dict:  # 'problems': [[name of the error, line]], 'notes': [sentence], 'ids': ids in the mask, or None where they cannot be told
     "Everything about a picture and its mask that one can know without the labels; never raises an `InputError`."
     found, size = dict(problems=[], notes=[], ids=None), None
@@ -59,8 +60,8 @@ def look(
         with open_picture(image) as im: found['notes'] = picture_notes(im, size)
     except InputError as e: found['problems'].append([type(e).__name__, str(e)])
     if mask is None: return found
-    try: found['ids'] = _ids(read_mask(mask, size, num_classes))
-    except InputError as e: found['problems'].append([type(e).__name__, str(e)]); found['ids'] = mask_ids(mask, size)
+    try: found['ids'] = _ids(read_mask(mask, size, num_classes, colours))
+    except InputError as e: found['problems'].append([type(e).__name__, str(e)]); found['ids'] = mask_ids(mask, size, colours)
     return found
 
 def _ids(mask): return mask.flatten().bincount().nonzero()[:, 0].tolist()
@@ -68,9 +69,10 @@ def _ids(mask): return mask.flatten().bincount().nonzero()[:, 0].tolist()
 def mask_ids(
     path,  # of a mask
     size=None,  # (H, W) it must have
+    colours: str='',  # of RGB masks, as in `read_mask`
 ) -> list:  # or None where the mask cannot be read
     "The ids in a mask, those too that are no class"
-    try: return _ids(read_mask(path, size))
+    try: return _ids(read_mask(path, size, colours=colours))
     except InputError: return None
 
 # %% ../nbs/04_verify.ipynb #7f5e91ca
@@ -137,7 +139,7 @@ def _handfuls(jobs, workers):
     finally: pool.shutdown(cancel_futures=True)
 
 def scan(
-    jobs,  # of (path of a picture, path of its mask or None, number of classes)
+    jobs,  # of (path of a picture, path of its mask or None, number of classes, colours of RGB masks)
     record=None,  # file that keeps what was found; None: nothing is kept
     workers: int=None,  # processes; 0: in this one; None: one for each core
     progress: bool=True,  # show the bar
@@ -415,7 +417,7 @@ def verify(
 ) -> Checked:
     "Looks at every picture, mask and label; what is wrong is in the result, not raised."
     begun, problems, notes, bad = time.perf_counter(), [(type(e).__name__, str(e)) for e in errors], overlaps(sets) + slips(sets) + everywhere(sets) + lost_masks(sets), {}
-    job = lambda s, i: (os.fspath((f := s.files(i))[0]), f[1] and os.fspath(f[1]), len(s.classes)) if s.files(i) else None
+    job = lambda s, i: (os.fspath((f := s.files(i))[0]), f[1] and os.fspath(f[1]), len(s.classes), s.mask_colours) if s.files(i) else None
     places = [(s, i, job(s, i)) for s in sets.values() for i in range(len(s))]
     scanned = scan([j for _, _, j in places if j], record, workers, progress)
     looked = [(s, i, scanned[j] if j else _made(s, i), (j or [s.ids[i]])[0], j[1] if j else s.ids[i]) for s, i, j in places]
@@ -459,6 +461,8 @@ def _layouts(place):
     "Yields (what it is known by, fields of a recipe) of the data sets that a folder may be"
     for root in (place, *(place/name for name in ('VOC2012', 'VOC2007', 'VOCdevkit/VOC2012', 'VOCdevkit/VOC2007'))):
         if (root/'JPEGImages').is_dir() and ((root/'ImageSets').is_dir() or not any(_own_tables(root))): yield root/'JPEGImages', dict(data='voc', root=str(root))
+    beside = next((p for pattern in ('*.xml', '*/*.xml') for p in sorted(place.glob(pattern)) if _holds_pictures(p.parent, f'{p.stem}.*')), None)
+    if beside: yield beside, dict(data='voc', root=str(place), train='all' if beside.parent == place else 'train')
     for root in (place, place/'COCO2014', place/'COCO2017', place/'coco'):
         for file in [*sorted((root/'annotations').glob('instances_*.json')), *sorted(root.glob('*/_annotations.coco.json'))][:1]: yield file, dict(data='coco', root=str(root), train='train')
     yield from _own_tables(place)

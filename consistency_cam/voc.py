@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'CLASS_LISTS', 'xml_labels', 'mask_labels', 'read_list', 'train_aug_ids', 'sbd_mask', 'make_train_aug',
-           'voc_splits', 'split_ids', 'voc_labels', 'read_labelmap', 'voc_classes', 'VOC']
+           'voc_folders', 'voc_splits', 'split_ids', 'voc_labels', 'read_labelmap', 'mask_colours', 'voc_classes',
+           'VOC']
 
 # %% ../nbs/01_voc.ipynb #54017126
 import os, re
@@ -48,9 +49,10 @@ def xml_labels(
 def mask_labels(
     path,  # a mask with ids 0..C and 255
     classes: list=CLASSES,  # C names
+    colours: str='',  # of RGB masks, as in `read_mask`
 ) -> list:  # class names, in the order of the ids
     "The classes that have a pixel in the mask; raises `MaskError`."
-    ids = read_mask(path, num_classes=len(classes)).unique().tolist()
+    ids = read_mask(path, num_classes=len(classes), colours=colours).unique().tolist()
     return [classes[i-1] for i in ids if 0 < i < 255]
 
 # %% ../nbs/01_voc.ipynb #48176043
@@ -139,19 +141,28 @@ def _home(root, split):
     root = Path(root); beside = root.with_name(f'{root.name}test')
     return beside if split == 'test' and not _list(root, split).exists() and _list(beside, split).exists() else root
 
-def _annotated(root):
+def voc_folders(
+    root,  # VOC2012, or a folder laid out so, or one whose splits are folders of pictures with their annotations beside them
+    split: str='all',
+) -> tuple:  # of pictures, of annotations
+    "The folders of a split's pictures and annotations."
+    root = Path(root)
+    beside = [f for f in (root/split, root) if not (root/'JPEGImages').is_dir() and next(f.glob('*.xml'), None)]
+    return (beside[0], beside[0]) if beside else (root/'JPEGImages', root/'Annotations')
+
+def _annotated(folder):
     "The pictures that have an annotation"
-    folder = Path(root)/'Annotations'
     return checked_ids(sorted(p.relative_to(folder).with_suffix('').as_posix() for p in folder.rglob('*.xml') if not p.name.startswith('.')))
 
 def voc_splits(
     root,  # VOC2012, or a folder laid out so
 ) -> list:  # names
-    "The splits that have a list, in Main where Segmentation has none, without lists of single classes (cat_train); 'all' where there are annotations only."
+    "The splits that have a list, in Main where Segmentation has none, without lists of single classes (cat_train), or a folder of their own; 'all' where there are annotations only."
     for folder in (Path(root)/'ImageSets'/kind for kind in ('Segmentation', 'Main')):
         names = {p.stem for p in folder.glob('*.txt')}
         if names: return sorted(name for name in names if not any(name.endswith(f'_{other}') for other in names))
-    return ['all'] if _annotated(root) else []
+    if (Path(root)/'JPEGImages').is_dir() or next(Path(root).glob('*.xml'), None): return ['all'] if _annotated(voc_folders(root)[1]) else []
+    return sorted({path.parent.name for path in Path(root).glob('*/*.xml')} - {'Annotations'})
 
 def split_ids(
     root,  # VOC2012
@@ -164,7 +175,8 @@ def split_ids(
     path = _list(_home(root, split), split)
     if split == 'train_aug' and not path.exists() and _list(root, 'trainaug').exists(): path = _list(root, 'trainaug')
     if path.exists(): return read_list(path, errors)
-    if split == 'all' and (ids := _annotated(root)): return ids
+    pictures, annotations = voc_folders(root, split)
+    if (split == 'all' or pictures == annotations) and (ids := _annotated(annotations)): return ids
     if split == 'train_aug' and sbd is not None: return train_aug_ids(root, sbd)
     have = voc_splits(root) + ['half_train', 'half_val']
     hint = '`consistency-cam download sbd` makes it, or name the folder of SBD that holds dataset/train.txt' if split == 'train_aug' else f'there are {", ".join(have)}'
@@ -178,12 +190,14 @@ def voc_labels(
     mask_paths=None,  # N paths of masks, for 'masks'
     errors: list=None,  # what is wrong with single pictures, collected; without, the first is raised
     classes: list=CLASSES,  # the C names there may be
+    colours: str='',  # of RGB masks, as in `read_mask`
+    split: str='all',  # that the ids are of, where each has a folder of its own
 ) -> list:  # N lists of class names, None where they are wrong
     "Each picture's class names from what the root has; raises `LabelError`."
-    xmls, table = Path(root)/'Annotations', Path(root)/'image_labels.csv'
+    xmls, table = voc_folders(root, split)[1], Path(root)/'image_labels.csv'
     if source == 'auto': source = 'xml' if xmls.is_dir() else 'csv' if table.exists() else None
     if source == 'xml': return [_known(xml_labels, xmls/f'{id}.xml', classes, errors) for id in ids]
-    if source == 'masks' and mask_paths: return [_known(lambda path: mask_labels(path, classes), path, classes, errors) for path in mask_paths]
+    if source == 'masks' and mask_paths: return [_known(lambda path: mask_labels(path, classes, colours), path, classes, errors) for path in mask_paths]
     if source == 'csv':
         _, names = read_labels(table, classes, errors=errors)
         for id in ids:
@@ -220,6 +234,18 @@ def read_labelmap(
     if not classes: raise LabelError(f'{path}: no class in it besides the background; write a line for each')
     return classes, colours, f'classes in the order of {Path(path).name}'
 
+def mask_colours(
+    classes,  # C names
+    colours: dict,  # {name: (r, g, b)}
+) -> str:  # of ids 0..C, as `read_mask` takes them; '' where a class has none
+    "The colours of RGB masks; raises `LabelError` where two classes have one."
+    if not classes or any(name not in colours for name in classes): return ''
+    background = next((c for name, c in colours.items() if name.lower() == 'background'), (0, 0, 0))
+    names = {background: 'the background'}
+    for name in classes:
+        if (other := names.setdefault(colours[name], name)) != name: raise LabelError(f'{name!r} has the colour of {other}, {",".join(map(str, colours[name]))}; give each class of labelmap.txt a colour of its own')
+    return ' '.join(','.join(map(str, colour)) for colour in names)
+
 def voc_classes(
     root,  # folder in VOC's layout
 ) -> tuple:  # C names; {name: (r, g, b)}; what was decided, in words; '' for VOC's 20
@@ -228,22 +254,23 @@ def voc_classes(
     for path, (classes, *_) in lists[1:]:
         if classes != lists[0][1][0]: raise LabelError(f'{path}: other classes than in {lists[0][0]}; remove one of the two')
     if lists: return lists[0][1]
-    if not (Path(root)/'Annotations').is_dir() or next((Path(root)/'SegmentationClass').rglob('*.png'), None): return CLASSES, {}, ''
+    folders = {voc_folders(root, split)[1] for split in voc_splits(root) or ['all']}
+    if not any(f.is_dir() for f in folders) or next((Path(root)/'SegmentationClass').rglob('*.png'), None): return CLASSES, {}, ''
     names = set()
-    for id in _annotated(root):
-        with suppress(LabelError): names.update(xml_labels(Path(root)/'Annotations'/f'{id}.xml'))  # is named where its picture is used
-    if not names or names & {*CLASSES}: return CLASSES, {}, ''
+    for path in (folder/f'{id}.xml' for folder in folders for id in _annotated(folder)):
+        with suppress(LabelError): names.update(xml_labels(path))  # is named where its picture is used
+    if not names or names & {*CLASSES} and (Path(root)/'JPEGImages').is_dir(): return CLASSES, {}, ''
     masks_hold(names)
-    return sorted(names), {}, f'{len(names)} class{"es"*(len(names) != 1)}, the sorted names in Annotations, as none of {", ".join(CLASS_LISTS)} is there'
+    return sorted(names), {}, f'{len(names)} class{"es"*(len(names) != 1)}, the sorted names in the annotations, as none of {", ".join(CLASS_LISTS)} is there'
 
 # %% ../nbs/01_voc.ipynb #4d89910b
-def _names_of_test(root, ids, labels, mask_paths, errors, classes):
+def _names_of_test(root, ids, labels, mask_paths, errors, classes, colours):
     "Names of what is in the test pictures, none where nothing is known of them, and that in words"
-    table, xmls = root/'image_labels.csv', sum((root/'Annotations'/f'{id}.xml').exists() for id in ids)
+    table, xmls = root/'image_labels.csv', sum((voc_folders(root, 'test')[1]/f'{id}.xml').exists() for id in ids)
     known = dict(xml=xmls == len(ids) or bool(xmls and mask_paths), masks=labels == 'masks' and bool(mask_paths),
                  csv=table.exists() and {*ids} <= read_labels(table, classes, errors=[])[1].keys())
     source = next((s for s in known if labels in ('auto', s) and known[s]), None)
-    if source: return voc_labels(root, ids, source, mask_paths, errors, classes), ''
+    if source: return voc_labels(root, ids, source, mask_paths, errors, classes, colours, 'test'), ''
     return [[] for _ in ids], "no labels of 'test'" + f': Annotations has {xmls} of its {len(ids)} pictures'*bool(xmls)
 
 # %% ../nbs/01_voc.ipynb #1abcd3df
@@ -258,19 +285,21 @@ class VOC(Files):
         errors: list=None,  # what is wrong in lists and labels, collected, and such pictures left out; without, the first is raised
     ):
         given, root = Path(root), _home(root, split)
-        if not (root/'JPEGImages').is_dir():
+        folder, annotations = voc_folders(root, split)
+        if not folder.is_dir():
             inner = [root/d for d in ('VOC2012', 'VOC2007', 'VOCdevkit/VOC2012', 'VOCdevkit/VOC2007') if (root/d/'JPEGImages').is_dir()]
-            beside = next((p for folder in (root/split, root) for p in sorted(folder.glob('*.xml'))), None)
-            todo = f'did you mean {inner[0]}?' if inner else f'{beside} lies beside its picture: put pictures into JPEGImages and annotations into Annotations (without a list, their split is all)' if beside else 'name the folder VOC2012 that holds it'
+            splits = voc_splits(root)
+            todo = f'did you mean {inner[0]}?' if inner else f'there are the splits {", ".join(splits)}, and no {split!r}; say which by --train and --val' if splits else 'name the folder VOC2012 that holds it'
             raise InputError(f'{root}: no folder JPEGImages in it; {todo}')
         ids = split_ids(given, split, sbd, errors)
         classes, colours, how = voc_classes(given)
-        folder = root/('SegmentationClassAug' if split == 'train_aug' else 'SegmentationClass')
-        mask_paths = [folder/f'{id}.png' for id in ids] if _any_masks(folder, ids, split) else None
-        names, said = _names_of_test(root, ids, labels, mask_paths, errors, classes) if split == 'test' else (voc_labels(root, ids, labels, mask_paths, errors, classes), '')
-        rows = [row for row in zip(ids, names, mask_paths or [None]*len(ids), _pictures(root, ids)) if row[1] is not None]
+        drawn = root/('SegmentationClassAug' if split == 'train_aug' else 'SegmentationClass')
+        mask_paths = [drawn/f'{id}.png' for id in ids] if _any_masks(drawn, ids, split) else None
+        painted = mask_colours(classes, colours)
+        names, said = _names_of_test(root, ids, labels, mask_paths, errors, classes, painted) if split == 'test' else (voc_labels(root, ids, labels, mask_paths, errors, classes, painted, split), '')
+        rows = [row for row in zip(ids, names, mask_paths or [None]*len(ids), _pictures(folder, ids)) if row[1] is not None]
         ids, names, mask_paths, pictures = zip(*rows) if rows else ([], [], [], [])
-        super().__init__(ids, classes, names, pictures, mask_paths if masks and any(mask_paths) else None)
+        super().__init__(ids, classes, names, pictures, mask_paths if masks and any(mask_paths) else None, painted)
         if self.has_masks: _check_colours(self, colours)
         bare = sum(not n for n in names)
         self.root, self.split = root, split
@@ -280,21 +309,20 @@ def _any_masks(folder, ids, split):
     "Whether masks are there: of a split's pictures where it is 'test', which has none of VOC 2012's"
     return any((folder/f'{id}.png').exists() for id in ids) if split == 'test' else next(folder.rglob('*.png'), None) is not None
 
-def _pictures(root, ids):
+def _pictures(folder, ids):
     "Their paths; those that do not end in .jpg are looked for"
-    paths = [root/'JPEGImages'/f'{id}.jpg' for id in ids]
+    paths = [folder/f'{id}.jpg' for id in ids]
     if all(path.exists() for path in paths): return paths
-    folder, found = root/'JPEGImages', {}
+    found = {}
     for path in sorted(p for p in folder.rglob('*') if p.suffix.lower() in EXTENSIONS): found.setdefault(path.relative_to(folder).with_suffix('').as_posix(), []).append(path)
     for id in ids:
-        if len(several := found.get(id, [])) > 1 and not (root/'JPEGImages'/f'{id}.jpg').exists(): raise IdError(f'{root/"JPEGImages"}: {id!r} may be {several[0].name} or {several[1].name}; keep one of them')
+        if len(several := found.get(id, [])) > 1 and not (folder/f'{id}.jpg').exists(): raise IdError(f'{folder}: {id!r} may be {several[0].name} or {several[1].name}; keep one of them')
     return [path if path.exists() else found.get(id, [path])[0] for id, path in zip(ids, paths)]
 
 def _check_colours(samples, colours, most=20):
     "Raises `MaskError` where the palette of a mask gives a class another colour than the list of classes does, or the mask has none"
     for path in [path for path in samples.mask_paths if path.is_file()][:most if colours else 0]:
         with opened(path, MaskError) as im:
-            if im.mode == 'RGB': raise MaskError(f"{path}: a mask in colours, RGB; save it as a palette PNG whose indices are the places of the classes in their list, 0 the background (`write_mask`)")
             used, shown = [k for _, k in im.getcolors(256)] if im.mode == 'P' else [], im.getpalette('RGB') or []
         other = {colour: name for name, colour in colours.items()}
         for k in sorted({*used} & {*range(1, len(samples.classes) + 1)}):

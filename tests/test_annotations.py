@@ -15,7 +15,7 @@ from consistency_cam.coco import COCO, region
 from consistency_cam.folder import Folder
 from consistency_cam.formats import export_masks
 from consistency_cam.samples import InputError, read_mask, write_mask
-from consistency_cam.verify import all_splits, recognise
+from consistency_cam.verify import all_splits, recognise, verify
 from consistency_cam.voc import CLASSES, VOC
 
 pytestmark = pytest.mark.situation('annotations of VOC and COCO')
@@ -264,7 +264,7 @@ def test_own_classes(tmp_path, name, encoding):
     annotation = lambda kinds: (f'<?xml version="1.0" encoding="{encoding}"?>\n<annotation>' + ''.join(map(XML.format, kinds)) + '</annotation>').encode(encoding)
     samples = voc(tmp_path, OWN, annotation=annotation, **files)
     assert samples.classes == wanted and [[wanted[c-1] for c in samples.label_ids(i)] for i in range(3)] == [['Häuser'], ['auto'], []]
-    assert samples.reading.startswith('classes in the order of' if files else '2 classes, the sorted names in Annotations')
+    assert samples.reading.startswith('classes in the order of' if files else '2 classes, the sorted names in the annotations')
 
 
 BAD = {
@@ -292,16 +292,43 @@ def test_voc_that_is_not_right_is_refused(tmp_path, name):
     for text in said: refused(text, voc, tmp_path, **how)
 
 
-def test_masks_in_colours_are_refused(tmp_path):
-    voc(tmp_path, OWN, masks=(2, 1, 0), labelmap='background:0,0,0::\nauto:128,0,0::\nHäuser:0,128,0::\n').check()
-    path = tmp_path/'SegmentationClass'/'a.png'
-    Image.open(path).convert('RGB').save(path)
-    refused('a.png: a mask in colours, RGB; save it as a palette PNG', VOC, tmp_path, 'train')
+def painted(path, colours):
+    "The palette PNG as an RGB picture, index k in the k-th of the colours"
+    ids = np.array(Image.open(path))
+    Image.fromarray(np.array(colours, np.uint8)[ids]).save(path)
 
 
-def test_annotations_beside_their_pictures_are_refused(tmp_path):
-    (tmp_path/'train').mkdir(); (tmp_path/'train'/'a.xml').write_text('<annotation/>')
-    refused('a.xml lies beside its picture: put pictures into JPEGImages', VOC, tmp_path, 'train')
+def test_masks_in_colours_are_read_by_the_list_of_classes(tmp_path):
+    colours = 'background:0,0,0::\nauto:128,0,0::\nHäuser:0,128,0::\n'
+    samples = voc(tmp_path, OWN, masks=(2, 1, 0), labelmap=colours)
+    before = [samples.mask(i) for i in range(3)]
+    for path in samples.mask_paths: painted(path, [(0, 0, 0), (128, 0, 0), (0, 128, 0)])
+    samples = VOC(tmp_path, 'train'); samples.check()
+    assert all(samples.mask(i).equal(mask) for i, mask in enumerate(before))
+    assert verify({'train': samples}, progress=False).bad == {} and VOC(tmp_path, 'train', labels='masks').labels.equal(samples.labels)
+    decided = samples.masks_fingerprint()
+    (tmp_path/'labelmap.txt').write_text('background:0,0,0::\nauto:0,128,0::\nHäuser:128,0,0::\n')
+    assert VOC(tmp_path, 'train').masks_fingerprint() != decided  # the same pixels mean other classes
+    (tmp_path/'labelmap.txt').write_text('auto:128,0,0::\nHäuser:0,128,1::\n')
+    assert ['0,128,0 in row' in line and 'is that of no class in the list' in line for line in verify({'train': VOC(tmp_path, 'train')}, progress=False).bad.values()] == [True]
+    (tmp_path/'labelmap.txt').write_text('auto:128,0,0::\nHäuser:128,0,0::\n')
+    refused("'Häuser' has the colour of auto", VOC, tmp_path, 'train')
+    (tmp_path/'labelmap.txt').write_text('auto\nHäuser\n')
+    refused('PNG RGB, not class ids; save it as a palette PNG', VOC(tmp_path, 'train').mask, 0)
+
+
+def test_annotations_beside_their_pictures(tmp_path):
+    for split, ids in dict(train='ab', valid='c').items():
+        (tmp_path/split).mkdir()
+        for k, id in enumerate(ids):
+            picture(tmp_path/split/f'{id}_jpg.rf.0{k}.jpg', k)
+            (tmp_path/split/f'{id}_jpg.rf.0{k}.xml').write_text(f'<annotation><object><name>{"person" if k else "Häuser"}</name></object></annotation>')
+    samples = VOC(tmp_path, 'train'); samples.check()
+    assert samples.ids == ['a_jpg.rf.00', 'b_jpg.rf.01'] and samples.classes == ['Häuser', 'person'] and samples.labels.tolist() == [[1, 0], [0, 1]]
+    assert VOC(tmp_path, 'valid').ids == ['c_jpg.rf.00'] and recognise(tmp_path) == dict(data='voc', root=str(tmp_path), train='train')
+    refused("no folder JPEGImages in it; there are the splits train, valid, and no 'val'", VOC, tmp_path, 'val')
+    (tmp_path/'train'/'b_jpg.rf.01.jpg').unlink()
+    refused('b_jpg.rf.01.jpg: no such file', VOC(tmp_path, 'train').check)
 
 
 def test_two_pictures_of_one_name_are_refused(tmp_path):
