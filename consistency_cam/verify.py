@@ -19,7 +19,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from .coco import coco_splits
-from .folder import EXTENSIONS, few_lacking
+from .folder import EXTENSIONS, TABLES, few_lacking
 from .processes import cores, in_processes
 from .shards import shard_splits
 from .samples import SIDES, InputError, LabelError, MaskError, Samples, check_image, open_picture, read_mask, writing
@@ -421,7 +421,6 @@ def verify(
                    list(dict.fromkeys(problems)), list(dict.fromkeys(notes)), bad, class_lines(sets))
 
 # %% ../nbs/04_verify.ipynb #c782bac7
-_TABLES = [f'{stem}.{end}' for stem in ('labels', 'tags', 'metadata', 'image_labels') for end in ('csv', 'tsv', 'jsonl', 'json')]  # names of tables of labels
 _PICTURES, _SPLITS = ('pictures', 'images', 'JPEGImages'), ('train', 'training', 'val', 'valid', 'validation', 'test')
 _PARTS = (*_PICTURES, *_SPLITS, 'masks', 'labels', 'annotations', 'SegmentationClass')  # names of folders that are no classes
 
@@ -436,7 +435,7 @@ def _own_tables(place):
     "Yields (what it is known by, fields of a recipe) of the tables of labels in a folder, or among its pictures"
     root = next((place/name for name in _PICTURES if (place/name).is_dir()), place)
     masks = next((str(place/name) for name in ('masks', 'SegmentationClass') if (place/name).is_dir()), '')
-    for table in (folder/name for folder in dict.fromkeys((place, root)) for name in _TABLES):
+    for table in (folder/name for folder in dict.fromkeys((place, root)) for name in TABLES):
         if table.is_file() and not (table.stem == 'image_labels' and root.name == 'JPEGImages'): yield table, dict(data='folder', root=str(root), labels=str(table), masks=masks)
 
 def _layouts(place):
