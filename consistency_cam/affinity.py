@@ -17,6 +17,7 @@ from torch import nn
 from .samples import InputError
 from .metrics import cam_mask, winners
 from .memory import reused_memory
+from .transforms import cells
 from .training import shared_mean
 from .camnet import CAMNet
 from .cams import as_picture, eval_mode
@@ -169,7 +170,8 @@ def _grown(x, multiple):
 
 def _cut(x, size, stride):
     "Maps without the cells that lie beyond a picture of the size (H,W)"
-    return x[..., :-(-size[0] // stride), :-(-size[1] // stride)]
+    h, w = cells(size, stride)
+    return x[..., :h, :w]
 
 class AffinityNet(nn.Module):
     "Features of every cell whose distance says whether two cells belong together (psa)"

@@ -17,7 +17,8 @@ from torch import nn
 from fastcore.basics import patch
 import consistency_cam  # first: repairs torchvision where its build does not fit torch's
 import timm
-from .samples import InputError
+from .errors import InputError, unknown
+from .transforms import cells
 from .weights import WeightsError, as_timm, load_backbone, packaged_weights, read_weights
 from .pooling import POOLINGS, evidence, noisy_or_bias
 from .batchnorm import FoldingConv2d, fold
@@ -127,7 +128,9 @@ class BackboneNet(nn.Module):
         if self.grows: x = F.pad(x, (0, -w % self.stride, 0, -h % self.stride), mode='replicate')
         with traced(self.backbone_name): final, maps = self.backbone.forward_intermediates(x, **self._options)
         if self.classifier_layer and not self._options: maps = [*maps[:-1], _as_map(final, maps[-1], self._channels_last)]
-        return [m[..., :-(-h // s), :-(-w // s)] for m, s in zip(maps, self.strides)] if self.grows else maps
+        if not self.grows: return maps
+        grids = [cells((h, w), s) for s in self.strides]
+        return [m[..., :rows, :columns] for m, (rows, columns) in zip(maps, grids)]
 
     def __prepare_scriptable__(self): raise InputError('torch.jit.script cannot read these networks; torch.jit.trace(net.eval(), pictures) makes a TorchScript of them that takes pictures of any size')
 
@@ -153,7 +156,7 @@ def _measure(self: BackboneNet):
 
 def _misfit(net, size):
     "What is wrong with the maps of a picture (H,W), in words; None where they are the grids that the strides promise"
-    name, wanted = f'a picture of {size[0]}x{size[1]} pixels', [(1, c, *(-(-n // s) for n in size)) for c, s in zip(net.channels, net.strides)]
+    name, wanted = f'a picture of {size[0]}x{size[1]} pixels', [(1, c, *cells(size, s)) for c, s in zip(net.channels, net.strides)]
     try: found = [tuple(m.shape) for m in net.features(torch.zeros(1, 3, *size))]
     except Exception as e: return f"{name} does not go through timm's network ({_first_line(e)})"
     return next((f'of {name} it makes a map of {"x".join(map(str, f[2:]))} cells where stride {s} wants {w[2]}x{w[3]}' for f, w, s in zip(found, wanted, net.strides) if f != w), None)
@@ -181,7 +184,7 @@ class CAMNet(BackboneNet):
         pretrained: bool|str|Path = True,  # ImageNet weights: True (installed package, else hub), a file, or False for random
         bias: float|None = None,  # start of the classifier's bias; None: no bias
     ):
-        if pool not in POOLINGS: raise InputError(f"unknown pooling '{pool}'; known: {', '.join(POOLINGS)}")
+        if pool not in POOLINGS: raise InputError(unknown('pooling', pool, POOLINGS))
         if not isinstance(num_classes, int) or num_classes < 1: raise InputError(f'num_classes={num_classes!r}: give the number of foreground classes, 1 or more')
         super().__init__(backbone, output_stride, pretrained)
         self.pool, self.num_classes = pool, num_classes

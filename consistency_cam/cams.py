@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import save
 from .samples import InputError, LabelError, PictureError, Samples, checked_ids, read_image, to_rgb
 from .memory import reused_memory
+from .transforms import cells
 from .pooling import POOLINGS, evidence
 from .camnet import CAMNet
 from .checkpoint import atomic_bytes, write_json, read_json, read_tensors
@@ -142,7 +143,7 @@ def infer_batch(
     with eval_mode(net): found = [scaled_evidence(net, x, s, flip) for s in scales]
     if labels is None: labels = found[min(range(len(scales)), key=lambda i: abs(scales[i] - 1))][1].sigmoid() > .5
     keep = labels.any(0).nonzero().flatten()
-    size = tuple(-(-s // stride) for s in images.shape[-2:])
+    size = cells(images.shape[-2:], stride)
     total = sum(F.interpolate(m[:, keep], size, mode='bilinear', align_corners=False) for m, _ in found) if len(keep) else None
     return [{c.item() + 1: _normalised(total[i, k]) for k, c in enumerate(keep) if labels[i, c]} for i in range(len(images))]
 
@@ -232,7 +233,7 @@ def put(self: CamStore,
     size: tuple,  # (H,W) of the picture
 ):
     "Write one picture's CAMs, whole or not at all; raises `StoreError`, `WriteError`"
-    h, w = (-(-s // self.stride) for s in size)
+    h, w = cells(size, self.stride)
     checked_ids([id], [str(self.folder)])
     maps = torch.stack(list(cams.values())) if cams else torch.zeros(0, h, w)
     if maps.shape[1:] != (h, w): raise StoreError(f"{id}: maps of {tuple(maps.shape[1:])} do not fit a {size[0]}x{size[1]} picture at stride {self.stride}; wanted ({h}, {w})")
@@ -249,7 +250,7 @@ def get(self: CamStore,
     try:
         tensors, texts = read_tensors(self.path(id))
         maps, ids, size = tensors['cams'].float(), tensors['ids'].tolist(), json.loads(texts['size'])
-        if [len(ids), *(-(-s // self.stride) for s in size)] != list(maps.shape): raise ValueError(f'{len(ids)} ids and maps {tuple(maps.shape)} for a picture {size}')
+        if [len(ids), *cells(size, self.stride)] != list(maps.shape): raise ValueError(f'{len(ids)} ids and maps {tuple(maps.shape)} for a picture {size}')
     except FileNotFoundError: raise StoreError(f"{self.folder}: no CAMs for picture '{id}'; `consistency-cam cams` makes them") from None
     except Exception as e: raise StoreError(f'{self.path(id)}: damaged CAM file ({e}); remove it and infer again') from None
     cams = dict(zip(ids, maps))

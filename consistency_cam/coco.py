@@ -7,20 +7,15 @@ __all__ = ['CATEGORIES', 'checked_categories', 'own_categories', 'entries', 'Ins
            'mask_of', 'instance_files', 'coco_splits', 'make_masks', 'COCO']
 
 # %% ../nbs/02_coco.ipynb #708ca7b9
-import hashlib, json, math, os, re, shutil, sys
+import hashlib, json, math, os, re, shutil
 from array import array
-from collections import deque
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait
 from pathlib import Path
-from threading import Thread
 
 import numpy as np, torch
 from tqdm.auto import tqdm
 
+from .processes import cores, in_processes
 from .samples import EXTENSIONS, SIDES, Files, IdError, InputError, LabelError, MaskError, atomic_bytes, check_classes, good_ids, reading, read_text, refuse, take_lock, write_mask, writing
 from .tables import clean_name
 
@@ -237,10 +232,6 @@ _MANIFEST, _RULE = 'manifest.json', 'crowds void, the smaller object wins; categ
 def _sha(path):
     with reading(path, LabelError), open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
-def _begin():
-    "In a process of the pool: an end together with the process it works for"
-    Thread(target=lambda: (wait([parent_process().sentinel]), os._exit(1)), daemon=True).start()
-
 def _make(jobs, numbers):
     "Writes some masks; what is wrong with them, by position"
     wrong = {}
@@ -251,20 +242,13 @@ def _make(jobs, numbers):
             wrong[i] = str(e)
     return wrong
 
-def _in_processes(jobs, numbers, workers, bar):
-    if workers is None: workers = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    parts, waiting, wrong = (jobs[k:k+16] for k in range(0, len(jobs), 16)), deque(), {}
-    if not workers or len(jobs) < 32:
-        for part in parts: wrong |= _make(part, numbers); bar.update(len(part))
-        return wrong
-    pool = ProcessPoolExecutor(workers, get_context('fork' if sys.platform == 'linux' else None), _begin)
-    try:
-        for part in parts:
-            waiting.append((part, pool.submit(_make, part, numbers)))
-            while len(waiting) > 3*workers: part, future = waiting.popleft(); wrong |= future.result(); bar.update(len(part))
-        while waiting: part, future = waiting.popleft(); wrong |= future.result(); bar.update(len(part))
-    except BrokenProcessPool: raise MaskError(f'{part[0][-1]}: a process that makes masks was ended from outside at this one or one of the next {64*workers}; often memory is short: make room, then run the same command again, it goes on from what is made') from None
-    finally: pool.shutdown(cancel_futures=True)
+def _make_all(jobs, numbers, workers, bar):
+    "Writes all masks, from a pool where they are many; what is wrong with them, by position"
+    workers = 0 if len(jobs) < 32 else cores() if workers is None else workers
+    parts, wrong = [jobs[k:k+16] for k in range(0, len(jobs), 16)], {}
+    ended = lambda paths: MaskError(f'{paths[0]}: a process that makes masks was ended from outside at this one or one of the next {64*workers}; often memory is short: make room, then run the same command again, it goes on from what is made')
+    made = in_processes(_make, ((part[0][-1], (part, numbers)) for part in parts), workers, ended=ended)
+    for (_, get), part in zip(made, parts): wrong |= get(); bar.update(len(part))
     return wrong
 
 # %% ../nbs/02_coco.ipynb #d063b00d
@@ -330,7 +314,7 @@ def make_masks(
         for old in set(done.parent.glob(f'.{done.name}.*.part')) - {part}: shutil.rmtree(old)
         target, without = (lambda i: part/f'{made.ids[i]}.png'), made.bad | made.bare
         jobs = [(i, [made.text[a:b] for a, b in made.places[i]], made.images[i][1:], target(i)) for i in range(len(made.images)) if i not in without and not target(i).exists()]
-        with tqdm(total=len(made.images), initial=len(made.images) - len(jobs), desc=f"{done.name}'s masks", disable=not progress, unit=' masks') as bar: wrong = _in_processes(jobs, made.numbers, workers, bar)
+        with tqdm(total=len(made.images), initial=len(made.images) - len(jobs), desc=f"{done.name}'s masks", disable=not progress, unit=' masks') as bar: wrong = _make_all(jobs, made.numbers, workers, bar)
         atomic_bytes(part/_MANIFEST, json.dumps(about := _about(made, sha, wrong)).encode())
         for half in part.rglob('.*.part'): half.unlink()
         with writing(done): os.rename(part, done)

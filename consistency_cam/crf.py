@@ -7,19 +7,13 @@ __all__ = ['SOFTMAX_CRF', 'LABEL_CRF', 'CRFError', 'CRFSetting', 'mean_field', '
            'crf_many']
 
 # %% ../nbs/40_crf.ipynb #044fec6a
-import os, sys
-from collections import deque
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait
-from threading import Thread
 import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
+from .processes import cores, in_processes
 from .samples import InputError
 from .transforms import rescale
 
@@ -157,38 +151,24 @@ def _unpacked(x):
     out[x.places] = torch.from_numpy(x.maps)
     return out
 
-def _begin():
-    "In a process of the pool: one thread for the work, and an end together with the process it works for, however that ends"
-    torch.set_num_threads(1)
-    Thread(target=lambda: (wait([parent_process().sentinel]), os._exit(1)), daemon=True).start()
-
 def _work(function, arguments): return _each(_packed, function(*_each(_unpacked, arguments)))
 
 # %% ../nbs/40_crf.ipynb #076715a5
 def crf_many(
     jobs,  # iterable of (id of the picture, tuple of arguments for `function`)
     function=dense_crf,  # what to do for a picture: a function of a module, or a `partial` of one
-    workers: int|None = None,  # processes; 0: in this one; None: one for each core
+    workers: int|None = None,  # processes; 0: in this one; None: one per core
     title: str = 'CRF',  # in front of the bar
     progress: bool = True,  # show the bar
     total: int|None = None,  # number of jobs, for the bar, where `jobs` has no length
 ):
     "Yields (id, result) in the order of the jobs, from a pool of processes; raises `CRFError` that names the picture"
-    if workers is None: workers = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    jobs, waiting = tqdm(jobs, title, total, disable=not progress), deque()
-    if not workers:
-        for id, arguments in jobs: yield _finished(id, partial(function, *arguments))
-        return
-    try:
-        with ProcessPoolExecutor(workers, get_context('fork' if sys.platform == 'linux' else None), _begin) as pool:
-            for id, arguments in jobs:
-                waiting.append((id, pool.submit(_work, function, _each(_packed, arguments)).result))
-                if len(waiting) > 2 * workers: yield _finished(*waiting.popleft())
-            while waiting: yield _finished(*waiting.popleft())
-    except BrokenProcessPool: raise CRFError(f"a process of the pool was ended from outside, at picture '{id}' or one of the {2 * workers} before it; often memory is short: make room and do the same again, or take fewer workers") from None
+    jobs, workers = tqdm(jobs, title, total, disable=not progress), cores() if workers is None else workers
+    if workers: function, jobs = partial(_work, function), ((id, (_each(_packed, arguments),)) for id, arguments in jobs)
+    ended = lambda ids: CRFError(f"a process of the pool was ended from outside, at picture '{ids[-1]}' or one of the {2 * workers} before it; often memory is short: make room and do the same again, or take fewer workers")
+    for id, get in in_processes(function, jobs, workers, 2, ended): yield _finished(id, get)
 
 def _finished(id, get):
     "The id and what `get` returns; what it raises becomes a `CRFError` that names the picture"
     try: return id, _each(_unpacked, get())
-    except BrokenProcessPool: raise
     except Exception as e: raise CRFError(f"picture '{id}': {e if isinstance(e, InputError) else f'{type(e).__name__}: {e}'}") from e

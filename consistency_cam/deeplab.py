@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from .samples import InputError
+from .errors import InputError, unknown
 from .camnet import BackboneNet, exporting
 
 # %% ../nbs/50_deeplab.ipynb #03ad9f4b
@@ -41,7 +41,7 @@ def conv_norm(
     norm: str = 'batch',  # 'batch' or 'group'
 ) -> nn.Sequential:
     "Convolution, normalisation and ReLU, (B,c,h,w) to (B,c',h,w); raises `InputError` for an unknown normalisation"
-    if norm not in NORMS: raise InputError(f"unknown normalisation '{norm}' for the head; known: {', '.join(NORMS)}")
+    if norm not in NORMS: raise InputError(unknown('normalisation', norm, NORMS))
     conv = AtrousConv(channels, out_channels, rate) if rate else nn.Conv2d(channels, out_channels, 1, bias=False)
     return nn.Sequential(conv, NORMS[norm](out_channels), nn.ReLU(inplace=True))
 

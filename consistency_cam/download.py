@@ -16,7 +16,8 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
 
 from tqdm.auto import tqdm
-from .samples import InputError, reading, take_lock
+from .errors import InputError, unknown
+from .samples import reading, take_lock
 
 # %% ../nbs/04_download.ipynb #d83baead
 class DownloadError(InputError): "A file that cannot be had, or is not the file that was published"
@@ -402,7 +403,7 @@ def get(
     **how,  # tries, wait, timeout of `fetch`
 ) -> list:  # the data set's folders
     "A data set's folders below `root`, whole; raises `DownloadError` or `ArchiveError`."
-    if dataset not in DATASETS: raise DownloadError(f'unknown data set {dataset!r}; known: {", ".join(DATASETS)}')
+    if dataset not in DATASETS: raise DownloadError(unknown('data set', dataset, DATASETS))
     archives, root = DATASETS[dataset], Path(root)
     given = _given(archives, given)
     for a in archives:

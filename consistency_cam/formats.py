@@ -9,7 +9,8 @@ __all__ = ['FORMS', 'picture_file', 'export_masks']
 import io, json, os
 from pathlib import Path
 from PIL import Image
-from .samples import InputError, Samples, atomic_bytes, masks_hold, opened, read_mask, writing
+from .errors import InputError, refuse_overwrite, unknown
+from .samples import Samples, atomic_bytes, masks_hold, opened, read_mask, writing
 from .download import staging
 from .pseudo import write_coco
 
@@ -61,8 +62,8 @@ def export_masks(
     "Pass masks on in a form that other programs read; raises `InputError`"
     out = Path(out)
     masks_hold(samples.classes)
-    if form not in FORMS: raise InputError(f"unknown form '{form}'; known: {', '.join(FORMS)}")
-    if out.exists() and not out.is_dir() or out.is_dir() and any(out.iterdir()) and not force: raise InputError(f'{out}: exists already; name another place, or --force to overwrite')
+    if form not in FORMS: raise InputError(unknown('form', form, FORMS))
+    refuse_overwrite(out, force=force and out.is_dir())
     with writing(out), staging(out) as stage:
         FORMS[form](samples, folder, stage/'all')
         atomic_bytes(stage/'all'/'classes.json', json.dumps(dict(enumerate(samples.classes, 1)), ensure_ascii=False, indent=1).encode())

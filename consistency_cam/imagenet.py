@@ -11,7 +11,8 @@ import hashlib, json, os
 from pathlib import Path
 import torch
 import torch.nn.functional as F
-from .samples import Files, InputError, LabelError, MaskError, PictureError, Samples, did_you_mean, good_ids, read_text, refuse
+from .errors import InputError, unknown
+from .samples import Files, LabelError, MaskError, PictureError, Samples, good_ids, read_text, refuse
 from .folder import EXTENSIONS
 
 # %% ../nbs/04_imagenet.ipynb #bc9be0e3
@@ -115,7 +116,7 @@ class ImageNet(Files):
 
     def _pictures(self, folder, name, order, errors):
         try:
-            if name not in order: raise LabelError(f'{folder/name}: unknown class {name!r}; {did_you_mean(name, order)}')
+            if name not in order: raise LabelError(f'{folder/name}: {unknown("class", name, order)}')
             return class_pictures(folder, name)
         except InputError as e: refuse(e, errors); return []
 
@@ -144,7 +145,7 @@ class OneLabel(Samples):
         rule: str='random',  # which label is kept, of `NAMING`: 'random' or 'largest'
         seed: int=0,  # of the random choice
     ):
-        if rule not in NAMING: raise LabelError(f'unknown rule {rule!r}; known: {", ".join(NAMING)}')
+        if rule not in NAMING: raise LabelError(unknown('rule', rule, NAMING))
         labelled = (parent.labels.sum(1) > 0).nonzero().flatten().tolist()
         if not labelled: raise LabelError(f'{parent.ids[0]} and the others: no class named in any picture; label some')
         if len(labelled) < len(parent): parent = parent.subset(labelled)

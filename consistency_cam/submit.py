@@ -8,7 +8,8 @@ __all__ = ['SubmitError', 'submitted', 'checked_masks', 'packed', 'places', 'sub
 # %% ../nbs/74_submit.ipynb #6105c1fa
 import gzip, io, os, shutil, tarfile
 from pathlib import Path
-from .samples import InputError, MaskError, Samples, check_image, read_mask, atomic_bytes, writing
+from .errors import InputError, refuse_overwrite
+from .samples import MaskError, Samples, check_image, read_mask, atomic_bytes, writing
 from .download import staging
 from .voc import CLASSES, split_ids
 from .segment import server_folder
@@ -74,7 +75,7 @@ def submission(
 ) -> Path:  # the archive
     "Segment VOC's test pictures, check the masks, write and pack them as the server wants them; raises `InputError`"
     folder, archive = places(out, competition)
-    if taken := [p for p in (folder, archive) if p.exists() and not force]: raise SubmitError(f'{taken[0]}: exists already; name another place, or --force to overwrite')
+    refuse_overwrite(folder, archive, force=force, error=SubmitError)
     samples = submitted(run)
     masks = checked_masks(samples, run.masks('test'))
     with writing(folder), staging(folder) as stage:

@@ -8,23 +8,19 @@ __all__ = ['HANDFUL', 'picture_notes', 'look', 'mask_ids', 'Record', 'scan', 'la
            'class_lines', 'everywhere', 'unlisted', 'lost_masks', 'mask_notes', 'verify', 'recognise', 'all_splits']
 
 # %% ../nbs/04_verify.ipynb #6c1b0fe5
-import difflib, json, os, re, sys, time
-from collections import Counter, deque
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import difflib, json, os, re, time
+from collections import Counter
 from dataclasses import dataclass
 from itertools import product
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait
 from pathlib import Path
-from threading import Thread
 
 import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
 from .coco import coco_splits
-from .folder import EXTENSIONS, few_lacking
+from .folder import EXTENSIONS, TABLES, few_lacking
+from .processes import cores, in_processes
 from .shards import shard_splits
 from .samples import SIDES, InputError, LabelError, MaskError, Samples, check_image, open_picture, read_mask, writing
 from .voc import voc_splits
@@ -118,39 +114,27 @@ def _state(path):
 # %% ../nbs/04_verify.ipynb #269440c5
 HANDFUL = 16  # pictures that a process takes at a time
 
-def _begin():
-    "In a process of the pool: one thread for the work, and an end together with the process it works for, however that ends"
-    torch.set_num_threads(1)
-    Thread(target=lambda: (wait([parent_process().sentinel]), os._exit(1)), daemon=True).start()
-
 def _look_at(jobs): return [(job, Record.files(job), look(*job)) for job in jobs]
 
 def _handfuls(jobs, workers):
-    "What `_look_at` returns for handfuls of jobs, from a pool, or from this process where `workers` is 0"
-    parts, waiting = [jobs[k:k+HANDFUL] for k in range(0, len(jobs), HANDFUL)], deque()
-    if not workers: yield from map(_look_at, parts); return
-    pool = ProcessPoolExecutor(workers, get_context('fork' if sys.platform == 'linux' else None), _begin)
-    try:
-        for part in parts:
-            waiting.append((part, pool.submit(_look_at, part)))
-            while len(waiting) > 3*workers: part, future = waiting.popleft(); yield future.result()
-        while waiting: part, future = waiting.popleft(); yield future.result()
-    except BrokenProcessPool: raise InputError(f'{part[0][0]}: a process of the pool was ended from outside at this picture or one of the next {4*workers*HANDFUL}; often memory is short: make room, or take fewer by --workers, and do the same again') from None
-    finally: pool.shutdown(cancel_futures=True)
+    "Yields what `_look_at` returns for handfuls of jobs, from a pool, or from this process where `workers` is 0"
+    parts = [(jobs[k][0], (jobs[k:k+HANDFUL],)) for k in range(0, len(jobs), HANDFUL)]
+    ended = lambda pictures: InputError(f'{pictures[0]}: a process of the pool was ended from outside at this picture or one of the next {4*workers*HANDFUL}; often memory is short: make room, or take fewer by --workers, and do the same again')
+    workers = min(workers, len(parts))
+    for _, get in in_processes(_look_at, parts, workers, ended=ended): yield get()
 
 def scan(
     jobs,  # of (path of a picture, path of its mask or None, number of classes, colours of RGB masks)
     record=None,  # file that keeps what was found; None: nothing is kept
-    workers: int=None,  # processes; 0: in this one; None: one for each core
+    workers: int=None,  # processes; 0: in this one; None: one per core
     progress: bool=True,  # show the bar
 ) -> dict:  # {job: what `look` found}
     "Looks at all pictures that the record does not know as they are now; raises `InputError`."
-    if workers is None: workers = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     jobs, record = list(dict.fromkeys(jobs)), Record(record)
     found = {job: f for job in jobs if (f := record.get(job)) is not None}
     todo = [job for job in jobs if job not in found]
     with tqdm(total=len(jobs), initial=len(found), desc='verifying', disable=not progress, unit=' pictures') as bar:
-        for part in _handfuls(todo, min(workers, -(-len(todo)//HANDFUL)) if workers else 0):
+        for part in _handfuls(todo, cores() if workers is None else workers):
             for job, files, f in part: found[job] = f; record.put(job, files, f)
             bar.update(len(part))
     if record.file: record.file.close()
@@ -439,7 +423,6 @@ def verify(
                    list(dict.fromkeys(problems)), list(dict.fromkeys(notes)), bad, class_lines(sets))
 
 # %% ../nbs/04_verify.ipynb #c782bac7
-_TABLES = [f'{stem}.{end}' for stem in ('labels', 'tags', 'metadata', 'image_labels') for end in ('csv', 'tsv', 'jsonl', 'json')]  # names of tables of labels
 _PICTURES, _SPLITS = ('pictures', 'images', 'JPEGImages'), ('train', 'training', 'val', 'valid', 'validation', 'test')
 _PARTS = (*_PICTURES, *_SPLITS, 'masks', 'labels', 'annotations', 'SegmentationClass')  # names of folders that are no classes
 
@@ -454,7 +437,7 @@ def _own_tables(place):
     "Yields (what it is known by, fields of a recipe) of the tables of labels in a folder, or among its pictures"
     root = next((place/name for name in _PICTURES if (place/name).is_dir()), place)
     masks = next((str(place/name) for name in ('masks', 'SegmentationClass') if (place/name).is_dir()), '')
-    for table in (folder/name for folder in dict.fromkeys((place, root)) for name in _TABLES):
+    for table in (folder/name for folder in dict.fromkeys((place, root)) for name in TABLES):
         if table.is_file() and not (table.stem == 'image_labels' and root.name == 'JPEGImages'): yield table, dict(data='folder', root=str(root), labels=str(table), masks=masks)
 
 def _layouts(place):

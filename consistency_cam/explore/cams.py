@@ -16,9 +16,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
-from ..samples import InputError, Samples
+from ..errors import InputError, unknown
+from ..samples import Samples
 from ..show import class_name, contour, mask_overlay, overlay, rgb, write_names
-from ..metrics import ConfusionMatrix, ThresholdSweep, cam_mask, class_iou
+from ..metrics import THRESHOLDS, ConfusionMatrix, ThresholdSweep, cam_mask, class_iou
 from ..cams import CamStore, infer_cams
 from ..pipeline import Run
 from ..report import shrunk
@@ -30,7 +31,8 @@ def pictures_with(
     classes: tuple = (),  # names; none: every picture
 ) -> list:  # ids, in the order of the list
     "The pictures that hold all of these classes; raises `InputError` where none does, or a class is unknown"
-    if unknown := [c for c in classes if c not in samples.classes]: raise InputError(f"no class '{unknown[0]}'; there are {', '.join(samples.classes)}")
+    strange = [c for c in classes if c not in samples.classes]
+    if strange: raise InputError(unknown('class', strange[0], samples.classes))
     holds = samples.labels[:, [samples.classes.index(c) for c in classes]].all(1).tolist()
     if not any(holds): raise InputError(f'no picture holds {" and ".join(classes)}; choose fewer classes, or another split')
     return [id for id, held in zip(samples.ids, holds) if held]
@@ -66,14 +68,13 @@ def picture_scores(
 ) -> Scores:
     "The scores of a split's pictures that have a mask and stored CAMs; raises `InputError`"
     samples, store, found = run.samples(split), CamStore(run.folder/'cams'/split), []
-    thresholds, ids = torch.arange(80).double() / 100, samples.ids[::-(-len(samples) // most)]
-    for id in tqdm(ids, desc=f'{run.title}, pictures of {split}', disable=not run.progress):
+    for id in tqdm(samples.ids[::-(-len(samples) // most)], desc=f'{run.title}, pictures of {split}', disable=not run.progress):
         if id not in store or (mask := samples.mask(samples.index(id))) is None: continue
-        matrices = ThresholdSweep(len(samples.classes) + 1, thresholds).update(store.get(id), mask, id).matrices()
+        matrices = ThresholdSweep(len(samples.classes) + 1).update(store.get(id), mask, id).matrices()
         found.append((id, class_iou(matrices).numpy(), matrices[0].sum(-1).numpy() / mask.numel()))
     if not found: raise InputError(f"{run.folder}: no picture of '{split}' has both a mask and a stored CAM, so there is no IoU")
     ids, ious, shares = zip(*found)
-    return Scores(list(ids), thresholds.numpy(), np.stack(ious), np.stack(shares))
+    return Scores(list(ids), THRESHOLDS.numpy(), np.stack(ious), np.stack(shares))
 
 def worst_first(
     run: Run,

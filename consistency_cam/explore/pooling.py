@@ -10,7 +10,7 @@ from math import log
 import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from ..samples import InputError
+from ..errors import InputError, unknown
 from ..pooling import POOLINGS, noisy_or_bias
 from ..show import DASHES, OKABE_ITO, Plot, heat
 from .explorer import choice, Explorer, explorer, slider, Wide
@@ -53,7 +53,7 @@ def against(
     setting: dict,  # arguments of `edited_map`
 ) -> tuple:  # values (N,), {pooling: probabilities (N,)}
     "Probability of every pooling while one number runs through its range; raises `InputError`"
-    if name not in AGAINST: raise InputError(f"a curve against '{name}'; known: {', '.join(AGAINST)}")
+    if name not in AGAINST: raise InputError(unknown('curve', name, AGAINST))
     low, high = AGAINST[name][1] or (0, setting['side'] ** 2)
     xs = torch.linspace(low, high, 65)
     if name == 'cells': xs = xs.round().int().unique()

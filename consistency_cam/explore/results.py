@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ..checkpoint import CheckpointError
 from ..samples import InputError
 from ..show import OKABE_ITO, Plot, contour, curve, heat, mask_overlay
-from ..metrics import cam_mask, class_iou
+from ..metrics import THRESHOLDS, cam_mask, class_iou
 from ..pipeline import Run
 from .cams import looked_at, picture_cams, picture_scores
 from .explorer import Explorer, Wide, choice, explorer, open_runs, slider
@@ -60,8 +60,8 @@ def figures_of(
     return known[split]
 
 def place(threshold: float) -> int:
-    "Where a threshold stands among the 80 of a sweep, 0 to 0.79"
-    return min(79, max(0, round(100 * threshold)))
+    "Where a threshold stands among those of a sweep, `THRESHOLDS`"
+    return min(len(THRESHOLDS) - 1, max(0, round(100 * threshold)))
 
 @lru_cache(maxsize=8)
 def curve_chart(
@@ -70,7 +70,7 @@ def curve_chart(
 ) -> tuple:  # the chart; mIoUs in percent, (M,80)
     "mIoU against the threshold, a line a run"
     mious = np.array([figures_of(run, split)['curve'] for _, run in runs])
-    return Chart(curve({title: (np.arange(80) / 100, row / 100) for (title, _), row in zip(runs, mious)}, size=(4, 2.4 + .2 * len(runs)))), mious
+    return Chart(curve({title: (THRESHOLDS, row / 100) for (title, _), row in zip(runs, mious)}, size=(4, 2.4 + .2 * len(runs)))), mious
 
 # %% ../../nbs/95_results.ipynb #cf650b66
 def curve_panels(

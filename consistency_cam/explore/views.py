@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.nn.functional import pad
-from ..samples import InputError, Sample
+from ..errors import InputError, unknown
+from ..samples import Sample
 from ..transforms import seeded
 from ..pooling import POOLINGS
 from ..camnet import CAMNet
@@ -44,7 +45,7 @@ def one_step(
     seed: int = 0,  # of the random choices of crop and resize
 ):
     "The transformation t; raises `InputError`"
-    if view not in VIEWS: raise InputError(f"unknown view '{view}'; known: {', '.join(VIEWS)}")
+    if view not in VIEWS: raise InputError(unknown('view', view, VIEWS))
     if view == 'tiles' and n < 1: raise InputError(f'{n} x {n} tiles; take 1 or more per side')
     views = dict(tiles=Tiles(n), crop=RandomCrop(), mirror=HFlip(), resize=RandomResize())
     return views[view].sample(size, stride, seeded(seed))

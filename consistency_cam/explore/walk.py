@@ -12,17 +12,18 @@ __all__ = ['EDGES', 'REACHES', 'CRF_SIDE', 'CRFS', 'colour_edge', 'mask_edge', '
 from dataclasses import replace
 from functools import lru_cache
 from importlib.util import find_spec
+from itertools import islice
 import numpy as np
 import torch
 import torch.nn.functional as F
 from ..samples import InputError, Samples
 from ..metrics import ConfusionMatrix
 from ..cams import CamStore
-from ..transforms import rescale
+from ..transforms import cells, rescale
 from ..crf import LABEL_CRF, SOFTMAX_CRF, CRFSetting, scaled
-from ..affinity import offsets, path_affinity, to_grid
-from ..randomwalk import power_weights, step_change
-from ..pseudo import PseudoSetting, cells, class_scores, score_mask
+from ..affinity import offsets, to_grid
+from ..randomwalk import after_steps, movements, power_weights, step_change, walk_inputs
+from ..pseudo import PseudoSetting, class_scores, score_mask
 from ..show import heat, mask_ids, mask_overlay, on_outline, overlay, rgb
 from ..pipeline import Run
 from .explorer import choice, Explorer, explorer, open_runs, slider
@@ -104,17 +105,17 @@ class Walk:
         affinity: torch.Tensor,  # (offsets,h,w) in 0..1
         beta: float = 10.,  # power of the affinities
     ):
-        self.shape, self.change = maps.shape, step_change(affinity, beta)
-        start = maps.flatten(1).T.to(self.change).contiguous()
-        self.basis = [start, start + self.change @ start]
+        change = step_change(affinity, beta)
+        self.shape, self.start = maps.shape, maps.flatten(1).T.to(change).contiguous()
+        self.further, self.moves = movements(change, self.start), []
 
     def __call__(self,
         steps: int,
     ) -> torch.Tensor:  # (K,h,w)
         "The maps after that many steps"
-        weights, basis = power_weights(steps).float(), self.basis
-        while len(basis) < len(weights): basis.append(2 * (basis[-1] + self.change @ basis[-1]) - basis[-2])
-        return torch.tensordot(weights, torch.stack(basis[:len(weights)]), 1).T.reshape(self.shape)
+        lacking = len(power_weights(steps)) - 1 - len(self.moves)
+        self.moves += islice(self.further, max(0, lacking))
+        return after_steps(self.start, self.moves, steps).T.reshape(self.shape)
 
 # %% ../../nbs/94_walk.ipynb #2f76e05b
 def split_of(
@@ -169,9 +170,8 @@ def walk_start(
     "Class maps (K,h,w) before the walk, and affinities (offsets,h,w); raises `InputError`"
     (image, _, cams), (relation, stride) = opened(run, id), relation_of(run, id, edges_from)
     maps = F.interpolate(torch.stack(list(cams.values()))[None], cells(image.shape[1:], stride), mode='bilinear', align_corners=False)[0]
-    if relation.ndim == 2: return maps * (1 - relation), path_affinity(relation, radius)
-    if len(relation) != len(offsets(radius)): raise InputError(f'the affinity network of {run.title} compares cells nearer than {run.recipe.walk_radius}; set the reach of a step to {run.recipe.walk_radius}')
-    return maps, relation
+    if relation.ndim == 3 and len(relation) != len(offsets(radius)): raise InputError(f'the affinity network of {run.title} compares cells nearer than {run.recipe.walk_radius}; set the reach of a step to {run.recipe.walk_radius}')
+    return walk_inputs(maps, relation, radius)
 
 @lru_cache(8)
 def walk_of(run, id, edges_from, radius, beta): return Walk(*walk_start(run, id, edges_from, radius), beta)
