@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 from .errors import InputError, refuse_overwrite, unknown
 from .samples import Samples, atomic_bytes, masks_hold, opened, read_mask, writing
-from .download import staging
+from .archives import staging
 from .pseudo import write_coco
 
 # %% ../nbs/44_formats.ipynb #5791af8e

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from .samples import ENDS, InputError, LabelError, PictureError, Samples, WriteError, atomic_bytes, file_digest, good_ids, read_image, reading, refuse
-from .download import checked, opened
+from .archives import checked, opened
 from .imagenet import ImageNet, OneHot, class_folders, read_class_names
 
 # %% ../nbs/04_shards.ipynb #ffb5bd0d

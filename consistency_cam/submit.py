@@ -10,7 +10,7 @@ import gzip, io, os, shutil, tarfile
 from pathlib import Path
 from .errors import InputError, refuse_overwrite
 from .samples import MaskError, Samples, check_image, read_mask, atomic_bytes, writing
-from .download import staging
+from .archives import staging
 from .voc import CLASSES, split_ids
 from .segment import server_folder
 from .pipeline import Run

@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from consistency_cam import download
+from consistency_cam import archives, download
 from consistency_cam.cli import main
 from consistency_cam.download import ArchiveError, DownloadError, Limits, fetch, unpack
 from consistency_cam.samples import InputError, write_mask
@@ -383,7 +383,7 @@ def test_disk_that_fills_up_is_one_line(tmp_path):
 
 def test_disk_that_is_too_small_is_noticed_first(tmp_path, monkeypatch):
     (tmp_path/'archive').write_bytes(tar(*GOOD))
-    monkeypatch.setattr(download.shutil, 'disk_usage', lambda folder: type('Usage', (), dict(free=5)))
+    monkeypatch.setattr(archives.shutil, 'disk_usage', lambda folder: type('Usage', (), dict(free=5)))
     with pytest.raises(DownloadError, match='0.00 GB needed, 0.00 GB free; make room'): unpack(tmp_path/'archive', tmp_path/'VOC')
     with server() as s, pytest.raises(DownloadError, match='make room'): fetch(s.url, tmp_path/'file', **QUICK)
     assert [p.name for p in tmp_path.iterdir()] == ['archive']
