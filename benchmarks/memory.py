@@ -41,7 +41,7 @@ def classify(frugal=False, accumulate=1, held=False):
     "Classifier and four views, which with the whole picture are five forwards and one backward"
     from consistency_cam.consistency import ConsistencyTask, METHODS
     from consistency_cam.recipes import recipe
-    views = METHODS['consistency-cam'].views(recipe('paper', tiles=(4,)))
+    views = METHODS['consistency-cam'].views(None, recipe('paper', tiles=(4,)))
     net = resnet().freeze() if held else resnet()
     return trained(ConsistencyTask(net, views, frugal=frugal), batch(256, 4), accumulate)
 

@@ -199,6 +199,13 @@ class CAMNet(BackboneNet):
         "Raw signed CAMs (B,C,h,w): a logit for every class and cell"
         return self.classifier(self.features(x)[-1])
 
+    def evidence(self,
+        x: torch.Tensor,  # (B,3,H,W) normalised pictures
+    ) -> tuple:  # evidence (B,C,h,w), zero or more, or (B,1+C,h,w) with a background's map, 0 to 1, in front; class logits (B,C)
+        "What inference reads; a network that refines its maps, or leaves one of the background, says so here"
+        cams = self.cams(x).float()
+        return evidence(cams, self.pool), POOLINGS[self.pool](cams)
+
     def forward(self,
         x: torch.Tensor,  # (B,3,H,W) normalised pictures
     ) -> torch.Tensor:

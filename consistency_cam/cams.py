@@ -19,7 +19,6 @@ from safetensors.torch import save
 from .samples import InputError, LabelError, PictureError, Samples, checked_ids, read_image, to_rgb
 from .memory import reused_memory
 from .transforms import cells
-from .pooling import POOLINGS, evidence
 from .camnet import CAMNet
 from .checkpoint import atomic_bytes, write_json, read_json, read_tensors
 
@@ -105,13 +104,13 @@ def scaled_evidence(
     scale: float,
     flip: bool,  # add the evidence of the mirror image
 ) -> tuple:
-    "Evidence (B,C,h,w) of the pictures at one scale, with the mirror image's added, and class logits (B,C)"
+    "What `net.evidence` has of the pictures at one scale, with the mirror image's added, and class logits (B,C)"
     size, most = snapped(images.shape[-2:], scale, net.stride), PIXELS.get(images.device.type, 2**22)
     def part(images):
         x = F.interpolate(images, size, mode='bicubic', align_corners=False, antialias=scale < 1)
         pair = torch.cat([x, x.flip(-1)]) if flip else x
-        cams = torch.cat([net.cams(x) for x in (pair.split(len(x)) if pair[:, 0].numel() > 2 * most else [pair])]).float()
-        logits, maps, B = POOLINGS[net.pool](cams), evidence(cams, net.pool), len(images)
+        found = [net.evidence(x) for x in (pair.split(len(x)) if pair[:, 0].numel() > 2 * most else [pair])]
+        maps, logits, B = *map(torch.cat, zip(*found)), len(images)
         return (maps[:B] + maps[B:].flip(-1), (logits[:B] + logits[B:]) / 2) if flip else (maps, logits)
     at_once = max(1, most // (size[0] * size[1] * (1 + flip)))
     return tuple(torch.cat(parts) for parts in zip(*map(part, images.split(at_once))))
@@ -134,6 +133,7 @@ def infer_batch(
     scales: tuple = (.5, 1., 1.5, 2.),  # of the picture's sides
     flip: bool = True,  # add the mirror image's evidence
     stride: int = 1,  # pixels a cell of the result: 1 for masks, 4 for the random walk
+    background: bool = False,  # add the background's map as {0: map}, where the network leaves one
 ) -> list:  # B dictionaries {mask id 1..C: map in 0..1, (ceil(H/stride),ceil(W/stride))}
     "Normalised CAMs of a batch; a class without any evidence has a map of zeros; raises `InputError`"
     checked_ways(scales, stride)
@@ -144,8 +144,12 @@ def infer_batch(
     if labels is None: labels = found[min(range(len(scales)), key=lambda i: abs(scales[i] - 1))][1].sigmoid() > .5
     keep = labels.any(0).nonzero().flatten()
     size = cells(images.shape[-2:], stride)
-    total = sum(F.interpolate(m[:, keep], size, mode='bilinear', align_corners=False) for m, _ in found) if len(keep) else None
-    return [{c.item() + 1: _normalised(total[i, k]) for k, c in enumerate(keep) if labels[i, c]} for i in range(len(images))]
+    ground = found[0][0].shape[1] > net.num_classes  # the background's map stands in front
+    total = sum(F.interpolate(m[:, keep + ground], size, mode='bilinear', align_corners=False) for m, _ in found) if len(keep) else None
+    maps = [{c.item() + 1: _normalised(total[i, k]) for k, c in enumerate(keep) if labels[i, c]} for i in range(len(images))]
+    if not (background and ground): return maps
+    scores = sum(F.interpolate(m[:, :1], size, mode='bilinear', align_corners=False) for m, _ in found) / (len(scales) * (1 + flip))
+    return [{0: score.clamp(0, 1)} | m for score, m in zip(scores[:, 0], maps)]
 
 def _normalised(m):
     "A map divided by its own maximum; without any evidence, zeros"
@@ -175,13 +179,14 @@ def infer(
     stride: int = 1,  # pixels a cell of the result
     batch_size: int = 16,  # pictures of one size that go through together
     pending: int = 128,  # most pictures held back to wait for others of their size
+    background: bool = False,  # add the background's map as {0: map}, where the network leaves one
 ):
     "Yields (index, (H,W) of the picture, {mask id: map}), in the order in which batches fill"
     groups, held, given = {}, 0, use_labels and samples.labelled
     def flush(size):
         indices, images = zip(*groups.pop(size))
         labels = samples.labels[list(indices)] if given else None
-        for i, cams in zip(indices, infer_batch(net, torch.stack(images), labels, scales, flip, stride)): yield i, size, cams
+        for i, cams in zip(indices, infer_batch(net, torch.stack(images), labels, scales, flip, stride, background)): yield i, size, cams
     with reused_memory():
         for i, x in samples.pictures(indices):
             size = tuple(x.shape[-2:])
@@ -229,7 +234,7 @@ class CamStore:
 @patch
 def put(self: CamStore,
     id: str,
-    cams: dict,  # {mask id: map (ceil(H/stride),ceil(W/stride)) in 0..1}
+    cams: dict,  # {mask id: map (ceil(H/stride),ceil(W/stride)) in 0..1}, 0 for the background's where there is one
     size: tuple,  # (H,W) of the picture
 ):
     "Write one picture's CAMs, whole or not at all; raises `StoreError`, `WriteError`"
@@ -242,11 +247,8 @@ def put(self: CamStore,
     atomic_bytes(self.path(id), save(tensors, dict(size=json.dumps(size))))
 
 @patch
-def get(self: CamStore,
-    id: str,
-    full: bool = True,  # maps at the picture's size; else as stored
-) -> dict:
-    "One picture's CAMs {mask id: map}; raises `StoreError`"
+def _read(self: CamStore, id, full):
+    "All maps of a picture that are in its file, {mask id: map}, 0 for the background's"
     try:
         tensors, texts = read_tensors(self.path(id))
         maps, ids, size = tensors['cams'].float(), tensors['ids'].tolist(), json.loads(texts['size'])
@@ -255,3 +257,19 @@ def get(self: CamStore,
     except Exception as e: raise StoreError(f'{self.path(id)}: damaged CAM file ({e}); remove it and infer again') from None
     cams = dict(zip(ids, maps))
     return full_size(cams, size) if full else cams
+
+@patch
+def get(self: CamStore,
+    id: str,
+    full: bool = True,  # maps at the picture's size; else as stored
+) -> dict:
+    "One picture's CAMs {mask id: map}; raises `StoreError`"
+    return {c: m for c, m in self._read(id, full).items() if c}
+
+@patch
+def background(self: CamStore,
+    id: str,
+    full: bool = True,  # the map at the picture's size; else as stored
+) -> torch.Tensor|None:  # 0 to 1
+    "The background's map of a picture, where its method left one; raises `StoreError`"
+    return self._read(id, full).get(0)

@@ -15,7 +15,8 @@ import consistency_cam
 import timm
 from tqdm.auto import tqdm
 from .checkpoint import write_json
-from .consistency import find_method
+from .errors import InputError
+from .registry import find_method
 from .recipes import Recipe, changed
 from .pipeline import run, Run
 
@@ -34,13 +35,19 @@ def compare(
     "Run methods under one protocol and collect their figures"
     folder, rows = Path(folder), []
     jobs = [(s, m) for s in seeds for m in methods]
-    for m in methods: find_method(m)
+    for m in methods: find_method(m).settings(_own_options(r, m, methods))
     for n, (seed, method) in enumerate(jobs, 1):
         if progress: tqdm.write(f'[{n}/{len(jobs)}] {find_method(method).title}, seed {seed}')
-        rows.append(run(changed(r, method=method, seed=seed), folder/f'{method}-{seed}', force, progress, until).row())
+        rows.append(run(changed(r, method=method, seed=seed, options=_own_options(r, method, methods)), folder/f'{method}-{seed}', force, progress, until).row())
         about = _record(rows, command, recipe=dict(_without_folders(r), method='', seed=''))
         write_json(result or folder/'comparison.json', about)
     return about
+
+def _own_options(r, method, methods):
+    "Those of the recipe's options that a method has; raises `InputError` where one of them is of none of the methods"
+    have = {k for m in methods for k in find_method(m).options}
+    if strange := [k for k in r.options if k not in have]: raise InputError(f"option '{strange[0]}': none of {', '.join(methods)} has it; " + (f"they have {', '.join(sorted(have))}" if have else 'they have none'))
+    return {k: v for k, v in r.options.items() if k in find_method(method).options}
 
 def _record(rows, command='', **more):
     "Rows, and how they came about"

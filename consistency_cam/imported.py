@@ -139,20 +139,20 @@ def _stack(x, sizes):
     return x.transpose(2, 0, 1) if x.ndim == 3 and x.shape[:2] in sizes and x.shape[1:] not in sizes else x
 
 def _by_keys(found, sizes):
-    "{key: map} of a dictionary with `keys`, and whether the background's map was left out"
+    "{key: map} of a dictionary with `keys`, and the background's map, or None"
     name = next((k for k in MAPS if k in found), None)
     if name is None: raise ImportedError(f"keys, but none of {', '.join(MAPS)} among {', '.join(map(str, found))}")
     maps, keys = _stack(found[name], sizes), np.atleast_1d(found['keys']).tolist()
     background = len(maps) == len(keys) + 1 or name == 'IS_CAM' and len(maps) == len(keys) and keys[0] == 0
     if keys and keys[0] == 0 and (len(keys) == len(maps) + 1 or name == 'IS_CAM'): keys = [k - 1 for k in keys[1:]]
-    maps = maps[1:] if background else maps
+    ground, maps = (maps[0], maps[1:]) if background else (None, maps)
     if len(keys) != len(maps) or len(set(keys)) < len(keys): raise ImportedError(f'{len(keys)} keys, {len(set(keys))} of them different, for {len(maps)} maps')
-    return dict(zip(keys, maps)), background
+    return dict(zip(keys, maps)), ground
 
 def _by_place(maps, count, given):
     "{mask id: map} of an array, and what is to be said of it"
     if maps.ndim == 3 and len(maps) == count: return dict(enumerate(maps, 1)), ''
-    if maps.ndim == 3 and len(maps) == count + 1: return dict(enumerate(maps[1:], 1)), 'background'
+    if maps.ndim == 3 and len(maps) == count + 1: return dict(enumerate(maps)), 'background'
     if maps.ndim == 3 and len(maps) == len(given): return dict(zip(given, maps)), 'in_order'
     raise ImportedError(f'an array {maps.shape}; wanted ({count},h,w), a map for each class, or {len(given)} maps, for the classes that the picture has')
 
@@ -161,14 +161,15 @@ def by_class(
     classes: list,  # C names
     given: list,  # mask ids that the picture's labels give
     sizes: tuple = (),  # (h,w) that a map may have
-) -> tuple:  # {mask id: map}; 'background' where its map was left out, 'in_order' where the maps are those of the given classes in their order, else ''
+) -> tuple:  # {mask id: map}, 0 for the background's; 'background' where there is one, 'in_order' where the maps are those of the given classes in their order, else ''
     "Which map is of which class; raises `ImportedError`"
     if isinstance(found, dict) and len(found) == 1 and {*found} <= {*MAPS} - {*classes}: found = next(iter(found.values()))
     if isinstance(found, np.ndarray): return _by_place(_stack(found, sizes), len(classes), given)
-    found, background = _by_keys(found, sizes) if 'keys' in found and 'keys' not in classes else (found, False)
+    found, ground = _by_keys(found, sizes) if 'keys' in found and 'keys' not in classes else (found, None)
     ids = [class_number(k, classes) for k in found]
     if len(set(ids)) < len(ids): raise ImportedError(f'two maps of one class among {", ".join(map(str, found))}')
-    return {c: m.squeeze() if m.ndim > 2 else m for c, m in zip(ids, found.values())}, 'background' if background else ''
+    maps = {c: m.squeeze() if m.ndim > 2 else m for c, m in zip(ids, found.values())}
+    return (maps, '') if ground is None else ({0: ground} | maps, 'background')
 
 # %% ../nbs/71_imported.ipynb #b8553466
 def _values(m):
@@ -254,21 +255,28 @@ def _evidence(m):
     high = m.max() if m.size else 0
     return high > (2 if m.dtype == np.uint8 and high > 1 else .01)
 
+def _ground(found, size):
+    "{0: the background's map} where there is one from 0 to 1"
+    try: return as_stored({0: found[0]}, size) if 0 in found else {}
+    except ImportedError: return {}
+
 def picture_maps(
     source: Path|dict,  # as of `sources`
     classes: list,  # C names
     given: list,  # mask ids that the picture's labels give
     size: tuple,  # (H,W) of the picture
-) -> tuple:  # {mask id: tensor (ceil(H/4),ceil(W/4)) in 0..1} of the given classes that have a map, and a `Counter` of what is to be said
+) -> tuple:  # {mask id: tensor (ceil(H/4),ceil(W/4)) in 0..1} of the given classes that have a map, 0 for the background's, and a `Counter` of what is to be said
     "One picture's maps; raises `ImportedError` that names the file"
     array = isinstance(source, Path)
     try:
         if array: found, said = by_class(held := read_arrays(source), classes, given, map_sizes(size))
         else: found, said = {c: _grey(path) for c, path in source.items()}, ''
-        maps = as_stored({c: found[c] for c in given if c in found}, size)
+        maps = _ground(found, size) | as_stored({c: found[c] for c in given if c in found}, size)
     except ImportedError as e:
         where = str(source if array else next(iter(source.values())))
         raise e if str(e).startswith(where) else ImportedError(f'{where}: {e}') from None
+    if said == 'background' and 0 in maps: said = 'kept'
+    found.pop(0, None)
     shown = {c for c, m in found.items() if _evidence(m)}
     counts = Counter({f'agree{s:+}': len({*given} & {c + s for c in shown}) for s in (-1, 0, 1)}, shown=len(shown), maps=len(given), without=len({*given} - {*found}))
     counts.update(blank=len({*given} & {*found} - shown), left_out=0 if array and isinstance(held, np.ndarray) else len({*found} - {*given}), **{said: 1} if said else {})
@@ -297,7 +305,7 @@ def _into(store, source, samples, i):
     "Put one picture's maps into the store, zeros for a given class that has none; what was counted"
     size, found, counts = _read(source, samples, i)
     blank = torch.zeros([-(-s // store.stride) for s in size])
-    store.put(samples.ids[i], {c: found.get(c, blank) for c in samples.label_ids(i)}, size)
+    store.put(samples.ids[i], {c: found.get(c, blank) for c in [*({0} & {*found}), *samples.label_ids(i)]}, size)
     return counts
 
 def _refuse_others(folder, counted):
@@ -307,7 +315,7 @@ def _refuse_others(folder, counted):
     if wrong := disagreement(counts): raise ImportedError(f'{folder}: {wrong}')
     return counts
 
-_SAID = dict(without='given classes without a map', left_out='maps of classes not given left out', blank='maps without any evidence', background="pictures whose background's map was left out", in_order='pictures whose maps were taken for the given classes in their order')
+_SAID = dict(without='given classes without a map', left_out='maps of classes not given left out', blank='maps without any evidence', kept="pictures whose background's map was kept", background="pictures whose background's map was left out", in_order='pictures whose maps were taken for the given classes in their order')
 
 def import_summary(
     result: dict,  # of the stage of the CAMs

@@ -291,7 +291,7 @@ def hard_mask(
 def _classified(run, samples):
     "Trained classifier, and the CAMs of every picture at four pixels a cell"
     r, net = run.recipe, plain(run.make_net())
-    task = FiveForwards(net, run.method.views(r), total_steps(len(samples), run.settings()), r.alpha, r.ramp, r.seed)
+    task = FiveForwards(net, run.views, total_steps(len(samples), run.settings()), r.alpha, r.ramp, r.seed)
     _trained(run, task, samples)
     return [cams_one_at_a_time(net, samples.image(i), samples.labels[i], r.scales, 4) for i in range(len(samples))]
 

@@ -165,7 +165,7 @@ def parts(
     run: Run,
 ) -> dict:  # {part: '✓' or ''}
     "Which parts of the loss a run's method has, by its views"
-    views = run.method.views(run.recipe)
+    views = [v for v in run.views if v.losses]
     tiles = [v for v in views if isinstance(v, Tiles)]
     return {k: '✓' * has for k, has in dict(puzzle=bool(tiles), transformations=len(views) > len(tiles), multi_resolution=any(len(t.ns) > 1 for t in tiles)).items()}
 

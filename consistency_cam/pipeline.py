@@ -7,7 +7,7 @@ __all__ = ['FEW', 'ENOUGH', 'EVALUATED', 'SIDE', 'check_fields', 'settled', 'dat
            'evaluate_masks', 'seen_copy', 'run', 'small_run']
 
 # %% ../nbs/70_pipeline.ipynb #0f97c404
-import hashlib, json, os, sys, time
+import hashlib, json, os, sys, time, warnings
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from functools import partial
@@ -35,7 +35,8 @@ from .batchnorm import synchronise
 from .camnet import BackboneNet, CAMNet, compiling, try_compiler
 from .cams import CamStore, as_labels, as_picture, full_size, infer, infer_cams
 from .pooling import noisy_or_bias
-from .consistency import ConsistencyTask, Method, find_method, register
+from .consistency import ConsistencyTask, Method, register, view_names, with_terms
+from .registry import absent_method, find_method, method_names, missing_method, origin
 from .iterated import IteratedLearning, first_bias, save_backbone
 from .crf import LABEL_CRF, SOFTMAX_CRF, CRFSetting, crf_many, dense_crf, mean_field, scaled
 from .affinity import AffinityNet, AffinityTask, BoundaryNet, infer_affinity, infer_edge
@@ -111,11 +112,12 @@ def read_recipe(
     if not isinstance(found, dict): raise CheckpointError(f'{path}: no recipe, which has a value for each field by its name; choose another run folder')
     strange = [k for k in found if k not in {f.name for f in fields(Recipe)}]
     if strange: raise CheckpointError(f"{path}: consistency_cam {__version__} knows no field '{strange[0]}'; {hint(strange[0], [f.name for f in fields(Recipe)])}a newer version may have made this run: update, or choose another run folder")
-    try: return changed(Recipe(), **found)
+    elsewhere = {'method': str(found['method'])} if 'method' in found and (Path(path).parent/'method.json').exists() else {}  # it need not be at hand
+    try: return replace(changed(Recipe(), **{k: v for k, v in found.items() if k not in elsewhere}), **elsewhere)
     except InputError as e: raise CheckpointError(f'{path}: {e}') from None
 
 # %% ../nbs/70_pipeline.ipynb #57409fe0
-register(Method('imported', 'imported CAMs', lambda recipe: []))
+register(Method('imported', 'imported CAMs'))
 
 # %% ../nbs/70_pipeline.ipynb #4c1fa314
 class Run:
@@ -131,8 +133,17 @@ class Run:
         if recipe is None:
             if not about.exists(): raise CheckpointError(not_a_run(self.folder))
             recipe = read_recipe(about)
-        self.recipe, self.method = settled(recipe), find_method(recipe.method)
-        self._samples, self._skipped = {}, {}
+        self.recipe, self._samples, self._skipped = settled(recipe), {}, {}
+        self.method, self.source = self._find_method()
+        self.options = self.method.settings(self.recipe.options)
+
+    def _find_method(self):
+        "The recipe's method, and where it comes from; what stands for it, with a warning, where the folder's method is not at hand"
+        name, record = self.recipe.method, self.folder/'method.json'
+        if name in method_names() or not record.exists(): return find_method(name), origin(name)
+        about = read_json(record, 'name', 'title')
+        warnings.warn(f'{self.folder}: {missing_method(about)}')
+        return absent_method(about, self.recipe.options), {}
 
     def samples(self,
         split: str,
@@ -145,6 +156,8 @@ class Run:
 
     @property
     def classes(self) -> list: return self.samples(self.recipe.train).classes
+    @property
+    def views(self) -> list: return self.method.views(self.options, self.recipe)
     @property
     def splits(self) -> list: return [s for s in dict.fromkeys((self.recipe.train, self.recipe.val)) if s]
     @property
@@ -216,6 +229,11 @@ def stage_data(
     return {k: known[k]()[:16] for k in what or list(known)[:3]}
 
 @patch
+def method_data(self: Run) -> dict:  # {what: fingerprint}; empty where the method is of a package
+    "Fingerprint of the file that the method comes from"
+    return {'method file': self.source['sha256'][:16]} if 'sha256' in self.source else {}
+
+@patch
 def products(self: Run,
     *names: str,  # folders of finished stages
 ) -> dict:  # {name: fingerprint}
@@ -270,6 +288,7 @@ def work(self: Run,
                 self.refuse_other_settings(stage)
                 remove_leftovers(self.folder, 'recipe.json')
                 write_json(self.folder/'recipe.json', asdict(_from_anywhere(self.recipe)))
+                if self.source: write_json(self.folder/'method.json', dict(name=self.method.name, title=self.method.title, **self.source))
         yield
 
 def _from_anywhere(r):
@@ -363,6 +382,10 @@ def _held(net, batch_norm, frozen_stages):
     "The network with batch norm and first stages as a recipe wants them"
     return (synchronise(net) if batch_norm == 'synchronised' else net).freeze(batch_norm == 'frozen', frozen_stages)
 
+def _camnet(r, num_classes, pretrained, make=CAMNet, **more):
+    "A classifier on the recipe's backbone"
+    return make(**dict(backbone=r.backbone, num_classes=num_classes, pool=r.pool, output_stride=r.output_stride, pretrained=pretrained) | more)
+
 def _given_weights(r):
     "The weights a recipe names, as `CAMNet` takes them"
     return {'imagenet': True, 'random': False}.get(r.pretrained, r.pretrained)
@@ -401,8 +424,7 @@ def pretrain(self: Run) -> dict:  # last losses, steps, seconds, pictures taught
     if stage.done: return stage.result
     torch.manual_seed(r.seed)
     bias = first_bias(len(samples.classes), r.pretrain_pool, (r.pretrain_crop // r.output_stride) ** 2)
-    net = CAMNet(r.backbone, len(samples.classes), r.pretrain_pool, r.output_stride, _given_weights(r), bias)
-    net = _held(net, r.batch_norm, r.frozen_stages)
+    net = _held(_camnet(r, len(samples.classes), _given_weights(r), pool=r.pretrain_pool, bias=bias), r.batch_norm, r.frozen_stages)
     with self.work(stage):
         task = IteratedLearning(net, r.pretrain_rho, r.pretrain_k_teacher, r.pretrain_k_student)
         result = self.train(stage, task, samples, 'pretrain')
@@ -441,36 +463,48 @@ _NOT_CLASSIFY = 'val scales mirror threshold root workers cache labels masks cla
 def _classify_config(r):
     "The fields that decide the classifier's weights: those of no other stage"
     others = of_stage(r, *STAGES, 'crf')
-    return {k: v for k, v in asdict(r).items() if k == 'seed' or k not in others and k not in _NOT_CLASSIFY}
+    return {k: v for k, v in asdict(r).items() if k == 'seed' or k not in others and k not in _NOT_CLASSIFY and (v or k != 'options')}
 
 @patch
-def make_net(self: Run) -> CAMNet:
-    "An untrained network as the recipe says"
+def make_net(self: Run,
+    pretrained: bool|Path|None = None,  # as `CAMNet` takes it; None: what the recipe starts from
+) -> CAMNet:
+    "An untrained network as recipe and method say"
     r = self.recipe
     bias = noisy_or_bias(len(self.classes), (r.crop // r.output_stride) ** 2) if r.pool == 'noisy_or' else None
     torch.manual_seed(r.seed)
-    return _held(CAMNet(r.backbone, len(self.classes), r.pool, r.output_stride, self.start(), bias), r.batch_norm, r.frozen_stages)
+    net = _camnet(r, len(self.classes), self.start() if pretrained is None else pretrained, partial(self.method.net, self.options), bias=bias)
+    return _held(net, r.batch_norm, r.frozen_stages)
+
+@patch
+def make_task(self: Run,
+    net: CAMNet,  # untrained
+    steps: int,  # of the training
+) -> ConsistencyTask:
+    "The training of a classifier as recipe and method say; raises `InputError`"
+    r, terms = self.recipe, self.method.terms(self.options, net)
+    return ConsistencyTask(net, self.views, steps, r.alpha, r.ramp, terms, r.batch_norm == 'frozen-views', r.seed, r.share_views, r.frugal, self.method.cls)
 
 @patch
 def classify(self: Run) -> dict:  # last losses, steps, seconds
     "Train the classifier, or go on with it, or do nothing where it is done; raises `InputError`"
     r, samples = self.recipe, self.samples(self.recipe.train)
     if self.imported: raise InputError(f'{self.folder}: its CAMs were imported from another program, so there is nothing to train before them; `consistency-cam run {self.folder}` goes on from them')
-    stage = self.stage('classify', _classify_config(r), samples.fingerprint(), *self.started_from(), data=stage_data(samples) | self.first_weights())
+    stage = self.stage('classify', _classify_config(r), samples.fingerprint(), *self.started_from(), data=stage_data(samples) | self.first_weights() | self.method_data())
     if stage.done: return stage.result
-    views, steps, net = self.method.views(r), total_steps(len(samples), self.settings()), self.make_net()
-    for view in views: view.sample((r.crop, r.crop), net.stride, torch.Generator())
+    steps, net = total_steps(len(samples), self.settings()), self.make_net()
+    for view in self.views: view.sample((r.crop, r.crop), net.stride, torch.Generator())
     for split in self.splits: self.check(self.samples(split))
     self.say_classes()
-    with self.work(stage):
-        task = ConsistencyTask(net, views, steps, r.alpha, r.ramp, self.method.terms(r), r.batch_norm == 'frozen-views', r.seed, r.share_views, r.frugal)
-        return stage.finish(self.train(stage, task, samples) | self.skipped(r.train))
+    task = self.make_task(net, steps)
+    with self.work(stage): return stage.finish(self.train(stage, task, samples) | self.skipped(r.train))
 
 @patch
 def net(self: Run) -> CAMNet:
     "The trained classifier, in eval mode; raises `CheckpointError`"
     (state, classes, path), r = self.trained('classify'), self.recipe
-    return _ready(CAMNet(r.backbone, len(classes), r.pool, r.output_stride, pretrained=False, bias=0. if 'classifier.bias' in state else None), state, path)
+    net = _camnet(r, len(classes), False, partial(self.method.net, self.options), bias=0. if 'classifier.bias' in state else None)
+    return _ready(with_terms(net, self.method.terms(self.options, net)), state, path)
 
 # %% ../nbs/70_pipeline.ipynb #434c5452
 @patch
@@ -482,7 +516,7 @@ def cams(self: Run,
     if self.imported:
         if not self._finished(f'cams/{split}'): raise CheckpointError(f"{self.folder}: no imported CAMs of '{split}' here; `consistency-cam import-cams` brings them")
         return CamStore(self.product(f'cams/{split}'), samples.classes)
-    stage = self.stage(f'cams/{split}', dict(scales=r.scales, mirror=r.mirror), made_from(self.folder/'classify'), samples.fingerprint(), data=stage_data(samples) | self.products('classify'))
+    stage = self.stage(f'cams/{split}', dict(scales=r.scales, mirror=r.mirror), made_from(self.folder/'classify'), samples.fingerprint(), data=stage_data(samples) | self.products('classify') | self.method_data())
     if not stage.done:
         with self.work(stage):
             mine, store, begun = self.share(range(len(samples))), CamStore(stage.folder, samples.classes), time.perf_counter()
@@ -496,10 +530,10 @@ def _infer(self: Run, samples, split, store, mine):
     "Put the CAMs of this process's pictures that have none into the store; the sweep of all processes' where it has seen all of them, else None"
     r, missing, accelerator = self.recipe, [i for i in mine if samples.ids[i] not in store], make_accelerator(self.recipe.precision)
     sweep = _new_sweep(samples) if samples.has_masks else None
-    found = infer(self.net(), samples, missing, True, r.scales, r.mirror, store.stride)
+    found = infer(self.net(), samples, missing, True, r.scales, r.mirror, store.stride, background=True)
     for i, size, cams in tqdm(found, total=len(mine), initial=len(mine) - len(missing), desc=f'{self.title}, CAMs of {split}', disable=not (self.progress and is_main())):
         store.put(samples.ids[i], cams, size)
-        if sweep and (mask := samples.mask(i)) is not None: sweep.update(full_size({c: m.half() for c, m in cams.items()}, size), mask, samples.ids[i])
+        if sweep and (mask := samples.mask(i)) is not None: sweep.update(full_size({c: m.half() for c, m in cams.items() if c}, size), mask, samples.ids[i])
     seen = accelerator.reduce(torch.tensor(len(missing), device=accelerator.device)).item()
     if sweep: sweep.counts = accelerator.reduce(sweep.counts.to(accelerator.device))
     return sweep if seen == len(samples) else None
@@ -529,7 +563,7 @@ def make_affinity(self: Run,
     r, kinds = self.recipe, dict(boundary=BoundaryNet, features=AffinityNet)
     if r.affinity not in kinds: raise InputError(f"unknown affinity '{r.affinity}'; known: boundary, features, none")
     torch.manual_seed(r.seed)
-    return kinds[r.affinity](CAMNet(r.backbone, 1, output_stride=r.output_stride, pretrained=pretrained))
+    return kinds[r.affinity](_camnet(r, 1, pretrained, pool='gap'))
 
 @patch
 def affinity(self: Run) -> dict:  # last losses, steps, seconds, pictures
@@ -852,14 +886,25 @@ def try_networks(self: Run,
     r, todo = self.recipe, [s for s in stages if s in ('pretrain', 'classify', 'affinity', 'segment') and not self._finished(s)]
     if r.compile and todo: try_compiler('cuda' if torch.cuda.is_available() else 'cpu')
     with torch.random.fork_rng():
+        if 'classify' in todo: self.try_method()
         nets = [self.make_affinity(False)] if 'affinity' in todo else []
         if 'segment' in todo: nets.append(self.make_segmenter(2, False))
         for net in nets: net.train()(torch.zeros(min(2, self._pictures_at_once(net)), 3, 2 * r.output_stride, 4 * r.output_stride))
 
 @patch
-def _pictures_at_once(self: Run, net):
-    "Pictures that a training of the network takes through it together, in one process"
-    s = self.settings('segment' if isinstance(net, Segmenter) else 'affinity')
+def try_method(self: Run):
+    "Look at the names of the method's views, and where it has a network or terms of its own, do a step with them without weights; raises `InputError`"
+    r, method = self.recipe, self.method
+    view_names(self.views)
+    if method.net is Method.net and method.terms is Method.terms: return
+    net, n = self.make_net(False), min(2, self._pictures_at_once())
+    batch = dict(image=torch.zeros(n, 3, r.crop, r.crop), labels=torch.ones(n, net.num_classes), id=[''] * n)
+    self.make_task(net, 1).train()(batch, 0)
+
+@patch
+def _pictures_at_once(self: Run, net=None):
+    "Pictures that a training of the network takes through it together, in one process; None: the classifier"
+    s = self.settings('segment' if isinstance(net, Segmenter) else 'affinity' if net else '')
     return max(1, s.batch_size // int(os.environ.get('WORLD_SIZE', 1)) // s.accumulate)
 
 def _crf_at_hand():

@@ -96,7 +96,7 @@ def experiments(
         if run.classes != runs[0].classes:
             raise InputError(f'{runs[0].folder} and {run.folder} have different classes ({len(runs[0].classes)} and {len(run.classes)}); give each a page of its own')
     settings = [asdict(run.recipe) for run in runs]
-    differ = [k for k in settings[0] if k not in _SAME_EXPERIMENT and len({s[k] for s in settings}) > 1]
+    differ = [k for k in settings[0] if k not in _SAME_EXPERIMENT and any(s[k] != settings[0][k] for s in settings)]
     found = {}
     for run, s in zip(runs, settings): found.setdefault(', '.join([run.title, *[f'{k} {s[k]}' for k in differ]]), []).append(run)
     return found
@@ -645,7 +645,9 @@ def described_classifier(
     r = run.recipe
     found = {'training': _training(r) + ' (classifier ten times that)',
         'optimiser': f'SGD, momentum {r.momentum:g}, weight decay {r.weight_decay:g}, polynomial schedule of power {r.power:g}'}
-    if run.method.views(r): found['consistency'] = f'alpha up to {r.alpha:g} over the first {r.ramp:.0%} of the steps; tiles a side: {_listed(r.tiles)}; crops of {_range(r.crop_side)} and resizing to {_range(r.resize_scale)} of a side'
+    for what, views in dict(consistency=[v for v in run.views if v.losses], **{'further views': [v for v in run.views if not v.losses]}).items():
+        if views: found[what] = ', '.join(map(str, views)) + f'; alpha up to {r.alpha:g} over the first {r.ramp:.0%} of the steps' * (what == 'consistency')
+    if run.method.options: found[run.method.title] = '; '.join(f'{k} {getattr(run.options, k)} ({o.meaning})' for k, o in run.method.options.items())
     return found | {'CAM inference': f"scales {_listed(r.scales)}, {'with' if r.mirror else 'without'} the mirror image, masked by the given labels"}
 
 # %% ../nbs/85_report.ipynb #0b93604c
