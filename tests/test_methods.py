@@ -122,3 +122,25 @@ def test_a_comparison_takes_files_and_gives_each_method_its_own_options(file, tm
     assert main([*common, '--set', 'weight=2']) == 1 and "option weight=2 of method 'sharper'" in capsys.readouterr().err
     assert main([*common, '--set', 'height=2']) == 1 and "option 'height': none of cam, sharper has it; they have weight" in capsys.readouterr().err
     assert not (tmp_path/'runs').exists()
+
+
+def test_processes_that_are_started_know_the_files_and_import_nothing_heavy_for_it(file):
+    registry.use_files([file])
+    said = subprocess.run([sys.executable, '-c', 'import sys; from consistency_cam.registry import method_names; print(*method_names(), "torch" in sys.modules)'], capture_output=True, text=True).stdout.split()
+    assert said[-1] == 'False' and {'cam', 'consistency-cam', 'seam', 'sharper'} <= {*said}
+
+
+def test_a_package_brings_a_method_by_an_entry_point(file, tmp_path, monkeypatch):
+    about = tmp_path/'plug-1.5.dist-info'
+    about.mkdir()
+    (about/'METADATA').write_text('Metadata-Version: 2.1\nName: plug\nVersion: 1.5\n')
+    (about/'entry_points.txt').write_text('[consistency_cam.methods]\nplugged = plug_module\nabsent = plug_absent\ncam = plug_module\n')
+    (tmp_path/'plug_module.py').write_text(HEAD + "register(Method('plugged', 'Plugged'))")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry._installed.cache_clear()
+    try:
+        assert 'plugged' in registry.method_names() and 'plugged' not in METHODS
+        assert registry.find_method('plugged').title == 'Plugged' and registry.origin('plugged') == dict(package='plug 1.5')
+        with pytest.raises(InputError, match='the package plug: cannot be imported .ModuleNotFoundError'): registry.find_method('absent')
+        with pytest.raises(InputError, match="two methods are registered as 'cam', in consistency_cam.consistency and the package plug"): registry.find_method('cam')
+    finally: registry._installed.cache_clear()

@@ -56,7 +56,8 @@ class SEAMNet(CAMNet):
         "The refined maps, the background's in front, and class logits (B,C)"
         features = self.features(x)
         cams = self.classifier(features[-1])
-        return self.refined_maps(x, features, cams), POOLINGS[self.pool](cams.float())
+        ground, p = self.refined_maps(x, features, cams).split([1, self.num_classes], 1)
+        return torch.cat([ground, p - p.amin((2, 3), True)], 1), POOLINGS[self.pool](cams.float())
 
 # %% ../../nbs/methods/01_seam.ipynb #6e5a000e
 def seam_losses(net, out):
