@@ -47,7 +47,8 @@ def deciding(
     "The settings that decide what a stage makes, but for the seed and the place of the data"
     goes = run.stages(stage)
     idle = of_stage(run.recipe, *(s for s in STAGES if s not in goes), *['crf'] * (not {'affinity', 'pseudo', 'segment'} & {*goes}))
-    return {k: v for k, v in asdict(run.recipe).items() if k not in _ALIKE and (k not in idle or k in STAGES[:STAGES.index(stage)])}
+    options = ' '.join(f'{k}={v}' for k, v in run.recipe.options.items())
+    return {k: v for k, v in dict(asdict(run.recipe), options=options).items() if k not in _ALIKE and (k not in idle or k in STAGES[:STAGES.index(stage)])}
 
 # %% ../nbs/86_paper.ipynb #b4694608
 _NAMED = 'method backbone segment_on train val'.split()

@@ -1,0 +1,146 @@
+"""Methods of other people: a file beside the package, a module of its own in a term, two processes, a training that was cut."""
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import consistency_cam.pipeline as pipeline
+from consistency_cam import registry
+from consistency_cam.checkpoint import CheckpointError, load_state, read_json, read_metrics
+from consistency_cam.cli import main
+from consistency_cam.consistency import METHODS
+from consistency_cam.errors import InputError
+from consistency_cam.pipeline import Run, recipe, run
+
+HEAD = 'import torch\nfrom torch import nn\nfrom consistency_cam.consistency import Method, Option, register\n'
+SHARPER = HEAD + '''
+class Sharper(nn.Module):
+    lr_factor = 10.
+    def __init__(self, weight):
+        super().__init__()
+        self.weight, self.scale = weight, nn.Parameter(torch.ones(()))
+    def forward(self, out): return dict(sharper=self.weight * (out.whole.cams * self.scale).sigmoid().mean())
+
+register(Method('sharper', 'sharper CAM', terms=lambda options, net: [Sharper(options.weight)], options=dict(weight=Option(.1, 'of the mean', (0, 1)))))
+'''
+SMALL = dict(pictures=16, epochs=2, batch_size=4, size=64, crop=64, long_side=(60, 68), val='', log_every=1)
+OPTIONS = '--pictures 16 --epochs 2 --batch-size 4 --size 64 --crop 64 --long-side 60 68 --val= --log-every 1 --quiet'.split()
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    "A file with a method, and a registry that forgets it afterwards"
+    monkeypatch.setenv(registry.FILES, '')
+    known = dict(METHODS)
+    path = tmp_path/'sharper.py'
+    path.write_text(SHARPER)
+    yield path
+    METHODS.clear()
+    METHODS.update(known)
+
+
+def weights(folder): return load_state(folder/'classify'/'weights.safetensors')['net']
+
+
+def forget():
+    del METHODS['sharper']
+    os.environ[registry.FILES] = ''
+
+
+def test_a_term_is_trained_saved_and_resumed_and_its_run_opens_without_the_file(file, tmp_path, monkeypatch):
+    registry.use_files([file])
+    wanted = recipe('quick', method='sharper', options=dict(weight=.5), **SMALL)
+    whole = run(wanted, tmp_path/'whole', progress=False, until='cams')
+    scale = weights(whole.folder)['terms.0.scale']
+    assert scale != 1 and torch.equal(whole.net().terms[0].scale.detach().cpu(), scale)
+
+    def cut(*given, **more):
+        pipeline_fit(*given, **more, stop_at=3)
+        raise KeyboardInterrupt
+    pipeline_fit = pipeline.fit
+    with monkeypatch.context() as m:
+        m.setattr(pipeline, 'fit', cut)
+        with pytest.raises(KeyboardInterrupt): run(wanted, tmp_path/'cut', progress=False, until='classify')
+    assert len(read_metrics(tmp_path/'cut'/'classify'/'metrics.jsonl')) == 3
+    run(wanted, tmp_path/'cut', progress=False, until='classify')
+    one, other = weights(whole.folder), weights(tmp_path/'cut')
+    assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+    file.write_text(SHARPER + '\n# changed\n')
+    with pytest.raises(CheckpointError, match='made from other method file'): Run(whole.folder, progress=False).classify()
+    forget()
+    with pytest.warns(UserWarning, match="the method 'sharper' is not here, .*; give --methods sharper.py"): alone = Run(whole.folder, progress=False)
+    assert alone.title == 'sharper CAM' and alone.row()['losses']['sharper'] > 0 and alone.evaluate('cams') == whole.evaluate('cams')
+    with pytest.raises(InputError, match="the method 'sharper' is not here"): alone.net()
+    assert alone.cams('train').get(alone.samples('train').ids[0])
+    assert read_json(whole.folder/'method.json')['file'] == 'sharper.py'
+
+
+@pytest.mark.slow
+def test_two_processes_train_a_term_as_one_does(file, tmp_path):
+    registry.use_files([file])
+    run(recipe('quick', method='sharper', **SMALL), tmp_path/'one', progress=False, until='classify')
+    two = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '-m', 'consistency_cam']
+    done = subprocess.run([*two, 'train', tmp_path/'two', '--methods', file, '--method', 'sharper', *OPTIONS], env=dict(os.environ, OMP_NUM_THREADS='1', CONSISTENCY_CAM_METHODS=''), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    one, two = (weights(tmp_path/name) for name in ('one', 'two'))
+    assert one['terms.0.scale'] != 1 and abs(one['terms.0.scale'] - two['terms.0.scale']) < 1e-4
+    for a, b in zip(*(read_metrics(tmp_path/name/'classify'/'metrics.jsonl') for name in ('one', 'two'))): assert abs(a['sharper'] - b['sharper']) < 1e-3
+
+
+WRONG = {
+    'no dictionary': (HEAD + "register(Method('wrong', 'x', terms=lambda options, net: [lambda out: 3.]))", [], 'it returns float; a dictionary of named losses is wanted'),
+    'no scalar': (HEAD + "register(Method('wrong', 'x', terms=lambda options, net: [lambda out: dict(a=out.whole.cams)]))", [], "its loss 'a' is not a scalar tensor"),
+    'a taken name': (HEAD + "register(Method('wrong', 'x', terms=lambda options, net: [lambda out: dict(cls=out.whole.cams.mean())]))", [], "there is a loss 'cls' already"),
+    'a part of the network twice': (HEAD + "register(Method('wrong', 'x', terms=lambda options, net: [nn.ModuleList([net.classifier])]))", [], 'it holds a part of the network'),
+    'views of one name': (HEAD + "from consistency_cam.views import HFlip\nregister(Method('wrong', 'x', views=lambda options, recipe: [HFlip(name='cls')]))", [], "two losses would be named 'cls'"),
+    'a term and frugal': (HEAD + "register(Method('wrong', 'x', terms=lambda options, net: [lambda out: {}]))", ['--frugal'], 'a term sees all views at once'),
+    'registered twice': (HEAD + "for title in 'xy': register(Method('wrong', title))", [], "a method 'wrong' is registered already"),
+    'unknown option': (HEAD + "register(Method('wrong', 'x', options=dict(size=Option(1, 'cells', (1, 9)))))", ['--set', 'siez=2'], "has no option 'siez'; did you mean 'size'?"),
+    'option out of its limits': (HEAD + "register(Method('wrong', 'x', options=dict(size=Option(1, 'cells', (1, 9)))))", ['--set', 'size=10'], 'from 1 to 9 is wanted'),
+    'option of another kind': (HEAD + "register(Method('wrong', 'x', options=dict(size=Option(1, 'cells', (1, 9)))))", ['--set', 'size=big'], 'a whole number is wanted'),
+    'no import': (HEAD + "register(Method('wrong', 'x')); import absent_of_all", [], "cannot be imported (ModuleNotFoundError: No module named 'absent_of_all')"),
+    'no Python': ('register(', [], 'not Python'),
+    'a name of ours': (HEAD + "register(Method('cam', 'x'))", ['--method', 'cam'], "two methods are registered as 'cam'"),
+}
+
+
+@pytest.mark.parametrize('what', WRONG)
+def test_what_is_wrong_with_a_method_is_one_line_before_anything_is_trained(file, tmp_path, capsys, what):
+    text, more, said = WRONG[what]
+    file.write_text(text)
+    method = [] if '--method' in more else ['--method', 'wrong']
+    assert main(['run', str(tmp_path/'run'), '--methods', str(file), *method, '--until', 'classify', *OPTIONS, *more]) == 1
+    err = capsys.readouterr().err
+    assert said in err and err.count('\n') == 1 and not (tmp_path/'run').exists(), err
+
+
+def test_a_comparison_takes_files_and_gives_each_method_its_own_options(file, tmp_path, capsys):
+    common = ['compare', str(tmp_path/'runs'), '--methods', 'cam', str(file), '--until', 'classify', *OPTIONS]
+    assert main([*common, '--set', 'weight=2']) == 1 and "option weight=2 of method 'sharper'" in capsys.readouterr().err
+    assert main([*common, '--set', 'height=2']) == 1 and "option 'height': none of cam, sharper has it; they have weight" in capsys.readouterr().err
+    assert not (tmp_path/'runs').exists()
+
+
+def test_processes_that_are_started_know_the_files_and_import_nothing_heavy_for_it(file):
+    registry.use_files([file])
+    said = subprocess.run([sys.executable, '-c', 'import sys; from consistency_cam.registry import method_names; print(*method_names(), "torch" in sys.modules)'], capture_output=True, text=True).stdout.split()
+    assert said[-1] == 'False' and {'cam', 'consistency-cam', 'seam', 'sharper'} <= {*said}
+
+
+def test_a_package_brings_a_method_by_an_entry_point(file, tmp_path, monkeypatch):
+    about = tmp_path/'plug-1.5.dist-info'
+    about.mkdir()
+    (about/'METADATA').write_text('Metadata-Version: 2.1\nName: plug\nVersion: 1.5\n')
+    (about/'entry_points.txt').write_text('[consistency_cam.methods]\nplugged = plug_module\nabsent = plug_absent\ncam = plug_module\n')
+    (tmp_path/'plug_module.py').write_text(HEAD + "register(Method('plugged', 'Plugged'))")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry._installed.cache_clear()
+    try:
+        assert 'plugged' in registry.method_names() and 'plugged' not in METHODS
+        assert registry.find_method('plugged').title == 'Plugged' and registry.origin('plugged') == dict(package='plug 1.5')
+        with pytest.raises(InputError, match='the package plug: cannot be imported .ModuleNotFoundError'): registry.find_method('absent')
+        with pytest.raises(InputError, match="two methods are registered as 'cam', in consistency_cam.consistency and the package plug"): registry.find_method('cam')
+    finally: registry._installed.cache_clear()
