@@ -7,6 +7,7 @@ __all__ = ['labels_by_score', 'labels_by_alpha', 'offsets', 'Pairs', 'pair_label
            'feature_affinity', 'path', 'path_affinity', 'cell_affinities']
 
 # %% ../nbs/40_pairs.ipynb #b7a11304
+import math
 from functools import lru_cache
 from typing import NamedTuple
 import numpy as np

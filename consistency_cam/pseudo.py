@@ -7,13 +7,12 @@ __all__ = ['PseudoError', 'PseudoSetting', 'walked', 'class_scores', 'score_mask
            'pseudo_labels']
 
 # %% ../nbs/43_pseudo.ipynb #02491b2b
-import json, warnings
+import warnings
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
-import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm

@@ -15,7 +15,6 @@ import torch
 
 from .errors import InputError
 from .folder import EXTENSIONS, few_lacking
-from .samples import Samples
 from .scan import *
 from .numbering import *
 from .numbering import _folder_of
