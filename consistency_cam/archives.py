@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tqdm.auto import tqdm
-from .errors import InputError
+from .errors import InputError, listing
 from .disk import take_lock
 
 # %% ../nbs/03_archives.ipynb #d83baead
@@ -167,7 +167,7 @@ def recognised(
         for a in archives:
             if all(f'{a.inner}/{m}' in there for m in a.members): return f'it looks like {a.name} ({dataset})'
     top = sorted({PurePosixPath(p).parts[0] for p in there if p != '.'})
-    return f'it holds {", ".join(top[:4])}{", …" if len(top) > 4 else ""}' if top else 'it is empty'
+    return f'it holds {listing(top, 4)}' if top else 'it is empty'
 
 def _lacks(paths, inner, members):
     there = set(paths) | {str(p) for path in paths for p in PurePosixPath(path).parents}

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np, torch
 from tqdm.auto import tqdm
 
+from .errors import amount
 from .processes import cores, in_processes
 from .samples import EXTENSIONS, SIDES, Files, IdError, InputError, LabelError, MaskError, atomic_bytes, check_classes, good_ids, reading, read_text, refuse, take_lock, write_mask, writing
 from .tables import clean_name
@@ -356,8 +357,8 @@ class COCO(Files):
 
 def _sentence(path, about, keep, categories):
     "How the annotations were read, in one line; '' for COCO's own"
-    count, bare = lambda n: f'{n} picture{"s"*(n != 1)}', sum(i in {*about['bare']} for i in keep)
+    bare = sum(i in {*about['bare']} for i in keep)
     without = sum(not about['annotated'][i] for i in keep)
-    parts = [f'{len(about["categories"])} classes in the order of their ids' + about['reading']]*(categories is None) + [f'{count(without)} without annotations, so with none of the classes']*bool(without)
-    parts += [f'{count(bare)} with an object that has no outline (segmentation), so with labels and without a mask']*bool(bare)
+    parts = [f'{len(about["categories"])} classes in the order of their ids' + about['reading']]*(categories is None) + [f'{amount(without, "picture")} without annotations, so with none of the classes']*bool(without)
+    parts += [f'{amount(bare, "picture")} with an object that has no outline (segmentation), so with labels and without a mask']*bool(bare)
     return f'{path.name}: {", ".join(parts)}' if parts else ''

@@ -12,7 +12,7 @@ from PIL import Image
 from .errors import InputError, refuse_overwrite, unknown
 from .samples import Samples, atomic_bytes, masks_hold, opened, read_mask, writing
 from .archives import staging
-from .pseudo import write_coco
+from .annotations import write_coco
 
 # %% ../nbs/44_formats.ipynb #5791af8e
 def picture_file(

@@ -10,7 +10,7 @@ import os
 from collections import Counter
 from itertools import product
 
-from .errors import InputError
+from .errors import InputError, listing
 from .samples import LabelError, MaskError, Samples
 from .scan import mask_ids
 
@@ -61,7 +61,7 @@ def numbering_error(
     ids = sorted(set().union(*(shown for shown, _ in pairs)))
     if ids in ([255], [0, 255]) and len(pairs) > 1: return MaskError(f'{where}: all {len(pairs)} masks hold {" and ".join(map(str, ids))} only, which is void, and no class; where they are drawn black and white, make the class 1')
     if ids == [0] and len(pairs) > 2: return MaskError(f'{where}: all {len(pairs)} masks are blank, background in every pixel, and the labels name classes; take the masks that show them, or leave the masks out')
-    if spread := _spread(ids, len(classes)): return MaskError(f'{where}: ids {_listed(ids)} in the masks are spread over 0 to 255 as grey values are; classes are 1 to {len(classes)}, so make them {_listed(spread)}')
+    if spread := _spread(ids, len(classes)): return MaskError(f'{where}: ids {listing(ids, 12)} in the masks are spread over 0 to 255 as grey values are; classes are 1 to {len(classes)}, so make them {listing(spread, 12)}')
     shown = [(s - {0, 255}, named) for s, named in pairs if s - {0, 255}]
     off = sum(contradicts(*p) for p in shown)
     if off < 3: return None
@@ -78,8 +78,6 @@ def _agreement(pairs):
     chance = sum(n * named[k] for k, n in shown.items()) / len(pairs)
     return (hits - chance) / max(most - chance, 1)
 
-def _listed(ids, most=12): return ', '.join(map(str, ids[:most])) + ', …'*(len(ids) > most)
-
 def _spread(ids, num_classes):
     "What ids should be that are k*255/n, as whole grey values; None where they are not"
     if not any(num_classes < k < 255 for k in ids): return None
@@ -90,9 +88,9 @@ def _spread(ids, num_classes):
 def _remedy(numbers, classes):
     "How to give the numbering that was found"
     name = lambda k: repr(classes[k-1]) if k else 'the background'
-    listed = ', '.join(f'id {a} is {name(b)}' if a == min(numbers) else f'{a} {name(b)}' for a, b in sorted(numbers.items())[:30])
+    listed = listing((f'id {a} is {name(b)}' if a == min(numbers) else f'{a} {name(b)}' for a, b in sorted(numbers.items())), 30)
     list_helps = all((a == 0) == (b == 0) for a, b in numbers.items())
-    return ('give their order by --classes FILE (line k names the id k), or renumber' if list_helps else 'renumber') + f' the masks: {listed}' + ', …'*(len(numbers) > 30)
+    return ('give their order by --classes FILE (line k names the id k), or renumber' if list_helps else 'renumber') + f' the masks: {listed}'
 
 # %% ../nbs/04_scan_numbering.ipynb #3a6c1d2e
 def masks_place(

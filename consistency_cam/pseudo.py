@@ -4,27 +4,27 @@
 
 # %% auto #0
 __all__ = ['PseudoError', 'PseudoSetting', 'walked', 'class_scores', 'score_mask', 'pseudo_label', 'walk_cams', 'described',
-           'pseudo_labels', 'coco_rle', 'connected_parts', 'coco_annotations', 'write_coco']
+           'pseudo_labels']
 
 # %% ../nbs/43_pseudo.ipynb #02491b2b
-import json, warnings
+import warnings
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
-import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 import consistency_cam
-from .samples import InputError, Samples, masks_hold, read_mask, write_mask
+from .samples import InputError, Samples, read_mask, write_mask
 from .metrics import cam_mask
 from .transforms import cells
-from .checkpoint import Stage, atomic_bytes, fingerprint, read_json, write_json
+from .checkpoint import Stage, fingerprint, read_json, write_json
 from .cams import CamStore, StoreError
 from .crf import LABEL_CRF, CRFSetting, crf_many, label_crf
-from .affinity import labels_by_score
+from .pairs import labels_by_score
+from .annotations import *
 from .randomwalk import walk, walk_inputs, walk_many
 
 # %% ../nbs/43_pseudo.ipynb #ef74e804
@@ -197,65 +197,3 @@ def pseudo_labels(
         stage.finish(result)
     if result['all_zero']: warnings.warn(f"{result['all_zero']} of {len(pictures)} pictures have class maps without any score; their pseudo-labels are all background. They are marked all_zero in {about}")
     return read_json(about)
-
-# %% ../nbs/43_pseudo.ipynb #b5040544
-def coco_rle(
-    mask: torch.Tensor,  # bool (H,W)
-) -> dict:  # size [H,W], and counts, COCO's compressed run lengths
-    "A mask as COCO writes it; raises `PseudoError` where pycocotools is not installed"
-    try: from pycocotools.mask import encode
-    except ImportError: raise PseudoError('COCO JSON needs the package pycocotools, which is not installed: pip install "consistency_cam[coco]"') from None
-    rle = encode(np.asfortranarray(mask.cpu().numpy().astype(np.uint8)))
-    return dict(size=list(rle['size']), counts=rle['counts'].decode())
-
-# %% ../nbs/43_pseudo.ipynb #0d0d0001
-def connected_parts(
-    mask: np.ndarray,  # bool (H,W)
-) -> np.ndarray:  # int (H,W): 0 outside, 1..N the parts, in the order of their first pixels
-    "The parts of a mask whose pixels touch along their sides"
-    steps = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
-    (rows, starts), ends, width = np.nonzero(steps == 1), np.nonzero(steps == -1)[1], mask.shape[1] + 1
-    first = np.searchsorted(rows*width + ends, (rows + 1)*width + starts, side='right')  # runs of the next row that lie below
-    last = np.searchsorted(rows*width + starts, (rows + 1)*width + ends)
-    root = list(range(len(rows)))
-    def find(i):
-        while root[i] != i: root[i] = i = root[root[i]]
-        return i
-    for i, (a, b) in enumerate(zip(first, last)):
-        for j in range(a, b):
-            if (p := find(i)) != (q := find(j)): root[max(p, q)] = min(p, q)
-    parts, found = np.zeros(mask.shape, int), np.unique([find(i) for i in range(len(rows))], return_inverse=True)[1]
-    parts[mask] = np.repeat(found + 1, ends - starts)
-    return parts
-
-# %% ../nbs/43_pseudo.ipynb #6f4b2f9a
-def coco_annotations(
-    mask: torch.Tensor,  # (H,W) uint8: 0 background, 1..C, 255 unsure
-) -> list:  # a dictionary for each part of a class in it
-    "Annotations of one picture, without their ids and the picture's; raises `PseudoError`"
-    found = []
-    for c in [c for c in mask.unique().tolist() if 0 < c < 255]:
-        parts = torch.from_numpy(connected_parts((mask == c).cpu().numpy()))
-        for part in (parts == k for k in range(1, parts.max() + 1)):
-            y, x = part.nonzero().T
-            box = [x.min().item(), y.min().item(), (x.max() - x.min()).item() + 1, (y.max() - y.min()).item() + 1]
-            found.append(dict(category_id=c, segmentation=coco_rle(part), area=len(x), bbox=box, iscrowd=0))
-    return found
-
-def write_coco(
-    samples: Samples,
-    folder: str|Path,  # of their masks, ID.png
-    path: str|Path,  # the JSON file to write, whole or not at all
-    file_name='{id}.jpg',  # how the pictures are called: a pattern, or a function of the id
-) -> dict:  # numbers of images and annotations
-    "Masks as a COCO file; category k is class k. Raises `InputError`"
-    masks_hold(samples.classes)
-    images, annotations = [], []
-    for n, id in enumerate(samples.ids, 1):
-        mask = read_mask(Path(folder)/f'{id}.png', num_classes=len(samples.classes))
-        images.append(dict(id=n, file_name=file_name(id) if callable(file_name) else file_name.format(id=id), height=mask.shape[0], width=mask.shape[1]))
-        annotations += [dict(a, image_id=n) for a in coco_annotations(mask)]
-    annotations = [dict(a, id=k) for k, a in enumerate(annotations, 1)]
-    categories = [dict(id=k, name=name) for k, name in enumerate(samples.classes, 1)]
-    atomic_bytes(path, json.dumps(dict(images=images, annotations=annotations, categories=categories)).encode())
-    return dict(images=len(images), annotations=len(annotations))

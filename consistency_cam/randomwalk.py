@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch.distributions import Binomial
 from .samples import InputError
-from .affinity import offsets, path_affinity
+from .pairs import offsets, path_affinity
 
 # %% ../nbs/42_randomwalk.ipynb #41db6466
 _all_ = ['path_affinity']

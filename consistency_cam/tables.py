@@ -15,6 +15,7 @@ from functools import cache
 from itertools import zip_longest
 from pathlib import Path
 
+from .errors import amount
 from .samples import IdError, LabelError, check_classes, good_ids, masks_hold, multi_hot, read_text, refuse
 
 # %% ../nbs/00_tables.ipynb #3b240246
@@ -332,7 +333,7 @@ def _sentence(path, table, ids, how, several, classes, rows, splits, counts):
     "How a table was read, in one line"
     bare = sum(not names for _, _, names, _ in rows)
     parts = [table.form, f'names of pictures in {ids!r}', how, 'rows of one picture put together'*bool(several), f'{len(classes)} class{"es"*(len(classes) != 1)}',
-             f'{bare} picture{"s"*(bare != 1)} without a label, so with none of the classes in {"them" if bare != 1 else "it"}'*bool(bare),
+             f'{amount(bare, "picture")} without a label, so with none of the classes in {"them" if bare != 1 else "it"}'*bool(bare),
              f'splits in {splits!r} ({", ".join(f"{k} {v}" for k, v in counts.items())})' if counts else 'no column of splits']
     return f'{Path(path).name}: {", ".join(p for p in parts if p)}'
 

@@ -392,7 +392,7 @@ def test_disk_that_is_too_small_is_noticed_first(tmp_path, monkeypatch):
 def test_killed_unpacking_leaves_nothing_that_looks_whole(tmp_path):
     (tmp_path/'archive').write_bytes(tar(*((f'VOC/{i}', b'x') for i in range(3000))))
     code = f'''
-import time, consistency_cam.download as d
+import time, consistency_cam.archives as d
 write = d._write
 def slow(*args): write(*args); time.sleep(.01)
 d._write = slow

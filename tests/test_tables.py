@@ -291,7 +291,7 @@ ORDERS = {  # name: {file: content}, the classes, or what is said
     'beside the masks': ({'../../m/classes.txt': 'dog\ncat\n'}, ['dog', 'cat']), 'among the masks': ({'../../m/masks/classes.txt': 'dog\ncat\n'}, ['dog', 'cat']),
     'the same twice': ({'classes.txt': 'dog\ncat\n', '../classes.txt': '1 dog\n2 cat\n'}, ['dog', 'cat']), 'two': ({'classes.txt': 'dog\ncat\n', '../classes.txt': 'cat\ndog\n'}, 'other classes than in'),
     'as export writes it': ({'../classes.json': '{"1": "dog", "2": "cat"}'}, ['dog', 'cat']), 'with background': ({'../classes.txt': '__background__\ndog\ncat\n'}, ['dog', 'cat']),
-    'with more': ({'../classes.txt': 'dog\ncow\ncat\n'}, ['dog', 'cow', 'cat']), 'with a slip': ({'../classes.txt': 'dgo\ncat\n'}, "unknown class 'dog'; did you mean 'dgo'? ("),
+    'with more': ({'../classes.txt': 'dog\ncow\ncat\n'}, ['dog', 'cow', 'cat']), 'with a slip': ({'../classes.txt': 'dgo\ncat\n'}, "unknown class 'dog'; did you mean 'dgo'? known: dgo, cat ("),
     'from 0': ({'../classes.txt': '0 dog\n1 cat\n'}, 'in a mask 0 is the background'), 'with a gap': ({'../classes.txt': '1 dog\n5 cat\n'}, 'number the classes 1 to 2'),
 }
 

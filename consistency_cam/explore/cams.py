@@ -23,7 +23,7 @@ from ..metrics import THRESHOLDS, ConfusionMatrix, ThresholdSweep, cam_mask, cla
 from ..cams import CamStore, infer_cams
 from ..pipeline import Run
 from ..report import shrunk
-from .explorer import Explorer, choice, choices, explorer, open_runs, slider, tick
+from .explorer import Explorer, choice, choices, explorer, open_runs, run_lines, slider, tick
 
 # %% ../../nbs/90_cams.ipynb #195e90a1
 def pictures_with(
@@ -298,9 +298,7 @@ def cam_lines(
     values: dict,  # of the controls
 ) -> str:
     "The Python lines that make the panels"
-    return '\n'.join(['from consistency_cam.explore.explorer import open_runs, sheet', 'from consistency_cam.explore.cams import cam_panels',
-        f'runs = open_runs({", ".join(repr(str(p)) for p in places)})',
-        f'panels = cam_panels(runs, {", ".join(f"{k}={v!r}" for k, v in cam_arguments(values).items())})'])
+    return run_lines('cams', 'cam_panels', places, cam_arguments(values))
 
 # %% ../../nbs/90_cams.ipynb #5426d014
 @explorer

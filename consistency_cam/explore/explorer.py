@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'as_array', 'sheet', 'panels_html', 'Wide', 'as_size', 'widgets', 'control', 'slider', 'tick', 'choice',
-           'choices', 'Explorer', 'explorer', 'free_path', 'save_panels', 'open_runs']
+           'choices', 'Explorer', 'explorer', 'free_path', 'save_panels', 'open_runs', 'run_lines']
 
 # %% ../../nbs/88_explorer.ipynb #3f1a7043
 import base64, html, io, sys, time
@@ -15,7 +15,7 @@ import numpy as np
 from fastcore.basics import patch
 from matplotlib.figure import Figure
 from PIL import Image
-from ..samples import InputError
+from ..errors import InputError, runs_in
 from ..checkpoint import CheckpointError, atomic_bytes, runs_root
 from ..show import data_uri, grid, rgb, to_png
 from ..pipeline import Run, small_run
@@ -239,12 +239,6 @@ def save(self: Explorer):
     self.note.value = f'<span class="cc-note">saved as {html.escape(str(path.resolve()))}</span>'
 
 # %% ../../nbs/88_explorer.ipynb #2404f884
-def _runs_in(folder):
-    "The run in the folder, or those in its sub-folders"
-    folder = Path(folder)
-    if (folder/'recipe.json').exists(): return [Run(folder, progress=False)]
-    return [Run(p.parent, progress=False) for p in sorted(folder.glob('*/recipe.json'))]
-
 def _trained(run): return run.imported or (run.folder/'classify'/'weights.safetensors').exists()
 
 METHODS = 'cam', 'puzzle-cam', 'consistency-cam'  # the order in which their panels stand
@@ -254,7 +248,7 @@ def open_runs(
     progress: bool = True,  # show the bars of that training
 ) -> dict:  # {title: `Run`}, all of the same classes
     "Runs with trained CAMs, the plain one first; raises `CheckpointError`, `InputError`"
-    runs = [run for place in places or [runs_root()/'demo'] for run in _runs_in(place)]
+    runs = [run for place in places or [runs_root()/'demo'] for run in (Run(folder, progress=False) for folder in runs_in(place))]
     ready = [r for r in runs if _trained(r)]
     if not (places or ready): ready = [small_run(m, progress) for m in METHODS]
     if not ready: raise CheckpointError(f"{', '.join(map(str, places))}: " + ('nothing trained here yet; go on with `consistency-cam run`' if runs else 'no run here; make one with `consistency-cam run` or `make demo`'))
@@ -268,3 +262,17 @@ def _named(runs):
     "By title, with the folder's name where two have the same"
     titles = [r.title for r in runs]
     return {t if titles.count(t) == 1 else f'{t} ({r.folder.name})': r for t, r in zip(titles, runs)}
+
+# %% ../../nbs/88_explorer.ipynb #b7a11502
+def run_lines(
+    module: str,  # of `consistency_cam.explore`
+    panels: str,  # its function that makes the panels
+    places: tuple,  # as `open_runs` takes them
+    arguments: dict,  # of that function
+) -> str:
+    "The Python lines that make the panels"
+    given = ', '.join(f'{name}={value!r}' for name, value in arguments.items())
+    return f'''from consistency_cam.explore.explorer import open_runs, sheet
+from consistency_cam.explore.{module} import {panels}
+runs = open_runs({", ".join(repr(str(p)) for p in places)})
+panels = {panels}(runs, {given})'''

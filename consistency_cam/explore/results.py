@@ -22,7 +22,7 @@ from ..show import OKABE_ITO, Plot, contour, curve, heat, mask_overlay
 from ..metrics import THRESHOLDS, cam_mask, class_iou
 from ..pipeline import Run
 from .cams import looked_at, picture_cams, picture_scores
-from .explorer import Explorer, Wide, choice, explorer, open_runs, slider
+from .explorer import Explorer, Wide, choice, explorer, open_runs, run_lines, slider
 
 # %% ../../nbs/95_results.ipynb #808506c6
 class Chart:
@@ -290,9 +290,7 @@ def result_lines(
     values: dict,  # of the controls
 ) -> str:
     "The Python lines that make the panels"
-    return '\n'.join(['from consistency_cam.explore.explorer import open_runs, sheet', 'from consistency_cam.explore.results import result_panels',
-        f'runs = open_runs({", ".join(repr(str(p)) for p in places)})',
-        f'panels = result_panels(runs, {", ".join(f"{k}={v!r}" for k, v in values.items())})'])
+    return run_lines('results', 'result_panels', places, values)
 
 @explorer
 def explore_results(
