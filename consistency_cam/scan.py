@@ -9,8 +9,6 @@ __all__ = ['HANDFUL', 'picture_notes', 'look', 'mask_ids', 'Record', 'scan']
 import json, os
 from pathlib import Path
 
-import torch
-from PIL import Image
 from tqdm.auto import tqdm
 
 from .errors import InputError

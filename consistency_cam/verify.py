@@ -13,9 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-from .errors import InputError
+from .errors import InputError, amount
 from .folder import EXTENSIONS, few_lacking
-from .samples import Samples
 from .scan import *
 from .numbering import *
 from .numbering import _folder_of
@@ -36,8 +35,7 @@ class Checked:
     def summary(self) -> str:
         "One line: how much was looked at, and how much of it is wrong."
         kinds = ', '.join(f'{n} {kind}' for kind, n in Counter(kind for kind, _ in self.problems).most_common())
-        count = lambda n, what: f"{n:,} {what}{'' if n == 1 else 's'}"
-        return f"{count(self.pictures, 'picture')}, {count(self.masks, 'mask')}: {count(len(self.problems), 'problem') + f' ({kinds})' if kinds else 'no problem'}, {count(len(self.notes), 'note')}"
+        return f"{amount(self.pictures, 'picture')}, {amount(self.masks, 'mask')}: {amount(len(self.problems), 'problem') + f' ({kinds})' if kinds else 'no problem'}, {amount(len(self.notes), 'note')}"
 
     def lines(self,
         most: int=None,  # problems to name; None: all, and all notes, each in its line
@@ -77,7 +75,7 @@ def slips(
     notes, counts = [], class_counts({name: s for name, s in sets.items() if torch.is_tensor(s.labels)})[0]
     for c, n in counts.items():
         like = next((o for o in difflib.get_close_matches(c, counts, 4) if o != c and (n == 1 <= counts[o] or 20*n < counts[o])), None)
-        if like: notes.append((f'a class of {n} picture{"s"*(n != 1)}, like {like!r} of {counts[like]}; is it a slip?', c))
+        if like: notes.append((f'a class of {amount(n, "picture")}, like {like!r} of {counts[like]}; is it a slip?', c))
         elif n == 1: notes.append(('a class of 1 picture', c))
     return notes
 
@@ -92,7 +90,7 @@ def class_lines(
     shown = ', '.join(f'{c} {n:,}' for c, n in counts.most_common(most))
     line = f'pictures of each of {len(counts)} classes: {shown}' if len(counts) > 1 else f'pictures of the one class: {shown}'
     line += f', and of {len(counts) - most:,} more' if len(counts) > most else ''
-    line += f"; {bare:,} picture{'s'*(bare != 1)} without any class" if bare else ''
+    line += f"; {amount(bare, 'picture')} without any class" if bare else ''
     return [line, *dict.fromkeys(r for s in sets.values() if (r := getattr(s, 'reading', '')))]
 
 def everywhere(

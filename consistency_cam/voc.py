@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 
 from fastcore.basics import patch
 
+from .errors import amount
 from .samples import EXTENSIONS, Files, IdError, InputError, LabelError, MaskError, check_classes, checked_ids, masks_hold, multi_hot, opened, read_ids, read_labels, read_mask, read_text, reading, refuse
 from .tables import clean_name, read_classes
 
@@ -303,7 +304,7 @@ class VOC(Files):
         if self.has_masks: _check_colours(self, colours)
         bare = sum(not n for n in names)
         self.root, self.split = root, split
-        self.reading = '; '.join(s for s in (how, said, f'{bare} picture{"s"*(bare != 1)} whose annotation has no object, so with none of the classes'*bool(bare and not said)) if s)
+        self.reading = '; '.join(s for s in (how, said, f'{amount(bare, "picture")} whose annotation has no object, so with none of the classes'*bool(bare and not said)) if s)
 
 def _any_masks(folder, ids, split):
     "Whether masks are there: of a split's pictures where it is 'test', which has none of VOC 2012's"
