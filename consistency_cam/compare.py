@@ -7,7 +7,6 @@ __all__ = ['COLUMNS', 'compare', 'environment', 'collect', 'table', 'remarks', '
 
 # %% ../nbs/72_compare.ipynb #b9c226f7
 import platform, re, sys
-from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 import torch
@@ -16,7 +15,7 @@ import timm
 from tqdm.auto import tqdm
 from .checkpoint import write_json
 from .consistency import find_method
-from .recipes import Recipe, changed
+from .recipes import Recipe, changed, flat
 from .pipeline import run, Run
 
 # %% ../nbs/72_compare.ipynb #94b30624
@@ -38,7 +37,7 @@ def compare(
     for n, (seed, method) in enumerate(jobs, 1):
         if progress: tqdm.write(f'[{n}/{len(jobs)}] {find_method(method).title}, seed {seed}')
         rows.append(run(changed(r, method=method, seed=seed), folder/f'{method}-{seed}', force, progress, until).row())
-        about = _record(rows, command, recipe=dict(_without_folders(r), method='', seed=''))
+        about = _record(rows, command, recipe=_without_folders(r) | {'classify.method': '', 'seed': ''})
         write_json(result or folder/'comparison.json', about)
     return about
 
@@ -48,7 +47,7 @@ def _record(rows, command='', **more):
 
 def _without_folders(r):
     "The recipe's fields, for a record that says nothing of where its data lies"
-    return dict(asdict(r), root='', pretrain_root='', labels=Path(r.labels).name, masks=Path(r.masks).name, classes=Path(r.classes).name)
+    return flat(r) | {k: '' for k in ('data.root', 'pretrain.root')} | {f'data.{k}': Path(getattr(r.data, k)).name for k in ('labels', 'masks', 'classes')}
 
 def _anonymous(arguments):
     "Arguments with absolute folders cut down to their last name"

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 import consistency_cam
 from .samples import InputError, Samples, masks_hold, read_mask, write_mask
 from .metrics import cam_mask
-from .checkpoint import Stage, atomic_bytes, fingerprint, read_json, write_json
+from .checkpoint import StageFolder, atomic_bytes, fingerprint, read_json, write_json
 from .cams import CamStore, StoreError
 from .crf import LABEL_CRF, CRFSetting, crf_many, label_crf
 from .affinity import labels_by_score
@@ -187,7 +187,7 @@ def pseudo_labels(
     data: dict|None = None,  # {what they are made from: fingerprint}; None: the pictures
 ) -> dict:  # the manifest: settings, versions, counts, and what is known of each picture
     "Make the pseudo-labels that are not there yet; raises `InputError`, with the folder left as a later call can take it up"
-    stage = Stage(folder, dict(asdict(setting), walk=relation is not None), fingerprint(samples.fingerprint(), inputs), force, data or dict(pictures=samples.pictures_fingerprint()[:16]))
+    stage = StageFolder(folder, dict(asdict(setting), walk=relation is not None), fingerprint(samples.fingerprint(), inputs), force, data or dict(pictures=samples.pictures_fingerprint()[:16]))
     about = stage.folder/'manifest.json'
     if stage.settled(): return read_json(about)
     _check(samples, store)

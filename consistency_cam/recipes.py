@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['PARTS', 'OPTIONAL', 'SHARED', 'NAMES', 'STAGES', 'CHOICES', 'LIMITS', 'OLD_NAMES', 'PAPER', 'COCO', 'RECIPES', 'Data',
            'Pretrain', 'Classify', 'Cams', 'Affinity', 'Walk', 'Pseudo', 'Segment', 'CRF', 'Recipe', 'part_of', 'flat',
-           'explain', 'choices', 'method_names', 'default', 'named', 'changed', 'unknown_field', 'recipe']
+           'explain', 'choices', 'method_names', 'default', 'named', 'changed', 'unknown_field', 'short', 'option',
+           'recipe']
 
 # %% ../nbs/60_recipes.ipynb #fcdbf7c8
 import sys
@@ -149,7 +150,8 @@ class Recipe:
 PARTS = dict(data=Data, pretrain=Pretrain, classify=Classify, cams=Cams, affinity=Affinity, walk=Walk, pseudo=Pseudo, segment=Segment, crf=CRF)
 OPTIONAL = 'pretrain', 'affinity', 'segment'  # stages that `None` leaves out
 SHARED = [f.name for f in fields(Recipe) if f.name not in (*PARTS, 'left_out')]  # what all networks and trainings share
-NAMES = SHARED + [f'{part}.{f.name}' for part, kind in PARTS.items() for f in fields(kind)]  # of all fields, with their part
+_OF_TRAININGS = [f.name for f in fields(Training)]
+NAMES = SHARED + [f'{part}.{f.name}' for part, kind in PARTS.items() for f in sorted(fields(kind), key=lambda f: f.name in _OF_TRAININGS)]  # of all fields, with their part
 
 # %% ../nbs/60_recipes.ipynb #132e399d
 STAGES = 'pretrain', 'classify', 'cams', 'affinity', 'walk', 'pseudo', 'segment'  # in their order; `evaluate` follows each
@@ -313,6 +315,20 @@ RECIPES['voc-quick'] = changed(RECIPES['quick'],
     affinity=dict(radius=10, epochs=2, batch_size=8, crop=256, long_side=(160, 320)),
     walk=dict(radius=5, steps=256), pseudo=dict(background=(.5,)), crf=dict(scale=1., side=250),
     segment=dict(norm='group', scales=(.5,), epochs=6, lr=.0015, crop=160, long_side=(144, 288)))
+
+# %% ../nbs/60_recipes.ipynb #43adc1a3
+def short(
+    name: str,  # of a field
+) -> str:
+    "The name as people say it: 'lr' for 'classify.lr', 'segment' for 'segment.kind'"
+    part, _, field = name.rpartition('.')
+    return part if field == 'kind' else field if part in ('data', 'classify', 'cams') else name
+
+def option(
+    name: str,  # of a field
+) -> str:
+    "What sets the field on the command line"
+    return '--' + short(name).replace('_', '-')
 
 # %% ../nbs/60_recipes.ipynb #d46da199
 def recipe(

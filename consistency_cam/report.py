@@ -15,7 +15,6 @@ __all__ = ['STYLE', 'POLICY', 'shrunk', 'compressed', 'shown', 'finished', 'expe
 
 # %% ../nbs/85_report.ipynb #875c9ebb
 import base64, io
-from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 import fastcore.xml as html
@@ -30,7 +29,7 @@ from .folder import WithMasks
 from .show import BELOW, DASHES, OKABE_ITO, Plot, bars, class_name, curve, mask_overlay, overlay, rgb, to_png
 from .metrics import ConfusionMatrix, cam_mask
 from .checkpoint import atomic_bytes, read_metrics
-from .recipes import STAGES, Recipe, explain, of_stage
+from .recipes import OPTIONAL, PARTS, STAGES, Recipe, explain, flat, part_of, short
 from .compare import environment, mean_spread, remarks
 from .pipeline import EVALUATED, Run
 from .verify import class_lines, everywhere
@@ -80,12 +79,12 @@ def finished(
 ) -> dict:  # {stage: the split whose pictures it is shown on; '' for the training of a network}
     "The stages of the recipe that are done."
     r = run.recipe
-    splits = dict(cams=r.train, walk=r.train, pseudo=r.train, segment=r.val or r.train)
+    splits = dict(cams=r.data.train, walk=r.data.train, pseudo=r.data.train, segment=r.data.val or r.data.train)
     folder = lambda s: f"{'masks' if s == 'segment' else s}/{splits.get(s, '')}"
     return {s: splits.get(s, '') for s in run.stages() if run._finished(folder(s))}
 
 # %% ../nbs/85_report.ipynb #22db9798
-_SAME_EXPERIMENT = ('method', 'segment_on', 'seed', 'root', 'labels', 'masks', 'classes', 'workers', 'save_every', 'log_every')
+_SAME_EXPERIMENT = 'method segment.on seed root labels masks classes workers save_every log_every'.split()
 
 def experiments(
     runs: list,  # of `Run`
@@ -95,10 +94,10 @@ def experiments(
     for run in runs[1:]:
         if run.classes != runs[0].classes:
             raise InputError(f'{runs[0].folder} and {run.folder} have different classes ({len(runs[0].classes)} and {len(run.classes)}); give each a page of its own')
-    settings = [asdict(run.recipe) for run in runs]
-    differ = [k for k in settings[0] if k not in _SAME_EXPERIMENT and len({s[k] for s in settings}) > 1]
+    settings = [{short(k): str(v) for k, v in flat(run.recipe).items()} for run in runs]
+    differ = [k for k in settings[-1] if k not in _SAME_EXPERIMENT and len({s.get(k) for s in settings}) > 1]
     found = {}
-    for run, s in zip(runs, settings): found.setdefault(', '.join([run.title, *[f'{k} {s[k]}' for k in differ]]), []).append(run)
+    for run, s in zip(runs, settings): found.setdefault(', '.join([run.title, *[f'{k} {s[k]}' for k in differ if k in s]]), []).append(run)
     return found
 
 # %% ../nbs/85_report.ipynb #6dbd355e
@@ -305,7 +304,7 @@ def shown_split(
 ) -> str:
     "The split to take pictures from: held out rather than training, with masks rather than without."
     r = run.recipe
-    return max([s for s in (r.val, r.train) if s], key=lambda s: run.samples(s).has_masks)
+    return max([s for s in (r.data.val, r.data.train) if s], key=lambda s: run.samples(s).has_masks)
 
 def candidates(
     samples: Samples,
@@ -325,7 +324,7 @@ def masks_of(
     samples, r = run.samples(split), run.recipe
     if stage in ('pseudo', 'segment'): return WithMasks(samples, (run.pseudo if stage == 'pseudo' else run.masks)(split)).mask
     store = (run.cams if stage == 'cams' else run.walk)(split)
-    cut = run.figures(stage).get(r.train, {}).get('best_threshold', r.threshold if stage == 'cams' else r.pseudo_background[0])
+    cut = run.figures(stage).get(r.data.train, {}).get('best_threshold', r.cams.threshold if stage == 'cams' else r.pseudo.background[0])
     return lambda i: cam_mask(store.get(samples.ids[i]), cut, tuple(samples.image(i).shape[1:]))
 
 def picture_ious(
@@ -382,7 +381,7 @@ def choice(
     places = candidates(samples)
     if samples.has_masks: chosen = choose(picture_ious(runs, split, places, stage), names, pictures)
     else: chosen = dict.fromkeys(np.unique(np.linspace(0, len(places) - 1, min(pictures, len(places))).round().astype(int)).tolist(), '')
-    kind = f"{'held-out' if split == runs[0].recipe.val else 'training'} pictures"
+    kind = f"{'held-out' if split == runs[0].recipe.data.val else 'training'} pictures"
     where = f'{len(places)} evenly spaced ones of the {len(samples)} {kind}' if len(places) < len(samples) else f'the {len(samples)} {kind}'
     return split, {places[n]: why for n, why in chosen.items()}, rule(names, where, samples.has_masks)
 
@@ -633,36 +632,36 @@ _DATA = dict(scenes='Scenes (generated)', voc='VOC 2012', folder='own pictures')
 _listed = lambda values: ', '.join(f'{v:g}' for v in values)
 _range = lambda values: ' to '.join(f'{v:g}' for v in values)
 
-def _training(r, part=''):
+def _training(t):
     "A training in words: how long, on what, and how fast"
-    get = lambda name: getattr(r, f'{part}{name}')
-    return f"{get('epochs')} epoch{'s' * (get('epochs') != 1)}, {get('batch_size')} pictures a step, crops of {get('crop')} pixels from pictures of {_range(get('long_side'))}, learning rate {get('lr'):g}"
+    return f"{t.epochs} epoch{'s' * (t.epochs != 1)}, {t.batch_size} pictures a step, crops of {t.crop} pixels from pictures of {_range(t.long_side)}, learning rate {t.lr:g}"
 
 def described_classifier(
     run: Run,
 ) -> dict:  # {what: in words}
     "The settings of a run's classifier and its CAMs."
     r = run.recipe
-    found = {'training': _training(r) + ' (classifier ten times that)',
-        'optimiser': f'SGD, momentum {r.momentum:g}, weight decay {r.weight_decay:g}, polynomial schedule of power {r.power:g}'}
-    if run.method.views(r): found['consistency'] = f'alpha up to {r.alpha:g} over the first {r.ramp:.0%} of the steps; tiles a side: {_listed(r.tiles)}; crops of {_range(r.crop_side)} and resizing to {_range(r.resize_scale)} of a side'
-    return found | {'CAM inference': f"scales {_listed(r.scales)}, {'with' if r.mirror else 'without'} the mirror image, masked by the given labels"}
+    found = {'training': _training(r.classify) + ' (classifier ten times that)',
+        'optimiser': f'SGD, momentum {r.classify.momentum:g}, weight decay {r.classify.weight_decay:g}, polynomial schedule of power {r.power:g}'}
+    if run.method.views(r): found['consistency'] = f'alpha up to {r.classify.alpha:g} over the first {r.classify.ramp:.0%} of the steps; tiles a side: {_listed(r.classify.tiles)}; crops of {_range(r.classify.crop_side)} and resizing to {_range(r.classify.resize_scale)} of a side'
+    return found | {'CAM inference': f"scales {_listed(r.cams.scales)}, {'with' if r.cams.mirror else 'without'} the mirror image, masked by the given labels"}
 
 # %% ../nbs/85_report.ipynb #0b93604c
 def described_stages(
     r: Recipe,
 ) -> dict:  # {stage: {what: in words}}
     "The settings of the stages before the classifier and after its CAMs."
-    pairs = dict(boundary='boundary network', features='feature network').get(r.affinity, r.affinity)
-    background = 'background score ' + _range(r.pseudo_background) + ', unsure between them' * (len(r.pseudo_background) > 1)
-    crf = lambda on: f"{'with' if on else 'without'} the dense CRF" + f' (reaches times {r.crf_scale:g})' * (on and r.crf_scale != 1)
+    pretrain, affinity, segment = (part_of(r, part) for part in OPTIONAL)
+    pairs = dict(boundary='boundary network', features='feature network').get(affinity.kind, affinity.kind)
+    background = 'background score ' + _range(r.pseudo.background) + ', unsure between them' * (len(r.pseudo.background) > 1)
+    crf = lambda on: f"{'with' if on else 'without'} the dense CRF" + f' (reaches times {r.crf.scale:g})' * (on and r.crf.scale != 1)
     return dict(
-        pretrain={'pre-training': f"{dict(imagenet='ImageNet', **{'one-label': 'one label a training picture'}).get(r.pretrain, r.pretrain)}, pooling {r.pretrain_pool}, rounds of {r.pretrain_k_teacher} steps of the teacher and {r.pretrain_k_student} of the student; {_training(r, 'pretrain_')}"},
-        affinity={'affinity': f'{pairs}, pairs up to {r.affinity_radius} cells apart, learns where a CAM is below {r.affinity_scores[0]:g} or above {r.affinity_scores[-1]:g}; {_training(r, "affinity_")}'},
-        walk={'random walk': f'{r.walk_steps} steps of {r.walk_radius} cells at most, affinities to the power {r.walk_beta:g}'},
-        pseudo={'pseudo-labels': f'{background}, {crf(r.pseudo_crf)}'},
-        segment={'segmenter': f'{r.segment}, dilations {_listed(r.segment_rates)}, output stride {r.segment_output_stride}; {_training(r, "segment_")} (head ten times that)',
-            'segmentation': f"scales {_listed(r.segment_scales)}, {'with' if r.segment_mirror else 'without'} the mirror image, {crf(r.segment_crf)}, not told the classes"})
+        pretrain={'pre-training': f"{dict(imagenet='ImageNet', **{'one-label': 'one label a training picture'}).get(pretrain.kind, pretrain.kind)}, pooling {pretrain.pool}, rounds of {pretrain.k_teacher} steps of the teacher and {pretrain.k_student} of the student; {_training(pretrain)}"},
+        affinity={'affinity': f'{pairs}, pairs up to {affinity.radius} cells apart, learns where a CAM is below {affinity.scores[0]:g} or above {affinity.scores[-1]:g}; {_training(affinity)}'},
+        walk={'random walk': f'{r.walk.steps} steps of {r.walk.radius} cells at most, affinities to the power {r.walk.beta:g}'},
+        pseudo={'pseudo-labels': f'{background}, {crf(r.pseudo.crf)}'},
+        segment={'segmenter': f'{segment.kind}, dilations {_listed(segment.rates)}, output stride {segment.output_stride}; {_training(segment)} (head ten times that)',
+            'segmentation': f"scales {_listed(segment.scales)}, {'with' if segment.mirror else 'without'} the mirror image, {crf(segment.crf)}, not told the classes"})
 
 # %% ../nbs/85_report.ipynb #4026a1a1
 def described(
@@ -672,9 +671,9 @@ def described(
     r, done, stages = run.recipe, finished(run), described_stages(run.recipe)
     count = lambda s: f'{len(run.samples(s))} ({s or "all"})'
     weights = dict(imagenet='ImageNet weights', random='random weights').get(r.pretrained, Path(r.pretrained).name)
-    found = {'data': _DATA.get(r.data, r.data) + (f', folder {Path(r.root).name}' if r.root else ''), 'training pictures': count(r.train),
-        'held-out pictures': count(r.val) if r.val else 'none', 'classes': _classes(run),
-        'network': f'{r.backbone}, {weights}, output stride {r.output_stride}, pooling {r.pool}, batch norm {r.batch_norm}' + (f', {r.frozen_stages} stages frozen' if r.frozen_stages else '')}
+    found = {'data': _DATA.get(r.data.kind, r.data.kind) + (f', folder {Path(r.data.root).name}' if r.data.root else ''), 'training pictures': count(r.data.train),
+        'held-out pictures': count(r.data.val) if r.data.val else 'none', 'classes': _classes(run),
+        'network': f'{r.backbone}, {weights}, output stride {r.output_stride}, pooling {r.classify.pool}, batch norm {r.batch_norm}' + (f', {r.frozen_stages} stages frozen' if r.frozen_stages else '')}
     if run.imported and not {'affinity', 'segment'} & {*done}: found.pop('network')
     for stage in STAGES:
         if stage == 'classify' and stage in run.stages(): found |= described_classifier(run)
@@ -684,7 +683,7 @@ def described(
 
 def _classes(run):
     "The classes with their training pictures, in words"
-    sets = {run.recipe.train: run.samples(run.recipe.train)}
+    sets = {run.recipe.data.train: run.samples(run.recipe.data.train)}
     counted = '; '.join([*class_lines(sets, 300), *(f'{c}: {what}' for what, c in everywhere(sets))])
     return counted or f'{len(run.classes)}: {", ".join(run.classes)}'
 
@@ -713,16 +712,15 @@ def about_part(
 def recipe_parts(
     r: Recipe,
 ) -> dict:  # {title: {field: value}}
-    "The fields of a recipe by the stage they belong to; what stages share, and what classifier and CAMs need, comes first."
-    own = {s: {k: v for k, v in of_stage(r, s).items() if k != 'seed'} for s in (*STAGES, 'crf')}
-    taken = {k for fields in own.values() for k in fields}
-    return {'data, classify, cams': {k: v for k, v in asdict(r).items() if k not in taken}} | {s: fields for s, fields in own.items() if fields}
+    "The fields of a recipe by the part they belong to; what all share comes first."
+    own = {part: flat(r, part) for part in PARTS}
+    return {'shared by all': {k: v for k, v in flat(r).items() if '.' not in k}} | own
 
 def recipe_table(
     run: Run,
 ) -> html.FT:
     "Every field of the recipe, its value and its meaning, by stages."
-    word = lambda k, v: Path(v).name if k in ('root', 'labels', 'masks', 'classes', 'pretrain_root') else ', '.join(map(str, v)) if isinstance(v, tuple) else str(v)
+    word = lambda k, v: Path(v).name if k in ('data.root', 'data.labels', 'data.masks', 'data.classes', 'pretrain.root') else 'none' if v is None else ', '.join(map(str, v)) if isinstance(v, tuple) else str(v)
     meaning, done = explain(), finished(run)
     line = lambda k, v: html.Tr(html.Th(k, scope='row'), html.Td(word(k, v)), html.Td(meaning.get(k)))
     head = lambda s: html.Tr(html.Th(s, html.Small(' · not done') if s in STAGES and s not in done else '', colspan='3', scope='rowgroup'))
@@ -830,7 +828,7 @@ def page_title(
     "What the page is about, with the segmenter's mIoU where there is one."
     run, told = list(groups.values())[-1][0], [n for n, runs in groups.items() if 'cams' in runs[0].stages()]
     r, count, names = run.recipe, lambda s, kind: f'{len(run.samples(s))} {kind}', told or list(groups)
-    pictures = ' and '.join([count(r.train, 'training')] + ([count(r.val, 'held-out')] if r.val else []))
+    pictures = ' and '.join([count(r.data.train, 'training')] + ([count(r.data.val, 'held-out')] if r.data.val else []))
     who = ' and '.join(filter(None, [', '.join(names[:-1]), names[-1]])) if len(names) < 4 else f'{len(names)} methods'
     found = [f'{v:.1f}' for v in sorted(means(rows, 'segment').values())]
     best = f", segmenter{'s' * (len(found) > 1)} of mIoU {' to '.join(dict.fromkeys(found[:1] + found[-1:]))}" if found else ''
@@ -847,9 +845,9 @@ def write_report(
     "Write the page of the runs; raises `InputError` where they do not belong on one page or have nothing to show."
     groups = experiments(runs)
     rows = (comparison or {}).get('rows') or result_rows(groups)
-    first, tried = {name: found[0] for name, found in groups.items()}, 'held-out' if runs[-1].recipe.val else 'training'
+    first, tried = {name: found[0] for name, found in groups.items()}, 'held-out' if runs[-1].recipe.data.val else 'training'
     told = {name: run for name, run in first.items() if 'cams' in run.stages()}
-    upper = tuple(name for name, run in first.items() if 'segment' in finished(run) and run.recipe.segment_on == 'masks')
+    upper = tuple(name for name, run in first.items() if 'segment' in finished(run) and run.recipe.segment.on == 'masks')
     split, chosen, about = choice(told, pictures) if told and pictures else ('', {}, '')
     furthest, ways = way_choice(first, -(-pictures // 2))
     known = any(r['train'] or r['val'] or r.get('segment') for r in rows)
