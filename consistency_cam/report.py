@@ -9,9 +9,9 @@ __all__ = ['STYLE', 'POLICY', 'shrunk', 'compressed', 'shown', 'finished', 'expe
            'loss_curves', 'shown_split', 'candidates', 'masks_of', 'picture_ious', 'choose', 'rule', 'choice',
            'told_class', 'column', 'named_mask', 'labels_of', 'given', 'given_column', 'cam_figure', 'mask_figure',
            'method_column', 'class_legend', 'card', 'picture_card', 'pictures_part', 'way_table', 'way_protocol',
-           'stage_column', 'way_card', 'way_choice', 'way_part', 'described_classifier', 'described_stages',
-           'described', 'defined', 'about_part', 'recipe_parts', 'recipe_table', 'section', 'contents', 'page', 'plots',
-           'figures_parts', 'losses_parts', 'page_title', 'write_report']
+           'stage_column', 'way_card', 'way_choice', 'way_part', 'described', 'defined', 'about_part', 'recipe_parts',
+           'recipe_table', 'section', 'contents', 'page', 'plots', 'figures_parts', 'losses_parts', 'page_title',
+           'write_report']
 
 # %% ../nbs/85_report.ipynb #875c9ebb
 import base64, io
@@ -29,9 +29,9 @@ from .folder import WithMasks
 from .show import BELOW, DASHES, OKABE_ITO, Plot, bars, class_name, curve, mask_overlay, overlay, rgb, to_png
 from .metrics import ConfusionMatrix, cam_mask
 from .checkpoint import atomic_bytes, read_metrics
-from .recipes import OPTIONAL, PARTS, STAGES, Recipe, explain, flat, part_of, short
-from .compare import environment, mean_spread, remarks
-from .pipeline import EVALUATED, Run
+from .recipes import PARTS, STAGES, Recipe, explain, flat, short
+from .compare import AFTER, environment, mean_spread, remarks
+from .pipeline import EVALUATED, Run, find_stage
 from .verify import class_lines, everywhere
 
 # %% ../nbs/85_report.ipynb #30eb11d3
@@ -78,13 +78,10 @@ def finished(
     run: Run,
 ) -> dict:  # {stage: the split whose pictures it is shown on; '' for the training of a network}
     "The stages of the recipe that are done."
-    r = run.recipe
-    splits = dict(cams=r.data.train, walk=r.data.train, pseudo=r.data.train, segment=r.data.val or r.data.train)
-    folder = lambda s: f"{'masks' if s == 'segment' else s}/{splits.get(s, '')}"
-    return {s: splits.get(s, '') for s in run.stages() if run._finished(folder(s))}
+    return {s.name: (s.splits(run) or [''])[0] for s in run.line if run._finished(s.place(run))}
 
 # %% ../nbs/85_report.ipynb #22db9798
-_SAME_EXPERIMENT = 'method segment.on seed root labels masks classes workers save_every log_every'.split()
+_SAME_EXPERIMENT = 'method cams segment.on seed root labels masks classes workers save_every log_every'.split()
 
 def experiments(
     runs: list,  # of `Run`
@@ -321,10 +318,10 @@ def masks_of(
     stage: str = 'cams',  # of `EVALUATED`
 ):  # function from position to class ids (H, W)
     "A run's masks of a split's pictures."
-    samples, r = run.samples(split), run.recipe
-    if stage in ('pseudo', 'segment'): return WithMasks(samples, (run.pseudo if stage == 'pseudo' else run.masks)(split)).mask
-    store = (run.cams if stage == 'cams' else run.walk)(split)
-    cut = run.figures(stage).get(r.data.train, {}).get('best_threshold', r.cams.threshold if stage == 'cams' else r.pseudo.background[0])
+    samples, r, about = run.samples(split), run.recipe, find_stage(stage)
+    if about.product == 'masks': return WithMasks(samples, run.made_of(stage, split)).mask
+    store = run.made_of(stage, split)
+    cut = run.figures(stage).get(r.data.train, {}).get('best_threshold', about.fixed(r))
     return lambda i: cam_mask(store.get(samples.ids[i]), cut, tuple(samples.image(i).shape[1:]))
 
 def picture_ious(
@@ -530,18 +527,19 @@ def pictures_part(
     return html.Div(class_legend(set().union(*ids), last.classes), html.Div(*cards, cls='cards'))
 
 # %% ../nbs/85_report.ipynb #78aac88a
-_WAY = dict(train='CAMs', walk='after the walk', pseudo='pseudo-labels', segment='segmenter')
+_WAY = dict(train='CAMs') | {name: s.short for name, s in AFTER.items()}
+_TRIED = [name for name, s in AFTER.items() if s.on == 'held out']  # stages whose masks are of held-out pictures
 
 def way_table(
     rows: list,  # of `result_rows` or `compare`
     tried: str = 'held-out',  # the pictures that the segmenter is tried on
 ) -> html.FT:
     "mIoU of each stage's maps or masks, for the methods that went beyond their CAMs; mean ± sample standard deviation where there are several seeds."
-    groups = {t: g for t, g in by_title(rows).items() if any(r.get(k) for r in g for k in ('walk', 'pseudo', 'segment'))}
+    groups = {t: g for t, g in by_title(rows).items() if any(r.get(k) for r in g for k in AFTER)}
     parts = [p for p in _WAY if any(r.get(p) for g in groups.values() for r in g)]
     lines = [html.Tr(html.Th(t, scope='row'), *[html.Td(mean_spread([r[p]['miou'] for r in g if r.get(p)])) for p in parts]) for t, g in groups.items()]
-    on = {'training': [p for p in parts if p != 'segment'], tried: []}
-    if 'segment' in parts: on[tried].append('segment')
+    on = {'training': [p for p in parts if p not in _TRIED], tried: []}
+    on[tried] += [p for p in parts if p in _TRIED]
     over = [html.Th(f'{where} pictures', colspan=str(len(ps)), scope='colgroup') for where, ps in on.items() if ps]
     head = html.Thead(html.Tr(html.Td(), *over), html.Tr(*[html.Th(n, scope='col') for n in ('method', *[_WAY[p] for p in parts])]))
     return scrolling(html.Table(head, html.Tbody(*lines), cls='way'), 'mIoU of each stage')
@@ -554,15 +552,13 @@ def way_protocol(
 ) -> html.FT:
     "What the figures of `way_table` mean, in a few sentences."
     text, has = [], {p for p in _WAY if means(rows, p)}
-    if has & {'walk', 'pseudo'}: text += ['mIoU in percent. CAMs, maps after the walk and pseudo-labels are those of the training pictures, compared with ', html.B('true masks that the training never saw'),
+    if has & {*AFTER} - {*_TRIED}: text += ['mIoU in percent. CAMs, maps after the walk and pseudo-labels are those of the training pictures, compared with ', html.B('true masks that the training never saw'),
         '; maps are cut at the threshold that is best on these same masks, pseudo-labels at the score of the recipe. ']
-    if 'segment' in has: text += [f'The segmenter is given {tried} pictures and ', html.B('not told which classes are in them'), ', so its figure does not compare with those of CAMs, which are masked by the given labels. ']
+    if has & {*_TRIED}: text += [f'The segmenter is given {tried} pictures and ', html.B('not told which classes are in them'), ', so its figure does not compare with those of CAMs, which are masked by the given labels. ']
     if upper: text += [f"The segmenter of {' and '.join(upper)} learned the masks of the training pictures themselves, an upper bound."]
     return html.P(*text)
 
 # %% ../nbs/85_report.ipynb #bfbe3cb0
-_MADE = dict(cams='CAMs', walk='after the walk', pseudo='pseudo-label', segment='segmenter')
-
 def stage_column(
     run: Run,
     split: str,
@@ -572,12 +568,13 @@ def stage_column(
     width: int = 320,  # most pixels a picture
 ) -> tuple:  # (element, set of the mask ids that occur)
     "What a stage made of a picture: the map of one class, or the mask."
-    samples, name = run.samples(split), f'{run.title}, {_MADE[stage]}'
-    if stage in ('cams', 'walk'):
-        store = (run.cams if stage == 'cams' else run.walk)(split)
-        return column(_MADE[stage], cam_figure(samples, i, store.get(samples.ids[i]), told, name, 'CAM' if stage == 'cams' else 'map', width)), set()
+    samples, about = run.samples(split), find_stage(stage)
+    name = f'{run.title}, {about.one}'
+    if about.product == 'maps':
+        maps = run.made_of(stage, split).get(samples.ids[i])
+        return column(about.one, cam_figure(samples, i, maps, told, name, 'map' if stage in AFTER else 'CAM', width)), set()
     mask = masks_of(run, split, stage)(i)
-    return column(_MADE[stage], mask_figure(samples, i, mask, name, '', width)), set(mask.unique().tolist())
+    return column(about.one, mask_figure(samples, i, mask, name, '', width)), set(mask.unique().tolist())
 
 def way_card(
     run: Run,
@@ -590,7 +587,8 @@ def way_card(
     "A picture, what each stage made of it, and its true mask."
     samples = run.samples(split)
     true = samples.mask(i)
-    told = told_class(run.cams(split).get(samples.ids[i]), true) if 'cams' in stages else None
+    first = next((s for s in stages if find_stage(s).product == 'maps'), None)
+    told = told_class(run.made_of(first, split).get(samples.ids[i]), true) if first else None
     columns, ids = zip(*[stage_column(run, split, stage, i, told, width) for stage in stages])
     picture, *mask = [column(what, figure) for what, figure in given(samples, i, width).items()]
     return card(samples, i, why, [picture, *columns, *mask], 'columns strip'), set().union(*ids, () if true is None else true.unique().tolist())
@@ -602,7 +600,7 @@ def way_choice(
 ) -> tuple:  # (run that went furthest, [(stages of a split, split, {position: why}, sentence)]); None and nothing where none went beyond its CAMs
     "The pictures that show the way from CAM to segmenter."
     went = {name: finished(run) for name, run in shown_runs.items()}
-    far = [name for name in reversed(went) if {'walk', 'pseudo', 'segment'} & {*went[name]}]
+    far = [name for name in reversed(went) if {*AFTER} & {*went[name]}]
     if not far: return None, []
     name, together = max(far, key=lambda n: len(went[n])), {}
     for stage in EVALUATED:
@@ -624,61 +622,26 @@ def way_part(
         cards, occur = zip(*[way_card(run, split, stages, i, why, width) for i, why in chosen.items()]) if chosen else ([], [])
         made += [html.P(html.B(EVALUATED[stages[-1]].capitalize()), f' of {run.title}. {about}'), html.Div(*cards, cls='cards')] * bool(cards)
         ids = ids.union(*occur)
-    known = [way_table(rows, tried), way_protocol(rows, tried, upper)] if any(means(rows, p) for p in ('walk', 'pseudo', 'segment')) else []
-    return known + ([class_legend(ids, run.classes, any('cams' in stages for stages, *_ in ways)), *made] if made else [])
+    known = [way_table(rows, tried), way_protocol(rows, tried, upper)] if any(means(rows, p) for p in AFTER) else []
+    return known + ([class_legend(ids, run.classes, any(find_stage(s).product == 'maps' for stages, *_ in ways for s in stages)), *made] if made else [])
 
 # %% ../nbs/85_report.ipynb #6425bfb9
 _DATA = dict(scenes='Scenes (generated)', voc='VOC 2012', folder='own pictures')
-_listed = lambda values: ', '.join(f'{v:g}' for v in values)
-_range = lambda values: ' to '.join(f'{v:g}' for v in values)
-
-def _training(t):
-    "A training in words: how long, on what, and how fast"
-    return f"{t.epochs} epoch{'s' * (t.epochs != 1)}, {t.batch_size} pictures a step, crops of {t.crop} pixels from pictures of {_range(t.long_side)}, learning rate {t.lr:g}"
-
-def described_classifier(
-    run: Run,
-) -> dict:  # {what: in words}
-    "The settings of a run's classifier and its CAMs."
-    r = run.recipe
-    found = {'training': _training(r.classify) + ' (classifier ten times that)',
-        'optimiser': f'SGD, momentum {r.classify.momentum:g}, weight decay {r.classify.weight_decay:g}, polynomial schedule of power {r.power:g}'}
-    if run.method.views(r): found['consistency'] = f'alpha up to {r.classify.alpha:g} over the first {r.classify.ramp:.0%} of the steps; tiles a side: {_listed(r.classify.tiles)}; crops of {_range(r.classify.crop_side)} and resizing to {_range(r.classify.resize_scale)} of a side'
-    return found | {'CAM inference': f"scales {_listed(r.cams.scales)}, {'with' if r.cams.mirror else 'without'} the mirror image, masked by the given labels"}
-
-# %% ../nbs/85_report.ipynb #0b93604c
-def described_stages(
-    r: Recipe,
-) -> dict:  # {stage: {what: in words}}
-    "The settings of the stages before the classifier and after its CAMs."
-    pretrain, affinity, segment = (part_of(r, part) for part in OPTIONAL)
-    pairs = dict(boundary='boundary network', features='feature network').get(affinity.kind, affinity.kind)
-    background = 'background score ' + _range(r.pseudo.background) + ', unsure between them' * (len(r.pseudo.background) > 1)
-    crf = lambda on: f"{'with' if on else 'without'} the dense CRF" + f' (reaches times {r.crf.scale:g})' * (on and r.crf.scale != 1)
-    return dict(
-        pretrain={'pre-training': f"{dict(imagenet='ImageNet', **{'one-label': 'one label a training picture'}).get(pretrain.kind, pretrain.kind)}, pooling {pretrain.pool}, rounds of {pretrain.k_teacher} steps of the teacher and {pretrain.k_student} of the student; {_training(pretrain)}"},
-        affinity={'affinity': f'{pairs}, pairs up to {affinity.radius} cells apart, learns where a CAM is below {affinity.scores[0]:g} or above {affinity.scores[-1]:g}; {_training(affinity)}'},
-        walk={'random walk': f'{r.walk.steps} steps of {r.walk.radius} cells at most, affinities to the power {r.walk.beta:g}'},
-        pseudo={'pseudo-labels': f'{background}, {crf(r.pseudo.crf)}'},
-        segment={'segmenter': f'{segment.kind}, dilations {_listed(segment.rates)}, output stride {segment.output_stride}; {_training(segment)} (head ten times that)',
-            'segmentation': f"scales {_listed(segment.scales)}, {'with' if segment.mirror else 'without'} the mirror image, {crf(segment.crf)}, not told the classes"})
 
 # %% ../nbs/85_report.ipynb #4026a1a1
 def described(
     run: Run,
 ) -> dict:  # {what: in words}
     "The settings that matter, of the data and of every stage that is done."
-    r, done, stages = run.recipe, finished(run), described_stages(run.recipe)
+    r, done = run.recipe, finished(run)
     count = lambda s: f'{len(run.samples(s))} ({s or "all"})'
     weights = dict(imagenet='ImageNet weights', random='random weights').get(r.pretrained, Path(r.pretrained).name)
     found = {'data': _DATA.get(r.data.kind, r.data.kind) + (f', folder {Path(r.data.root).name}' if r.data.root else ''), 'training pictures': count(r.data.train),
         'held-out pictures': count(r.data.val) if r.data.val else 'none', 'classes': _classes(run),
         'network': f'{r.backbone}, {weights}, output stride {r.output_stride}, pooling {r.classify.pool}, batch norm {r.batch_norm}' + (f', {r.frozen_stages} stages frozen' if r.frozen_stages else '')}
-    if run.imported and not {'affinity', 'segment'} & {*done}: found.pop('network')
-    for stage in STAGES:
-        if stage == 'classify' and stage in run.stages(): found |= described_classifier(run)
-        elif stage == 'cams' and run.imported: found['CAMs'] = 'of another program, imported; a cell for four pixels, masked by the given labels'
-        elif stage in done: found |= stages.get(stage, {})
+    if not any(s.trains and s.name in done for s in run.line): found.pop('network')
+    for s in run.line:
+        if s.name in done: found |= s.words(run)
     return found
 
 def _classes(run):
