@@ -64,6 +64,7 @@ class Classify(Training):
 @dataclass(frozen=True)
 class Cams:
     "Inference and evaluation of the class activation maps"
+    kind: str = 'inferred'  # 'inferred' from the classifier, or 'imported' from another program
     scales: tuple = (.5, 1., 1.5, 2.)  # of the picture's sides (Puzzle-CAM)
     mirror: bool = True  # add the mirror image's evidence
     threshold: float = .2  # the fixed background score at which all methods are reported, besides the best
@@ -154,7 +155,7 @@ _OF_TRAININGS = [f.name for f in fields(Training)]
 NAMES = SHARED + [f'{part}.{f.name}' for part, kind in PARTS.items() for f in sorted(fields(kind), key=lambda f: f.name in _OF_TRAININGS)]  # of all fields, with their part
 
 # %% ../nbs/60_recipes.ipynb #132e399d
-STAGES = 'pretrain', 'classify', 'cams', 'affinity', 'walk', 'pseudo', 'segment'  # in their order; `evaluate` follows each
+STAGES = tuple(part for part in PARTS if part not in ('data', 'crf'))  # in their order; `evaluate` follows each
 
 def part_of(
     r: Recipe,
@@ -184,7 +185,7 @@ def explain() -> dict:  # {'segment.lr': text}
 
 # %% ../nbs/60_recipes.ipynb #d5e5cc0e
 _BATCH_NORM = 'trained synchronised frozen'
-CHOICES = {'data.kind': 'scenes voc folder imagenet coco', 'pretrain.kind': 'imagenet one-label', 'affinity.kind': 'boundary features', 'segment.kind': 'deeplabv3plus deeplabv3',
+CHOICES = {'data.kind': 'scenes voc folder imagenet coco', 'cams.kind': 'inferred imported', 'pretrain.kind': 'imagenet one-label', 'affinity.kind': 'boundary features', 'segment.kind': 'deeplabv3plus deeplabv3',
     'classify.pool': 'gap noisy_or max lse', 'pretrain.pool': 'gap noisy_or max lse', 'batch_norm': f'{_BATCH_NORM} frozen-views', 'segment.batch_norm': _BATCH_NORM,
     'segment.on': 'pseudo masks', 'segment.norm': 'batch group', 'precision': 'no bf16 fp16 auto', 'on_bad_picture': 'refuse skip'}
 
@@ -205,7 +206,7 @@ def choices(
     return CHOICES.get(name, '').split() + ['none'] * (name in (f'{part}.kind' for part in OPTIONAL))
 
 # %% ../nbs/60_recipes.ipynb #0f3460d3
-_OWN = 'cam puzzle-cam multi-resolution transformations consistency-cam imported'.split()
+_OWN = 'cam puzzle-cam multi-resolution transformations consistency-cam'.split()
 
 def method_names() -> list:
     "Names of the methods that a recipe may name: this package's own, and those registered in this process"
@@ -251,6 +252,7 @@ def named(
         if is_dataclass(v): v = asdict(v)
         if k == 'left_out' and isinstance(v, dict): found |= named({part: dict(own, kind=None) for part, own in v.items() if isinstance(own, dict)})
         elif k in PARTS and isinstance(v, dict): found |= {f'{k}.{name}': x for name, x in v.items()}
+        elif k == 'method' and v == 'imported': found['cams.kind'] = v  # as 0.1 said it
         else: found[OLD_NAMES.get(k, k)] = v
     return {k: None if v == 'none' and 'none' in choices(k) else v for k, v in found.items()}
 
