@@ -17,6 +17,7 @@ from torch import nn
 from .samples import InputError
 from .metrics import cam_mask, winners
 from .memory import reused_memory
+from .background import power
 from .training import shared_mean
 from .camnet import CAMNet
 from .cams import as_picture, eval_mode
@@ -27,8 +28,8 @@ def _nothing(cams): return bool(cams) and not any(m.any() for m in cams.values()
 def labels_by_score(
     image: torch.Tensor,  # (3,H,W) uint8 picture
     cams: dict,  # {mask id: map (H,W) in 0..1}; none: background all over
-    foreground: float = .4,  # the background's score where a class has to win: .4 in Puzzle-CAM, .3 in IRNet
-    background: float = .1,  # its score where it has to win itself: .1 in Puzzle-CAM, .05 in IRNet
+    foreground: float|torch.Tensor = .4,  # the background's score, or map of scores (H,W), where a class has to win: .4 in Puzzle-CAM, .3 in IRNet
+    background: float|torch.Tensor = .1,  # its score, or map, where it has to win itself: .1 in Puzzle-CAM, .05 in IRNet
     crf=None,  # such as `crf.label_crf`: called with (image, mask (H,W), ids that can be in it), gives such a mask
 ) -> torch.Tensor:  # (H,W) uint8: 0 background, 1..C, 255 unsure
     "Labels the CAMs are sure of (IRNet, Puzzle-CAM); all unsure where every map is zero. Raises `InputError` for maps of another size"
@@ -51,7 +52,7 @@ def labels_by_alpha(
     ids = torch.tensor([0, *sorted(cams)], dtype=torch.uint8, device=best.device)
     if _nothing(cams): return torch.full(best.shape, 255, dtype=torch.uint8, device=best.device)
     def mask(alpha):
-        scores = torch.stack([(1 - best) ** alpha, *[torch.as_tensor(cams[i]).float() for i in sorted(cams)]])
+        scores = torch.stack([power({0: best}, alpha), *[torch.as_tensor(cams[i]).float() for i in sorted(cams)]])
         probs = scores / scores.sum(0)
         return ids[(crf(image, probs) if crf else probs).argmax(0)]
     strict, loose = mask(foreground), mask(background)

@@ -30,6 +30,7 @@ from .verify import class_lines, everywhere, hold_against_masks, recognise, veri
 from .transforms import Augment, Augmented, rescale
 from .metrics import ConfusionMatrix, ThresholdSweep, cam_mask
 from .checkpoint import StageFolder, CheckpointError, is_main, made_from, fingerprint, interrupted_by_sigterm, load_state, load_weights, save_state, write_json, read_json, read_metrics, read_stage, remove_leftovers, runs_root, locked
+from .background import background
 from .stage import Stage
 from .training import Settings, fit, make_accelerator, total_steps
 from .batchnorm import synchronise
@@ -184,7 +185,7 @@ LINE = [
         product='maps', on='both', fixed=lambda r: r.cams.threshold, short='CAMs', one='CAMs', words=_cams_words),
     Stage('cams', 'CAMs', lambda run: [run.cams(s) for s in run.splits], lambda r: _needs_maps(r) and r.cams.kind == 'imported',
         product='maps', on='both', fixed=lambda r: r.cams.threshold, short='CAMs', one='CAMs', words=lambda run: {'CAMs': 'of another program, imported; a cell for four pixels, masked by the given labels'}),
-    Stage('affinity', 'affinity network', lambda run: run.affinity(), lambda r: r.affinity and _needs_maps(r), lambda r: _training_config(r, 'affinity', 'crf') | {'pseudo.crf': r.pseudo.crf},
+    Stage('affinity', 'affinity network', lambda run: run.affinity(), lambda r: r.affinity and _needs_maps(r), lambda r: _training_config(r, 'affinity', 'crf') | {'pseudo.crf': r.pseudo.crf, 'cams.rule': r.cams.rule},
         trains=True, crf=lambda r: r.pseudo.crf, untrained=lambda run: run.make_affinity(False), words=_affinity_words),
     Stage('walk', 'maps after the walk', lambda run: run.walk(run.recipe.data.train), lambda r: r.affinity and _needs_maps(r), lambda r: flat(r, 'walk') | dict(seed=r.seed),
         product='maps', fixed=lambda r: r.pseudo.background[0], short='after the walk', one='after the walk', words=_walk_words),
@@ -599,8 +600,8 @@ def crf(self: Run,
 def pseudo_setting(self: Run, **changes) -> PseudoSetting:
     "How maps walk and become masks"
     r = self.recipe
-    background = r.pseudo.background if len(r.pseudo.background) > 1 else r.pseudo.background[0]
-    return PseudoSetting(**dict(radius=r.walk.radius, beta=r.walk.beta, steps=r.walk.steps, background=background, crf=self.crf(LABEL_CRF) if r.pseudo.crf else None) | changes)
+    level = r.pseudo.background if len(r.pseudo.background) > 1 else r.pseudo.background[0]
+    return PseudoSetting(**dict(radius=r.walk.radius, beta=r.walk.beta, steps=r.walk.steps, background=level, rule=r.cams.rule, crf=self.crf(LABEL_CRF) if r.pseudo.crf else None) | changes)
 
 @patch
 def make_affinity(self: Run,
@@ -740,12 +741,25 @@ def sweep(self: Run,
 
 _percent = lambda x: round(100 * x, 2)
 
-def _sweep_figures(sweep, best, fixed, classes):
-    "What is kept of a sweep, in percent"
-    at = {t: sweep.at(t) for t in (best, fixed)}
-    return dict(best_threshold=best, fixed_threshold=fixed, miou_fixed=_percent(at[fixed].miou()),
+@patch
+def at_rule(self: Run, split, stage, level):
+    "Confusion matrix of a split's maps by the recipe's background rule; None where that is the constant one, which the sweep has"
+    rule, samples = self.recipe.cams.rule, self.samples(split)
+    if rule == 'constant': return
+    store, matrix = self.made_of(stage, split), ConfusionMatrix(len(samples.classes) + 1)
+    for i, id in enumerate(samples.ids):
+        if (mask := samples.mask(i)) is None: continue
+        cams = store.get(id)
+        score = background(rule, cams, level, store.background(id) if rule == 'map' else None)
+        matrix.update(cam_mask(cams, score, tuple(mask.shape)), mask, id)
+    return matrix
+
+def _sweep_figures(sweep, best, fixed, classes, ruled=None):
+    "What is kept of a sweep, in percent; the fixed figure is that of the recipe's rule, where there is another than the constant one"
+    at_best, at_fixed = sweep.at(best), sweep.at(fixed) if ruled is None else ruled
+    return dict(best_threshold=best, fixed_threshold=fixed, miou_fixed=_percent(at_fixed.miou()),
         own_best=[round(sweep.best()[0], 2), _percent(sweep.best()[1])], curve=[round(100 * v, 4) for v in sweep.miou().tolist()],
-        **_mask_figures(at[best], classes))
+        **_mask_figures(at_best, classes))
 
 def _mask_figures(matrix, classes):
     "What is kept of a confusion matrix, in percent: miou, iou by class, and where it is not what it seems, miou_without_background and remarks"
@@ -799,7 +813,7 @@ def evaluate(self: Run,
     if not splits: raise InputError(f'{self.folder}: no masks in {" or ".join(self.splits)}, nothing to evaluate against')
     folders = {s: self.product(f'{about.folder or about.name}/{s}') for s in splits}
     fixed = about.fixed(self.recipe) if about.fixed else None
-    done = self.stage(f'evaluate/{stage}', dict(splits=splits) | ({} if fixed is None else {f'{stage}.threshold': fixed}), fingerprint(*(made_from(f) for f in folders.values())), data=self._compared(splits) | self.products(*(f.relative_to(self.folder).as_posix() for f in folders.values())), again=True)
+    done = self.stage(f'evaluate/{stage}', dict(splits=splits) | ({} if fixed is None else {f'{stage}.threshold': fixed, 'cams.rule': self.recipe.cams.rule}), fingerprint(*(made_from(f) for f in folders.values())), data=self._compared(splits) | self.products(*(f.relative_to(self.folder).as_posix() for f in folders.values())), again=True)
     if done.outdated and is_main(): tqdm.write(f'{done.folder}: {done.outdated}; evaluated again', sys.stderr)
     if done.settled(): return done.result
     with self.work(done):
@@ -808,7 +822,7 @@ def evaluate(self: Run,
             return done.finish({s: _mask_figures(m, self.classes) for s, m in matrices.items()})
         sweeps = {s: self.sweep(s, stage) for s in splits}
         best = sweeps[splits[0]].best()[0]
-        return done.finish({s: _sweep_figures(w, best, fixed, self.classes) for s, w in sweeps.items()})
+        return done.finish({s: _sweep_figures(w, best, fixed, self.classes, self.at_rule(s, stage, fixed)) for s, w in sweeps.items()})
 
 @patch
 def made(self: Run) -> list:  # of `EVALUATED`
@@ -885,7 +899,9 @@ def predict(self: Run,
     if labels is not None: labels = as_labels(labels, (net.num_classes - segmenter,))
     if not segmenter:
         cams = infer_cams(net, seen, labels, r.cams.scales, r.cams.mirror)
-        return _largest(torch.full(seen.shape[1:], self.threshold(), device=net.mean.device), cams, size), cams
+        score = background(r.cams.rule, cams, self.threshold() if r.cams.rule == 'constant' else r.cams.threshold)
+        if not torch.is_tensor(score): score = torch.full(seen.shape[1:], score, device=net.mean.device)
+        return _largest(score, cams, size), cams
     probs = segment_image(net, seen, r.segment.scales, r.segment.mirror)
     if labels is not None: probs[1:][~labels.to(probs.device)] = 0
     if r.segment.crf: probs = _refined(seen, probs / probs.sum(0), self.crf(SOFTMAX_CRF))

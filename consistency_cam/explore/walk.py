@@ -216,7 +216,7 @@ def walked_mask(
 ) -> torch.Tensor:  # (h,w) uint8
     "The mask after the walk and the CRF; raises `InputError`, `CRFError`"
     size, image = tuple(opened(run, id)[0].shape[1:]), viewed(run, id, side)[0]
-    setting = PseudoSetting(stride=relation_of(run, id, edges_from)[1], background=background, crf=crf and scaled(crf, image.shape[1:], max(size)))
+    setting = PseudoSetting(stride=relation_of(run, id, edges_from)[1], background=background, rule=run.recipe.cams.rule, crf=crf and scaled(crf, image.shape[1:], max(size)))
     scores = class_scores(walked_maps(run, id, edges_from, radius, beta, steps), size, None, setting)
     return score_mask(image, {c: F.interpolate(m[None, None], image.shape[1:], mode='bilinear', align_corners=False)[0, 0] for c, m in scores.items()}, setting)
 
