@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 from consistency_cam.camnet import CAMNet
-from consistency_cam.checkpoint import Stage, append_metrics, fingerprint, load_state, load_weights, read_metrics, write_json
+from consistency_cam.checkpoint import StageFolder, append_metrics, fingerprint, load_state, load_weights, read_metrics, write_json
 from consistency_cam.imagenet import OneLabel
 from consistency_cam.iterated import IteratedLearning, class_logits, first_bias, recall_at_precision, save_backbone
 from consistency_cam.compare import environment, mean_spread
@@ -42,7 +42,7 @@ def scenes(pictures, seed, split, size):
 
 def samples(args, seed):
     "Training and held-out pictures, one label each"
-    if args.data == 'scenes': return scenes(args.pictures, seed, 'train', args.recipe.size), scenes(args.held_out, 0, 'val', args.recipe.size)
+    if args.data == 'scenes': return scenes(args.pictures, seed, 'train', args.recipe.data.size), scenes(args.held_out, 0, 'val', args.recipe.data.size)
     return OneLabel(VOC(args.root, 'half_train', masks=False), seed=seed), OneLabel(VOC(args.root, 'half_val', masks=False))
 
 
@@ -73,25 +73,25 @@ def pretrain(args, arm, seed):
     r, (train, held_out) = args.recipe, samples(args, seed)
     rho = float(arm.split()[-1]) if 'rho' in arm else args.rho
     turns = dict(rho=rho, k_teacher=args.turn, k_student=args.turn if 'iterated' in arm else 0, with_given=args.with_given and 'iterated' in arm)
-    settings = Settings(args.epochs, args.batch_size, args.lr or r.lr / len(train.classes), r.momentum, r.weight_decay, save_every=50, log_every=1, seed=seed)
-    config = dict(turns, arm=arm, pool=args.pool, epochs=args.epochs, batch_size=args.batch_size, lr=settings.lr, marks=args.marks, crop=r.crop)
-    stage = Stage(args.runs/f'{arm}-{seed}'.replace(', ', '-').replace(' ', '-'), config, fingerprint(train.fingerprint(), held_out.fingerprint()))
+    settings = Settings(args.epochs, args.batch_size, args.lr or r.classify.lr / len(train.classes), r.classify.momentum, r.classify.weight_decay, save_every=50, log_every=1, seed=seed)
+    config = dict(turns, arm=arm, pool=args.pool, epochs=args.epochs, batch_size=args.batch_size, lr=settings.lr, marks=args.marks, crop=r.classify.crop)
+    stage = StageFolder(args.runs/f'{arm}-{seed}'.replace(', ', '-').replace(' ', '-'), config, fingerprint(train.fingerprint(), held_out.fingerprint()))
     if stage.done: return stage.result
     with stage.work():
         torch.manual_seed(seed)
-        bias = first_bias(len(train.classes), args.pool, (r.crop // r.output_stride) ** 2)
+        bias = first_bias(len(train.classes), args.pool, (r.classify.crop // r.output_stride) ** 2)
         net = CAMNet(r.backbone, len(train.classes), args.pool, r.output_stride, bias=bias).freeze(stages=r.frozen_stages)
-        augment = Augment(r.crop, r.long_side, mean=net.mean.flatten().tolist(), std=net.std.flatten().tolist())
+        augment = Augment(r.classify.crop, r.classify.long_side, mean=net.mean.flatten().tolist(), std=net.std.flatten().tolist())
         task, data, steps = IteratedLearning(net, **turns), Augmented(train.parent if arm == 'all' else train, augment, seed), total_steps(len(train), settings)
         curve, since = stage.folder/'curve.jsonl', 0
         for step in [steps * (m + 1) // args.marks for m in range(args.marks)]:
             train_to(step, task, data, stage.folder, settings, f'{arm}, seed {seed}')
             if step not in [record['step'] for record in read_metrics(curve)]:
-                append_metrics(curve, dict(step=step, **measure(net, held_out, r.crop), said=said(read_metrics(stage.folder/'metrics.jsonl'), since, step)))
+                append_metrics(curve, dict(step=step, **measure(net, held_out, r.classify.crop), said=said(read_metrics(stage.folder/'metrics.jsonl'), since, step)))
             since = step
         save_backbone(net, stage.folder/'backbone.safetensors')
         counts = dict(pictures=len(train), held_out=len(held_out), unnamed_objects=int(held_out.unnamed.sum()), taught=task.taught.item(), left_out=task.left_out.item())
-        return stage.finish(dict(arm=arm, seed=seed, rho=rho, **counts, **read_metrics(curve)[-1], training=measure(net, train, r.crop), curve=read_metrics(curve)))
+        return stage.finish(dict(arm=arm, seed=seed, rho=rho, **counts, **read_metrics(curve)[-1], training=measure(net, train, r.classify.crop), curve=read_metrics(curve)))
 
 
 def difference(rows, precision):

@@ -10,14 +10,13 @@ The recipe is `quick` with eight passes over the scenes; for the second question
 """
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 import torch
 from consistency_cam.checkpoint import write_json
 from consistency_cam.compare import compare, table
 from consistency_cam.metrics import cam_mask
 from consistency_cam.pipeline import Run, run
-from consistency_cam.recipes import recipe
+from consistency_cam.recipes import changed, recipe
 
 TRUE_MASKS = dict(segment_on='masks', pictures=1600, segment_norm='group', segment_epochs=10, segment_batch_size=16, segment_crf=False)  # of the second question
 
@@ -26,7 +25,7 @@ THRESHOLDS = .02, .05, .1, .15, .2, .25, .3, .4, .5
 
 def recalls(run):
     "Recall in percent of the right class on telling parts, on the rest of the bodies, and of background, by threshold"
-    samples, store = run.samples(run.recipe.train), run.cams(run.recipe.train)
+    samples, store = run.samples(run.recipe.data.train), run.cams(run.recipe.data.train)
     hits, pixels = torch.zeros(len(THRESHOLDS), 3), torch.zeros(3)
     for i, id in enumerate(samples.ids):
         part, mask, cams = samples.part(i).long(), samples.mask(i).long(), store.get(id)
@@ -46,7 +45,7 @@ def main():
     r = recipe('quick', epochs=8)
     found = compare(r, args.runs, args.methods, args.seeds, command='python -m benchmarks.scenes ' + ' '.join(sys.argv[1:]))
     for row in found['rows']: row['recall'] = recalls(Run(args.runs/f"{row['method']}-{row['seed']}", progress=False))
-    found['supervised'] = TRUE_MASKS | run(replace(r, **TRUE_MASKS), args.runs/'true-masks').figures('segment')[r.val]
+    found['supervised'] = TRUE_MASKS | run(changed(r, **TRUE_MASKS), args.runs/'true-masks').figures('segment')[r.data.val]
     write_json(args.result, found)
     print(table(found))
     at = THRESHOLDS.index(.2)

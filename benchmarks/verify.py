@@ -7,12 +7,11 @@ new, then with the same one, in turn. Wall time depends on what else the machine
 Limit: 200 pictures a second with two processes that have a core each, which is 10 ms of processor time a picture.
 """
 import argparse, os, statistics, tempfile, time
-from dataclasses import replace
 from pathlib import Path
 from consistency_cam.checkpoint import write_json
 from consistency_cam.compare import environment
 from consistency_cam.pipeline import dataset
-from consistency_cam.recipes import recipe
+from consistency_cam.recipes import changed, recipe
 from consistency_cam.verify import all_splits, recognise, scan, verify
 
 WANTED = 200
@@ -36,7 +35,7 @@ def main():
     args = parser.parse_args()
     found = recipe('quick', **recognise(args.root))
     splits = args.splits or all_splits(found.data, found.root)
-    sets = {s: dataset(replace(found, train=splits[0]), s) for s in splits}
+    sets = {s: dataset(changed(found, train=splits[0]), s) for s in splits}
     jobs = list({(*map(str, s.files(i)), len(s.classes)) if s.has_masks else (str(s.files(i)[0]), None, len(s.classes)) for s in sets.values() for i in range(len(s))})
     checked = verify(sets, workers=args.workers, progress=False)
     print(f'{args.root.name}, {", ".join(splits)}: {checked.summary()}')

@@ -398,7 +398,7 @@ def pipeline(device, pictures, epochs=None):
     def ours():
         with TemporaryDirectory() as d, warnings.catch_warnings(action='ignore'):  # of pictures without evidence, as after so short a training
             done = run(r, d, progress=False)
-            return torch.stack([read_mask(Path(d)/'pseudo'/r.train/f'{id}.png') for id in done.samples(r.train).ids])
+            return torch.stack([read_mask(Path(d)/'pseudo'/r.data.train/f'{id}.png') for id in done.samples(r.data.train).ids])
     def literal():
         with TemporaryDirectory() as d: return torch.stack(literal_run(r, d)['pseudo'])
     return Problem({'literal stages': literal, 'ours': ours})

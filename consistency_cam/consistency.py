@@ -225,10 +225,10 @@ def settings(self: Method,
     return SimpleNamespace(**{k: type(o.default)(given.get(k, o.default)) for k, o in self.options.items()})
 
 # %% ../nbs/22_consistency.ipynb #8e4df9b8
-def _transformations(r): return [RandomCrop(r.crop_side), HFlip(), RandomResize(r.resize_scale)]
+def _transformations(r): return [RandomCrop(r.classify.crop_side), HFlip(), RandomResize(r.classify.resize_scale)]
 
 register(Method('cam', 'plain CAM'))
 register(Method('puzzle-cam', 'Puzzle-CAM', lambda options, r: [Tiles(2)]))
-register(Method('multi-resolution', 'multi-resolution tiles', lambda options, r: [Tiles(r.tiles)]))
+register(Method('multi-resolution', 'multi-resolution tiles', lambda options, r: [Tiles(r.classify.tiles)]))
 register(Method('transformations', '2x2 tiles + transformations', lambda options, r: [Tiles(2), *_transformations(r)]))
-register(Method('consistency-cam', 'Consistency-CAM', lambda options, r: [Tiles(r.tiles), *_transformations(r)]));
+register(Method('consistency-cam', 'Consistency-CAM', lambda options, r: [Tiles(r.classify.tiles), *_transformations(r)]));

@@ -285,30 +285,30 @@ def hard_mask(
 ) -> torch.Tensor:  # (H,W) uint8
     "The mask at a threshold after the CRF"
     mask = torch.from_numpy(mask_at(cams, threshold, tuple(image.shape[1:]))).to(torch.uint8)
-    return label_crf(image, mask, [0, *sorted(cams)], run.crf(LABEL_CRF)) if run.recipe.pseudo_crf else mask
+    return label_crf(image, mask, [0, *sorted(cams)], run.crf(LABEL_CRF)) if run.recipe.pseudo.crf else mask
 
 # %% ../nbs/80_literal.ipynb #83278f8d
 def _classified(run, samples):
     "Trained classifier, and the CAMs of every picture at four pixels a cell"
     r, net = run.recipe, plain(run.make_net())
-    task = FiveForwards(net, run.views, total_steps(len(samples), run.settings()), r.alpha, r.ramp, r.seed)
+    task = FiveForwards(net, run.views, total_steps(len(samples), run.settings()), r.classify.alpha, r.classify.ramp, r.seed)
     _trained(run, task, samples)
-    return [cams_one_at_a_time(net, samples.image(i), samples.labels[i], r.scales, 4) for i in range(len(samples))]
+    return [cams_one_at_a_time(net, samples.image(i), samples.labels[i], r.cams.scales, 4) for i in range(len(samples))]
 
 def _walked(run, samples, found, folder):
     "The maps of every picture after the walk along the boundaries that a network learns from them"
-    (low, high), r = run.recipe.affinity_scores, run.recipe
+    (low, high), r = run.recipe.affinity.scores, run.recipe
     useful = [i for i, cams in enumerate(found) if any(m.any() for m in cams.values())]
     for i in useful:
         image = samples.image(i); cams = enlarged(found[i], tuple(image.shape[1:]))
         strict, loose = (hard_mask(run, image, cams, t) for t in (high, low))
         write_mask(torch.where(strict > 0, strict, torch.where(loose == 0, 0, 255).to(strict)), folder/f'{samples.ids[i]}.png')
     net = plain(run.make_affinity(run.start()))
-    _trained(run, PairByPair(net, r.affinity_radius), WithMasks(samples.subset(useful), folder), 'affinity', True)
+    _trained(run, PairByPair(net, r.affinity.radius), WithMasks(samples.subset(useful), folder), 'affinity', True)
     walked = []
     for i, cams in enumerate(found):
         edge = infer_edge(net, samples.image(i))
-        walked.append(dict(zip(cams, random_walk(torch.stack([*cams.values()]), edge, r.walk_radius, r.walk_beta, r.walk_steps))))
+        walked.append(dict(zip(cams, random_walk(torch.stack([*cams.values()]), edge, r.walk.radius, r.walk.beta, r.walk.steps))))
     return walked
 
 # %% ../nbs/80_literal.ipynb #9519ce22
@@ -333,8 +333,8 @@ def _segmented(run, samples, folder):
     _trained(run, SegmentationTask(net), WithMasks(samples, folder), 'segment', True)
     for i in range(len(samples)):
         image = samples.image(i)
-        probs = segment_one_at_a_time(net, image, r.segment_scales)
-        masks.append((crf_all_classes(image, probs, run.crf(SOFTMAX_CRF)) if r.segment_crf else probs).argmax(0).to(torch.uint8))
+        probs = segment_one_at_a_time(net, image, r.segment.scales)
+        masks.append((crf_all_classes(image, probs, run.crf(SOFTMAX_CRF)) if r.segment.crf else probs).argmax(0).to(torch.uint8))
     return masks
 
 # %% ../nbs/80_literal.ipynb #ec0e0832
@@ -345,12 +345,12 @@ def literal_run(
 ) -> dict:  # curves of cams and walk; pseudo and segment: lists of masks
     "The recipe on its training pictures, stage after stage, each evaluated"
     folder, run = Path(folder), Run(folder, r, progress=False)
-    samples, K = run.samples(r.train), len(run.classes) + 1
+    samples, K = run.samples(r.data.train), len(run.classes) + 1
     truth = [samples.mask(i) for i in range(len(samples))]
     curve = lambda found: [mean_iou(evaluated([(enlarged(c, t.shape), t) for c, t in zip(found, truth)], k / 100, K)) for k in range(thresholds)]
     cams = _classified(run, samples); out = dict(cams=curve(cams))
     walked = _walked(run, samples, cams, folder/'labels'); out['walk'] = curve(walked)
-    pseudo = [hard_mask(run, samples.image(i), enlarged(c, truth[i].shape), r.pseudo_background[0]) for i, c in enumerate(walked)]
+    pseudo = [hard_mask(run, samples.image(i), enlarged(c, truth[i].shape), r.pseudo.background[0]) for i, c in enumerate(walked)]
     for id, mask in zip(samples.ids, pseudo): write_mask(mask, folder/'pseudo'/f'{id}.png')
     segmented = _segmented(run, samples, folder/'pseudo')
     for masks in (pseudo, segmented): mean_iou(sum(confusion(m.numpy(), t.numpy(), K) for m, t in zip(masks, truth)))

@@ -32,7 +32,7 @@ def winners(
 # %% ../nbs/07_metrics.ipynb #655dc3f0
 def cam_mask(
     cams: dict,  # {mask id 1..C-1: map (H, W), 0..1}
-    threshold: float,  # the background's constant score
+    threshold: float|torch.Tensor,  # the background's score, or map of scores (H, W)
     size: tuple,  # (H, W) of the picture
 ) -> torch.Tensor:  # int64 (H, W)
     "The strongest class where it exceeds the threshold, else background."

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from .samples import InputError
+from .background import power
 from .metrics import cam_mask, winners
 from .training import shared_mean
 

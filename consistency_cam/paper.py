@@ -23,7 +23,7 @@ from .checkpoint import atomic_bytes, read_json, write_json
 from .views import Tiles
 from .cams import CamStore
 from .deeplab import multiply_adds
-from .recipes import STAGES, of_stage
+from .recipes import STAGES, flat, short
 from .pipeline import EVALUATED, Run
 from .compare import _anonymous, environment, mean_spread
 from .report import candidates, told_class
@@ -38,7 +38,7 @@ INCONSISTENT = ("The paper gives Consistency-CAM three figures: 68.2 in the abst
     "whose classes as printed average to 69.2 (those of the other rows average to what they print).")
 
 # %% ../nbs/86_paper.ipynb #1603b7f6
-_ALIKE = 'seed root labels masks pretrain_root workers save_every log_every'.split()
+_ALIKE = 'seed root labels masks pretrain.root workers save_every log_every'.split()
 
 def deciding(
     run: Run,
@@ -46,12 +46,13 @@ def deciding(
 ) -> dict:  # {field of the recipe: value}
     "The settings that decide what a stage makes, but for the seed and the place of the data"
     goes = run.stages(stage)
-    idle = of_stage(run.recipe, *(s for s in STAGES if s not in goes), *['crf'] * (not {'affinity', 'pseudo', 'segment'} & {*goes}))
-    options = ' '.join(f'{k}={v}' for k, v in run.recipe.options.items())
-    return {k: v for k, v in dict(asdict(run.recipe), options=options).items() if k not in _ALIKE and (k not in idle or k in STAGES[:STAGES.index(stage)])}
+    idle = {s for s in STAGES if s not in goes and s not in ('classify', 'cams')} | (set() if {'affinity', 'pseudo', 'segment'} & {*goes} else {'crf'})
+    kinds = STAGES[:STAGES.index(stage)]
+    found = {k: v for k, v in flat(run.recipe).items() if k.partition('.')[0] not in idle or k in (f'{s}.kind' for s in kinds)}
+    return {short(k): str(v) if isinstance(v, dict) else v for k, v in found.items() if short(k) not in _ALIKE}
 
 # %% ../nbs/86_paper.ipynb #b4694608
-_NAMED = 'method backbone segment_on train val'.split()
+_NAMED = 'method backbone segment.on train val'.split()
 
 def by_experiment(
     runs: list,  # of `Run`
@@ -91,7 +92,7 @@ def evaluated(
     what: str,  # is to be made
 ) -> tuple:  # (split, figures of `Run.evaluate`)
     "What is known of a stage's products: of the held-out pictures' masks, or the training pictures' maps; raises `InputError`"
-    split = run.recipe.val or run.recipe.train if stage == 'segment' else run.recipe.train
+    split = run.recipe.data.val or run.recipe.data.train if stage == 'segment' else run.recipe.data.train
     if not (found := run.figures(stage).get(split)): raise lacking(run, stage, what)
     return split, found
 
@@ -116,7 +117,7 @@ def rows(self: Table,
     "The paper's rows, then a row an experiment; raises `InputError` for a run that does not belong into the table"
     found = [dict(r, **{'from': 'printed'}) for r in self.printed]
     for run in only_runs(runs, self.name):
-        if run.recipe.data != self.data: raise InputError(f"{run.folder}: {self.name} is about --data {self.data}, this run's pictures are {run.recipe.data}; give other runs")
+        if run.recipe.data.kind != self.data: raise InputError(f"{run.folder}: {self.name} is about --data {self.data}, this run's pictures are {run.recipe.data.kind}; give other runs")
     for group, apart in by_experiment(runs, self.stage):
         splits, figures = zip(*[evaluated(run, self.stage, self.name) for run in group])
         cells = [self.row(*both) for both in zip(group, figures)]
@@ -126,7 +127,7 @@ def rows(self: Table,
 def origin(runs, split, apart):
     "Where an experiment's row comes from, in words"
     r, seeds = runs[0].recipe, ', '.join(str(run.recipe.seed) for run in runs)
-    where = f'learnt from and measured on {counted(runs[0], split)}' if split == r.train else f'learnt from {counted(runs[0], r.train)}, measured on {counted(runs[0], split)}'
+    where = f'learnt from and measured on {counted(runs[0], split)}' if split == r.data.train else f'learnt from {counted(runs[0], r.data.train)}, measured on {counted(runs[0], split)}'
     return f"ours, seed{'s' * (len(runs) > 1)} {seeds}: {where}" + f', {apart}' * bool(apart)
 
 def only_runs(sources, what):
@@ -151,7 +152,7 @@ def _cell(value):
 
 # %% ../nbs/86_paper.ipynb #5dff5739
 def _segmenter_row(run, figures):
-    return dict(method=run.title, backbone=run.recipe.backbone, supervision='M' if run.recipe.segment_on == 'masks' else 'I', val=figures['miou'])
+    return dict(method=run.title, backbone=run.recipe.backbone, supervision='M' if run.recipe.segment.on == 'masks' else 'I', val=figures['miou'])
 
 _SUPERVISION = 'mIoU in percent. Supervision: I image labels, S saliency, M true masks, as an upper bound.'
 _COLUMNS = {'method': 'method', 'backbone': 'backbone', 'supervision': 'supervision', 'val mIoU': 'val'}
@@ -186,16 +187,16 @@ def is_iterated(
     run: Run,
 ) -> bool:
     "Whether the run's backbone went through iterated learning"
-    return run.recipe.pretrain != 'none' and run.recipe.pretrain_k_student > 0
+    return run.recipe.pretrain is not None and run.recipe.pretrain.k_student > 0
 
 _PRETRAINED = 'none', 'iterated learning, noisy_or'
 
 def _supervised_row(run, figures):
     r = run.recipe
-    if r.segment_on != 'masks': raise InputError(f'{run.folder}: noisy-or is about segmenters that learnt true masks, this one learnt {r.segment_on}-labels; give runs made with --segment-on masks')
+    if r.segment.on != 'masks': raise InputError(f'{run.folder}: noisy-or is about segmenters that learnt true masks, this one learnt {r.segment.on}-labels; give runs made with --segment.on masks')
     with torch.device('meta'): giga = multiply_adds(run.make_segmenter(21, False).eval()) / 1e9
-    pretrained = f'iterated learning, {r.pretrain_pool}' if is_iterated(run) else _PRETRAINED[0] if r.pretrain == 'none' else f'single labels, {r.pretrain_pool}'
-    return dict(model=dict(deeplabv3='DeepLabV3', deeplabv3plus='DeepLabV3+')[r.segment], backbone=r.backbone, gflops=f'{giga:.1f}', pretrained=pretrained, val=figures['miou'])
+    pretrained = f'iterated learning, {r.pretrain.pool}' if is_iterated(run) else _PRETRAINED[0] if r.pretrain is None else f'single labels, {r.pretrain.pool}'
+    return dict(model=dict(deeplabv3='DeepLabV3', deeplabv3plus='DeepLabV3+')[r.segment.kind], backbone=r.backbone, gflops=f'{giga:.1f}', pretrained=pretrained, val=figures['miou'])
 
 noisy_or = Table('noisy-or', 'Supervised segmenters on VOC 2012, with and without iterated learning', 'mIoU in percent; multiply-adds (G: 10⁹) for a picture of 513 x 513 pixels. The printed rows learnt the true masks of train_aug (10,582 pictures) and were measured on val (1,449); a pre-training of none stands for ImageNet weights as they are.',
     'voc', 'segment', {'model': 'model', 'backbone': 'backbone', 'multiply-adds (G)': 'gflops', 'pre-training': 'pretrained', 'val mIoU': 'val'},
@@ -238,7 +239,7 @@ def titles(
 
 # %% ../nbs/86_paper.ipynb #a5e71a85
 def _mask_rows(runs, ids=None):
-    r = only_runs(runs, 'fig1')[0].recipe; split = r.val or r.train
+    r = only_runs(runs, 'fig1')[0].recipe; split = r.data.val or r.data.train
     return [dict(id=id, split=split) for id in _pictures(runs, 'fig1', 'segment', 'masks', split, ids)[1]]
 
 def _draw_masks(runs, rows):
@@ -254,7 +255,7 @@ fig1 = Drawing('fig1', "Figure 1: the segmenters' masks of held-out pictures", _
 
 # %% ../nbs/86_paper.ipynb #cffd912a
 def _cam_rows(runs, ids=None):
-    split = only_runs(runs, 'fig5')[0].recipe.train
+    split = only_runs(runs, 'fig5')[0].recipe.data.train
     samples, ids = _pictures(runs, 'fig5', 'cams', 'cams', split, ids)
     told = [told_class(CamStore(runs[-1].folder/'cams'/split, samples.classes).get(id), samples.mask(samples.index(id)) if samples.has_masks else None) for id in ids]
     return [dict(id=id, split=split, shown=class_name(c, samples.classes) if c else 'no class', mask_id=c) for id, c in zip(ids, told)]
@@ -272,13 +273,13 @@ fig5 = Drawing('fig5', 'Figure 5: CAMs of training pictures', _cam_rows, _draw_c
 # %% ../nbs/86_paper.ipynb #d60ad25f
 def _rho_points(runs):
     "mIoU of the furthest stage that all runs have been evaluated at, against rho"
-    if not any(map(is_iterated, runs)): raise InputError(f'{runs[0].folder}: no iterated learning in it, nor in the other runs, so no threshold to show; make runs with --pretrain and several --pretrain-rho')
+    if not any(map(is_iterated, runs)): raise InputError(f'{runs[0].folder}: no iterated learning in it, nor in the other runs, so no threshold to show; make runs with --pretrain and several --pretrain.rho')
     stage = next((s for s in reversed(EVALUATED) if all(run.figures(s) for run in runs)), 'segment')
-    for group, apart in by_experiment(runs, stage, ['pretrain', 'pretrain_rho', *_NAMED]):
+    for group, apart in by_experiment(runs, stage, ['pretrain', 'pretrain.rho', *_NAMED]):
         for run in group:
             split, figures = evaluated(run, stage, 'fig6')
             line = ', '.join(filter(None, [run.method.title if 'classify' in run.stages() else 'true masks', run.recipe.backbone, apart]))
-            x = run.recipe.pretrain_rho if is_iterated(run) else None
+            x = run.recipe.pretrain.rho if is_iterated(run) else None
             yield dict(panel=f'{EVALUATED[stage]} of {split}, mIoU (%)', axis='rho', line=line + ', no iterated learning' * (x is None), x=x), figures['miou']
 
 # %% ../nbs/86_paper.ipynb #54271bc4
@@ -354,7 +355,7 @@ def record(
 ) -> dict:  # command, date, versions, device, rows, and the recipe of each run
     "What a table or figure shows, to be kept"
     bare = lambda v: _anonymous([v])[0] if isinstance(v, str) else v
-    made_from = [dict(run=s.folder.name, recipe={k: bare(v) for k, v in asdict(s.recipe).items() if k != 'root'}) if isinstance(s, Run) else {k: v for k, v in s.items() if k not in ('rows', 'table')} for s in sources]
+    made_from = [dict(run=s.folder.name, recipe={k: bare(v) for k, v in flat(s.recipe).items() if k != 'data.root'}) if isinstance(s, Run) else {k: v for k, v in s.items() if k not in ('rows', 'table')} for s in sources]
     command = command or 'consistency-cam ' + ' '.join(_anonymous(sys.argv[1:]))
     return dict(command=command, date=str(date.today()), **environment(), what=what, rows=find_exhibit(what).rows(sources), made_from=made_from)
 

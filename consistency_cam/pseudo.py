@@ -20,8 +20,9 @@ import consistency_cam
 from .samples import InputError, Samples, read_mask, write_mask
 from .metrics import cam_mask
 from .transforms import cells
-from .checkpoint import Stage, fingerprint, read_json, write_json
-from .cams import CamStore, StoreError
+from .checkpoint import StageFolder, fingerprint, read_json, write_json
+from .background import background
+from .cams import CamStore, StoreError, full_size
 from .crf import LABEL_CRF, CRFSetting, crf_many, label_crf
 from .pairs import labels_by_score
 from .annotations import *
@@ -37,7 +38,8 @@ class PseudoSetting:
     beta: float = 10.  # power of the affinities
     steps: int = 256  # of the walk
     stride: int = 4  # pixels a cell of the grid on which they walk: 4 for a BoundaryNet, an AffinityNet has its own
-    background: float|tuple = .3  # score of the background; (low, high): what they disagree on is 255, unsure
+    background: float|tuple = .3  # score of the background, or level of its rule; two of them: what they disagree on is 255, unsure
+    rule: str = 'constant'  # where the background's score comes from, of `background.RULES`
     crf: CRFSetting|None = LABEL_CRF  # for hard labels; None: no CRF
     certainty: float = .7  # how much the CRF believes the label that it is given
 
@@ -83,14 +85,21 @@ def score_mask(
     image: torch.Tensor,  # (3,H,W) uint8 picture
     scores: dict,  # {mask id: map (H,W) in 0..1}, as from `class_scores`
     setting: PseudoSetting = PseudoSetting(),
+    own: torch.Tensor|None = None,  # (H,W) in 0..1, the background's map that a method left
 ) -> torch.Tensor:  # (H,W) uint8: 0 background, 1..C, 255 unsure
     "The mask that the scores and the picture's colours ask for; background all over where every score is 0. Raises `InputError`"
-    size, background = image.shape[1:], setting.background
+    size, level = image.shape[1:], setting.background
     if not any(m.any() for m in scores.values()): return torch.zeros(size, dtype=torch.uint8)
     crf = partial(label_crf, setting=setting.crf, certainty=setting.certainty) if setting.crf else None
-    if isinstance(background, (tuple, list)): return labels_by_score(image, scores, max(background), min(background), crf)
-    mask = cam_mask(scores, background, size).to(torch.uint8)
+    score = lambda level: background(setting.rule, scores, level, own)
+    if isinstance(level, (tuple, list)): return labels_by_score(image, scores, *_high_and_low(*map(score, level)), crf)
+    mask = cam_mask(scores, score(level), size).to(torch.uint8)
     return crf(image, mask, [0, *sorted(scores)]) if crf else mask
+
+def _high_and_low(*scores):
+    "The higher and the lower of the background's scores, at each pixel where they are maps"
+    if not torch.is_tensor(scores[0]): return max(scores), min(scores)
+    return torch.stack(scores).amax(0), torch.stack(scores).amin(0)
 
 # %% ../nbs/43_pseudo.ipynb #81f01714
 def pseudo_label(
@@ -98,9 +107,11 @@ def pseudo_label(
     cams: dict,  # {mask id: map (h,w)} of the whole picture, on any grid
     relation: torch.Tensor|None = None,  # edges (h,w) or affinities (offsets,h,w) of its cells, 0..1; None: no walk
     setting: PseudoSetting = PseudoSetting(),
+    own: torch.Tensor|None = None,  # (h,w) in 0..1, the background's map that a method left
 ) -> torch.Tensor:  # (H,W) uint8: 0 background, 1..C, 255 unsure
     "The pseudo-label of a picture; background all over where its CAMs are 0. Raises `InputError`"
-    return score_mask(image, class_scores(cams, tuple(image.shape[1:]), relation, setting), setting)
+    size = tuple(image.shape[1:])
+    return score_mask(image, class_scores(cams, size, relation, setting), setting, None if own is None else full_size({0: own}, size)[0])
 
 # %% ../nbs/43_pseudo.ipynb #deb79a9f
 def _check(samples, store):
@@ -114,7 +125,7 @@ def _job(samples, store, i, relation, setting):
     id, image = samples.ids[i], samples.image(i)
     cams, size = store.get(id, full=False), tuple(image.shape[1:])
     if any(m.shape != cells(size, store.stride) for m in cams.values()): raise StoreError(f'{store.path(id)}: CAMs of a picture of another size than {size[0]}x{size[1]}; remove the file and infer again')
-    return image, cams, relation and relation(image), setting
+    return image, cams, relation and relation(image), setting, store.background(id, full=False) if setting.rule == 'map' else None
 
 # %% ../nbs/43_pseudo.ipynb #ddbe22b2
 def _walked_in_batches(jobs, setting, batch_size=16):
@@ -140,7 +151,7 @@ def walk_cams(
     _check(samples, store)
     missing, sizes = [i for i, id in enumerate(samples.ids) if id not in into], {}
     def job(i):
-        image, cams, related, _ = _job(samples, store, i, relation, setting)
+        image, cams, related, *_ = _job(samples, store, i, relation, setting)
         sizes[samples.ids[i]] = tuple(image.shape[1:])
         return cams, sizes[samples.ids[i]], related, replace(setting, stride=into.stride)
     jobs = ((samples.ids[i], job(i)) for i in missing)
@@ -180,7 +191,7 @@ def pseudo_labels(
     data: dict|None = None,  # {what they are made from: fingerprint}; None: the pictures
 ) -> dict:  # the manifest: settings, versions, counts, and what is known of each picture
     "Make the pseudo-labels that are not there yet; raises `InputError`, with the folder left as a later call can take it up"
-    stage = Stage(folder, dict(asdict(setting), walk=relation is not None), fingerprint(samples.fingerprint(), inputs), force, data or dict(pictures=samples.pictures_fingerprint()[:16]))
+    stage = StageFolder(folder, dict(asdict(setting), walk=relation is not None), fingerprint(samples.fingerprint(), inputs), force, data or dict(pictures=samples.pictures_fingerprint()[:16]), as_now=lambda config: asdict(PseudoSetting()) | config)
     about = stage.folder/'manifest.json'
     if stage.settled(): return read_json(about)
     _check(samples, store)

@@ -9,13 +9,12 @@ __all__ = ['STYLE', 'POLICY', 'shrunk', 'compressed', 'shown', 'finished', 'expe
            'loss_curves', 'shown_split', 'candidates', 'masks_of', 'picture_ious', 'choose', 'rule', 'choice',
            'told_class', 'column', 'named_mask', 'labels_of', 'given', 'given_column', 'cam_figure', 'mask_figure',
            'method_column', 'class_legend', 'card', 'picture_card', 'pictures_part', 'way_table', 'way_protocol',
-           'stage_column', 'way_card', 'way_choice', 'way_part', 'described_classifier', 'described_stages',
-           'described', 'defined', 'about_part', 'recipe_parts', 'recipe_table', 'section', 'contents', 'page', 'plots',
-           'figures_parts', 'losses_parts', 'page_title', 'write_report']
+           'stage_column', 'way_card', 'way_choice', 'way_part', 'described', 'defined', 'about_part', 'recipe_parts',
+           'recipe_table', 'section', 'contents', 'page', 'plots', 'figures_parts', 'losses_parts', 'page_title',
+           'write_report']
 
 # %% ../nbs/85_report.ipynb #875c9ebb
 import base64, io
-from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 import fastcore.xml as html
@@ -30,9 +29,9 @@ from .folder import WithMasks
 from .show import BELOW, DASHES, OKABE_ITO, Plot, bars, class_name, curve, mask_overlay, overlay, rgb, to_png
 from .metrics import ConfusionMatrix, cam_mask
 from .checkpoint import atomic_bytes, read_metrics
-from .recipes import STAGES, Recipe, explain, of_stage
-from .compare import environment, mean_spread, remarks
-from .pipeline import EVALUATED, Run
+from .recipes import PARTS, STAGES, Recipe, explain, flat, short
+from .compare import AFTER, environment, mean_spread, remarks
+from .pipeline import EVALUATED, Run, find_stage
 from .verify import class_lines, everywhere
 
 # %% ../nbs/85_report.ipynb #30eb11d3
@@ -79,13 +78,10 @@ def finished(
     run: Run,
 ) -> dict:  # {stage: the split whose pictures it is shown on; '' for the training of a network}
     "The stages of the recipe that are done."
-    r = run.recipe
-    splits = dict(cams=r.train, walk=r.train, pseudo=r.train, segment=r.val or r.train)
-    folder = lambda s: f"{'masks' if s == 'segment' else s}/{splits.get(s, '')}"
-    return {s: splits.get(s, '') for s in run.stages() if run._finished(folder(s))}
+    return {s.name: (s.splits(run) or [''])[0] for s in run.line if run._finished(s.place(run))}
 
 # %% ../nbs/85_report.ipynb #22db9798
-_SAME_EXPERIMENT = ('method', 'segment_on', 'seed', 'root', 'labels', 'masks', 'classes', 'workers', 'save_every', 'log_every')
+_SAME_EXPERIMENT = 'method cams segment.on seed root labels masks classes workers save_every log_every'.split()
 
 def experiments(
     runs: list,  # of `Run`
@@ -95,10 +91,10 @@ def experiments(
     for run in runs[1:]:
         if run.classes != runs[0].classes:
             raise InputError(f'{runs[0].folder} and {run.folder} have different classes ({len(runs[0].classes)} and {len(run.classes)}); give each a page of its own')
-    settings = [asdict(run.recipe) for run in runs]
-    differ = [k for k in settings[0] if k not in _SAME_EXPERIMENT and any(s[k] != settings[0][k] for s in settings)]
+    settings = [{short(k): str(v) for k, v in flat(run.recipe).items()} for run in runs]
+    differ = [k for k in settings[-1] if k not in _SAME_EXPERIMENT and len({s.get(k) for s in settings}) > 1]
     found = {}
-    for run, s in zip(runs, settings): found.setdefault(', '.join([run.title, *[f'{k} {s[k]}' for k in differ]]), []).append(run)
+    for run, s in zip(runs, settings): found.setdefault(', '.join([run.title, *[f'{k} {s[k]}' for k in differ if k in s]]), []).append(run)
     return found
 
 # %% ../nbs/85_report.ipynb #6dbd355e
@@ -305,7 +301,7 @@ def shown_split(
 ) -> str:
     "The split to take pictures from: held out rather than training, with masks rather than without."
     r = run.recipe
-    return max([s for s in (r.val, r.train) if s], key=lambda s: run.samples(s).has_masks)
+    return max([s for s in (r.data.val, r.data.train) if s], key=lambda s: run.samples(s).has_masks)
 
 def candidates(
     samples: Samples,
@@ -322,10 +318,10 @@ def masks_of(
     stage: str = 'cams',  # of `EVALUATED`
 ):  # function from position to class ids (H, W)
     "A run's masks of a split's pictures."
-    samples, r = run.samples(split), run.recipe
-    if stage in ('pseudo', 'segment'): return WithMasks(samples, (run.pseudo if stage == 'pseudo' else run.masks)(split)).mask
-    store = (run.cams if stage == 'cams' else run.walk)(split)
-    cut = run.figures(stage).get(r.train, {}).get('best_threshold', r.threshold if stage == 'cams' else r.pseudo_background[0])
+    samples, r, about = run.samples(split), run.recipe, find_stage(stage)
+    if about.product == 'masks': return WithMasks(samples, run.made_of(stage, split)).mask
+    store = run.made_of(stage, split)
+    cut = run.figures(stage).get(r.data.train, {}).get('best_threshold', about.fixed(r))
     return lambda i: cam_mask(store.get(samples.ids[i]), cut, tuple(samples.image(i).shape[1:]))
 
 def picture_ious(
@@ -382,7 +378,7 @@ def choice(
     places = candidates(samples)
     if samples.has_masks: chosen = choose(picture_ious(runs, split, places, stage), names, pictures)
     else: chosen = dict.fromkeys(np.unique(np.linspace(0, len(places) - 1, min(pictures, len(places))).round().astype(int)).tolist(), '')
-    kind = f"{'held-out' if split == runs[0].recipe.val else 'training'} pictures"
+    kind = f"{'held-out' if split == runs[0].recipe.data.val else 'training'} pictures"
     where = f'{len(places)} evenly spaced ones of the {len(samples)} {kind}' if len(places) < len(samples) else f'the {len(samples)} {kind}'
     return split, {places[n]: why for n, why in chosen.items()}, rule(names, where, samples.has_masks)
 
@@ -531,18 +527,19 @@ def pictures_part(
     return html.Div(class_legend(set().union(*ids), last.classes), html.Div(*cards, cls='cards'))
 
 # %% ../nbs/85_report.ipynb #78aac88a
-_WAY = dict(train='CAMs', walk='after the walk', pseudo='pseudo-labels', segment='segmenter')
+_WAY = dict(train='CAMs') | {name: s.short for name, s in AFTER.items()}
+_TRIED = [name for name, s in AFTER.items() if s.on == 'held out']  # stages whose masks are of held-out pictures
 
 def way_table(
     rows: list,  # of `result_rows` or `compare`
     tried: str = 'held-out',  # the pictures that the segmenter is tried on
 ) -> html.FT:
     "mIoU of each stage's maps or masks, for the methods that went beyond their CAMs; mean ± sample standard deviation where there are several seeds."
-    groups = {t: g for t, g in by_title(rows).items() if any(r.get(k) for r in g for k in ('walk', 'pseudo', 'segment'))}
+    groups = {t: g for t, g in by_title(rows).items() if any(r.get(k) for r in g for k in AFTER)}
     parts = [p for p in _WAY if any(r.get(p) for g in groups.values() for r in g)]
     lines = [html.Tr(html.Th(t, scope='row'), *[html.Td(mean_spread([r[p]['miou'] for r in g if r.get(p)])) for p in parts]) for t, g in groups.items()]
-    on = {'training': [p for p in parts if p != 'segment'], tried: []}
-    if 'segment' in parts: on[tried].append('segment')
+    on = {'training': [p for p in parts if p not in _TRIED], tried: []}
+    on[tried] += [p for p in parts if p in _TRIED]
     over = [html.Th(f'{where} pictures', colspan=str(len(ps)), scope='colgroup') for where, ps in on.items() if ps]
     head = html.Thead(html.Tr(html.Td(), *over), html.Tr(*[html.Th(n, scope='col') for n in ('method', *[_WAY[p] for p in parts])]))
     return scrolling(html.Table(head, html.Tbody(*lines), cls='way'), 'mIoU of each stage')
@@ -555,15 +552,13 @@ def way_protocol(
 ) -> html.FT:
     "What the figures of `way_table` mean, in a few sentences."
     text, has = [], {p for p in _WAY if means(rows, p)}
-    if has & {'walk', 'pseudo'}: text += ['mIoU in percent. CAMs, maps after the walk and pseudo-labels are those of the training pictures, compared with ', html.B('true masks that the training never saw'),
+    if has & {*AFTER} - {*_TRIED}: text += ['mIoU in percent. CAMs, maps after the walk and pseudo-labels are those of the training pictures, compared with ', html.B('true masks that the training never saw'),
         '; maps are cut at the threshold that is best on these same masks, pseudo-labels at the score of the recipe. ']
-    if 'segment' in has: text += [f'The segmenter is given {tried} pictures and ', html.B('not told which classes are in them'), ', so its figure does not compare with those of CAMs, which are masked by the given labels. ']
+    if has & {*_TRIED}: text += [f'The segmenter is given {tried} pictures and ', html.B('not told which classes are in them'), ', so its figure does not compare with those of CAMs, which are masked by the given labels. ']
     if upper: text += [f"The segmenter of {' and '.join(upper)} learned the masks of the training pictures themselves, an upper bound."]
     return html.P(*text)
 
 # %% ../nbs/85_report.ipynb #bfbe3cb0
-_MADE = dict(cams='CAMs', walk='after the walk', pseudo='pseudo-label', segment='segmenter')
-
 def stage_column(
     run: Run,
     split: str,
@@ -573,12 +568,13 @@ def stage_column(
     width: int = 320,  # most pixels a picture
 ) -> tuple:  # (element, set of the mask ids that occur)
     "What a stage made of a picture: the map of one class, or the mask."
-    samples, name = run.samples(split), f'{run.title}, {_MADE[stage]}'
-    if stage in ('cams', 'walk'):
-        store = (run.cams if stage == 'cams' else run.walk)(split)
-        return column(_MADE[stage], cam_figure(samples, i, store.get(samples.ids[i]), told, name, 'CAM' if stage == 'cams' else 'map', width)), set()
+    samples, about = run.samples(split), find_stage(stage)
+    name = f'{run.title}, {about.one}'
+    if about.product == 'maps':
+        maps = run.made_of(stage, split).get(samples.ids[i])
+        return column(about.one, cam_figure(samples, i, maps, told, name, 'map' if stage in AFTER else 'CAM', width)), set()
     mask = masks_of(run, split, stage)(i)
-    return column(_MADE[stage], mask_figure(samples, i, mask, name, '', width)), set(mask.unique().tolist())
+    return column(about.one, mask_figure(samples, i, mask, name, '', width)), set(mask.unique().tolist())
 
 def way_card(
     run: Run,
@@ -591,7 +587,8 @@ def way_card(
     "A picture, what each stage made of it, and its true mask."
     samples = run.samples(split)
     true = samples.mask(i)
-    told = told_class(run.cams(split).get(samples.ids[i]), true) if 'cams' in stages else None
+    first = next((s for s in stages if find_stage(s).product == 'maps'), None)
+    told = told_class(run.made_of(first, split).get(samples.ids[i]), true) if first else None
     columns, ids = zip(*[stage_column(run, split, stage, i, told, width) for stage in stages])
     picture, *mask = [column(what, figure) for what, figure in given(samples, i, width).items()]
     return card(samples, i, why, [picture, *columns, *mask], 'columns strip'), set().union(*ids, () if true is None else true.unique().tolist())
@@ -603,7 +600,7 @@ def way_choice(
 ) -> tuple:  # (run that went furthest, [(stages of a split, split, {position: why}, sentence)]); None and nothing where none went beyond its CAMs
     "The pictures that show the way from CAM to segmenter."
     went = {name: finished(run) for name, run in shown_runs.items()}
-    far = [name for name in reversed(went) if {'walk', 'pseudo', 'segment'} & {*went[name]}]
+    far = [name for name in reversed(went) if {*AFTER} & {*went[name]}]
     if not far: return None, []
     name, together = max(far, key=lambda n: len(went[n])), {}
     for stage in EVALUATED:
@@ -625,68 +622,31 @@ def way_part(
         cards, occur = zip(*[way_card(run, split, stages, i, why, width) for i, why in chosen.items()]) if chosen else ([], [])
         made += [html.P(html.B(EVALUATED[stages[-1]].capitalize()), f' of {run.title}. {about}'), html.Div(*cards, cls='cards')] * bool(cards)
         ids = ids.union(*occur)
-    known = [way_table(rows, tried), way_protocol(rows, tried, upper)] if any(means(rows, p) for p in ('walk', 'pseudo', 'segment')) else []
-    return known + ([class_legend(ids, run.classes, any('cams' in stages for stages, *_ in ways)), *made] if made else [])
+    known = [way_table(rows, tried), way_protocol(rows, tried, upper)] if any(means(rows, p) for p in AFTER) else []
+    return known + ([class_legend(ids, run.classes, any(find_stage(s).product == 'maps' for stages, *_ in ways for s in stages)), *made] if made else [])
 
 # %% ../nbs/85_report.ipynb #6425bfb9
 _DATA = dict(scenes='Scenes (generated)', voc='VOC 2012', folder='own pictures')
-_listed = lambda values: ', '.join(f'{v:g}' for v in values)
-_range = lambda values: ' to '.join(f'{v:g}' for v in values)
-
-def _training(r, part=''):
-    "A training in words: how long, on what, and how fast"
-    get = lambda name: getattr(r, f'{part}{name}')
-    return f"{get('epochs')} epoch{'s' * (get('epochs') != 1)}, {get('batch_size')} pictures a step, crops of {get('crop')} pixels from pictures of {_range(get('long_side'))}, learning rate {get('lr'):g}"
-
-def described_classifier(
-    run: Run,
-) -> dict:  # {what: in words}
-    "The settings of a run's classifier and its CAMs."
-    r = run.recipe
-    found = {'training': _training(r) + ' (classifier ten times that)',
-        'optimiser': f'SGD, momentum {r.momentum:g}, weight decay {r.weight_decay:g}, polynomial schedule of power {r.power:g}'}
-    for what, views in dict(consistency=[v for v in run.views if v.losses], **{'further views': [v for v in run.views if not v.losses]}).items():
-        if views: found[what] = ', '.join(map(str, views)) + f'; alpha up to {r.alpha:g} over the first {r.ramp:.0%} of the steps' * (what == 'consistency')
-    if run.method.options: found[run.method.title] = '; '.join(f'{k} {getattr(run.options, k)} ({o.meaning})' for k, o in run.method.options.items())
-    return found | {'CAM inference': f"scales {_listed(r.scales)}, {'with' if r.mirror else 'without'} the mirror image, masked by the given labels"}
-
-# %% ../nbs/85_report.ipynb #0b93604c
-def described_stages(
-    r: Recipe,
-) -> dict:  # {stage: {what: in words}}
-    "The settings of the stages before the classifier and after its CAMs."
-    pairs = dict(boundary='boundary network', features='feature network').get(r.affinity, r.affinity)
-    background = 'background score ' + _range(r.pseudo_background) + ', unsure between them' * (len(r.pseudo_background) > 1)
-    crf = lambda on: f"{'with' if on else 'without'} the dense CRF" + f' (reaches times {r.crf_scale:g})' * (on and r.crf_scale != 1)
-    return dict(
-        pretrain={'pre-training': f"{dict(imagenet='ImageNet', **{'one-label': 'one label a training picture'}).get(r.pretrain, r.pretrain)}, pooling {r.pretrain_pool}, rounds of {r.pretrain_k_teacher} steps of the teacher and {r.pretrain_k_student} of the student; {_training(r, 'pretrain_')}"},
-        affinity={'affinity': f'{pairs}, pairs up to {r.affinity_radius} cells apart, learns where a CAM is below {r.affinity_scores[0]:g} or above {r.affinity_scores[-1]:g}; {_training(r, "affinity_")}'},
-        walk={'random walk': f'{r.walk_steps} steps of {r.walk_radius} cells at most, affinities to the power {r.walk_beta:g}'},
-        pseudo={'pseudo-labels': f'{background}, {crf(r.pseudo_crf)}'},
-        segment={'segmenter': f'{r.segment}, dilations {_listed(r.segment_rates)}, output stride {r.segment_output_stride}; {_training(r, "segment_")} (head ten times that)',
-            'segmentation': f"scales {_listed(r.segment_scales)}, {'with' if r.segment_mirror else 'without'} the mirror image, {crf(r.segment_crf)}, not told the classes"})
 
 # %% ../nbs/85_report.ipynb #4026a1a1
 def described(
     run: Run,
 ) -> dict:  # {what: in words}
     "The settings that matter, of the data and of every stage that is done."
-    r, done, stages = run.recipe, finished(run), described_stages(run.recipe)
+    r, done = run.recipe, finished(run)
     count = lambda s: f'{len(run.samples(s))} ({s or "all"})'
     weights = dict(imagenet='ImageNet weights', random='random weights').get(r.pretrained, Path(r.pretrained).name)
-    found = {'data': _DATA.get(r.data, r.data) + (f', folder {Path(r.root).name}' if r.root else ''), 'training pictures': count(r.train),
-        'held-out pictures': count(r.val) if r.val else 'none', 'classes': _classes(run),
-        'network': f'{r.backbone}, {weights}, output stride {r.output_stride}, pooling {r.pool}, batch norm {r.batch_norm}' + (f', {r.frozen_stages} stages frozen' if r.frozen_stages else '')}
-    if run.imported and not {'affinity', 'segment'} & {*done}: found.pop('network')
-    for stage in STAGES:
-        if stage == 'classify' and stage in run.stages(): found |= described_classifier(run)
-        elif stage == 'cams' and run.imported: found['CAMs'] = 'of another program, imported; a cell for four pixels, masked by the given labels'
-        elif stage in done: found |= stages.get(stage, {})
+    found = {'data': _DATA.get(r.data.kind, r.data.kind) + (f', folder {Path(r.data.root).name}' if r.data.root else ''), 'training pictures': count(r.data.train),
+        'held-out pictures': count(r.data.val) if r.data.val else 'none', 'classes': _classes(run),
+        'network': f'{r.backbone}, {weights}, output stride {r.output_stride}, pooling {r.classify.pool}, batch norm {r.batch_norm}' + (f', {r.frozen_stages} stages frozen' if r.frozen_stages else '')}
+    if not any(s.trains and s.name in done for s in run.line): found.pop('network')
+    for s in run.line:
+        if s.name in done: found |= s.words(run)
     return found
 
 def _classes(run):
     "The classes with their training pictures, in words"
-    sets = {run.recipe.train: run.samples(run.recipe.train)}
+    sets = {run.recipe.data.train: run.samples(run.recipe.data.train)}
     counted = '; '.join([*class_lines(sets, 300), *(f'{c}: {what}' for what, c in everywhere(sets))])
     return counted or f'{len(run.classes)}: {", ".join(run.classes)}'
 
@@ -715,16 +675,15 @@ def about_part(
 def recipe_parts(
     r: Recipe,
 ) -> dict:  # {title: {field: value}}
-    "The fields of a recipe by the stage they belong to; what stages share, and what classifier and CAMs need, comes first."
-    own = {s: {k: v for k, v in of_stage(r, s).items() if k != 'seed'} for s in (*STAGES, 'crf')}
-    taken = {k for fields in own.values() for k in fields}
-    return {'data, classify, cams': {k: v for k, v in asdict(r).items() if k not in taken}} | {s: fields for s, fields in own.items() if fields}
+    "The fields of a recipe by the part they belong to; what all share comes first."
+    own = {part: flat(r, part) for part in PARTS}
+    return {'shared by all': {k: v for k, v in flat(r).items() if '.' not in k}} | own
 
 def recipe_table(
     run: Run,
 ) -> html.FT:
     "Every field of the recipe, its value and its meaning, by stages."
-    word = lambda k, v: Path(v).name if k in ('root', 'labels', 'masks', 'classes', 'pretrain_root') else ', '.join(map(str, v)) if isinstance(v, tuple) else str(v)
+    word = lambda k, v: Path(v).name if k in ('data.root', 'data.labels', 'data.masks', 'data.classes', 'pretrain.root') else 'none' if v is None else ', '.join(map(str, v)) if isinstance(v, tuple) else str(v)
     meaning, done = explain(), finished(run)
     line = lambda k, v: html.Tr(html.Th(k, scope='row'), html.Td(word(k, v)), html.Td(meaning.get(k)))
     head = lambda s: html.Tr(html.Th(s, html.Small(' · not done') if s in STAGES and s not in done else '', colspan='3', scope='rowgroup'))
@@ -832,7 +791,7 @@ def page_title(
     "What the page is about, with the segmenter's mIoU where there is one."
     run, told = list(groups.values())[-1][0], [n for n, runs in groups.items() if 'cams' in runs[0].stages()]
     r, count, names = run.recipe, lambda s, kind: f'{len(run.samples(s))} {kind}', told or list(groups)
-    pictures = ' and '.join([count(r.train, 'training')] + ([count(r.val, 'held-out')] if r.val else []))
+    pictures = ' and '.join([count(r.data.train, 'training')] + ([count(r.data.val, 'held-out')] if r.data.val else []))
     who = ' and '.join(filter(None, [', '.join(names[:-1]), names[-1]])) if len(names) < 4 else f'{len(names)} methods'
     found = [f'{v:.1f}' for v in sorted(means(rows, 'segment').values())]
     best = f", segmenter{'s' * (len(found) > 1)} of mIoU {' to '.join(dict.fromkeys(found[:1] + found[-1:]))}" if found else ''
@@ -849,9 +808,9 @@ def write_report(
     "Write the page of the runs; raises `InputError` where they do not belong on one page or have nothing to show."
     groups = experiments(runs)
     rows = (comparison or {}).get('rows') or result_rows(groups)
-    first, tried = {name: found[0] for name, found in groups.items()}, 'held-out' if runs[-1].recipe.val else 'training'
+    first, tried = {name: found[0] for name, found in groups.items()}, 'held-out' if runs[-1].recipe.data.val else 'training'
     told = {name: run for name, run in first.items() if 'cams' in run.stages()}
-    upper = tuple(name for name, run in first.items() if 'segment' in finished(run) and run.recipe.segment_on == 'masks')
+    upper = tuple(name for name, run in first.items() if 'segment' in finished(run) and run.recipe.segment.on == 'masks')
     split, chosen, about = choice(told, pictures) if told and pictures else ('', {}, '')
     furthest, ways = way_choice(first, -(-pictures // 2))
     known = any(r['train'] or r['val'] or r.get('segment') for r in rows)

@@ -24,13 +24,13 @@ def submitted(
 ) -> Samples:  # the pictures of the split, all of them, with nothing known about them
     "What a run may submit masks of; raises `SubmitError` where it may not"
     r, where = run.recipe, run.folder
-    if r.data != 'voc': raise SubmitError(f"{where}: a run on '{r.data}'; VOC's server takes masks of VOC's classes: train on --data voc")
+    if r.data.kind != 'voc': raise SubmitError(f"{where}: a run on '{r.data.kind}'; VOC's server takes masks of VOC's classes: train on --data voc")
     if not (where/'segment'/'weights.safetensors').exists():
         raise SubmitError(f'{where}: no segmenter here; masks from CAMs and pseudo-labels are limited to given image labels, which test pictures do not have: `consistency-cam run {where}` trains a segmenter')
     if run.trained('segment')[1] != CLASSES: raise SubmitError(f"{where}: its segmenter knows {len(run.trained('segment')[1])} other classes than VOC's {len(CLASSES)}")
-    ids, samples = split_ids(r.root, split), run.samples(split)
-    if lacking := [id for id in ids if id not in {*samples.ids}]: raise SubmitError(f"{r.root}: {len(lacking)} of {len(ids)} pictures of '{split}' were left out, the first is {lacking[0]}; the server wants all of them")
-    if samples.labels.any() or samples.has_masks: raise SubmitError(f"{r.root}: '{split}' comes with labels or masks; only pictures of which nothing is known are submitted")
+    ids, samples = split_ids(r.data.root, split), run.samples(split)
+    if lacking := [id for id in ids if id not in {*samples.ids}]: raise SubmitError(f"{r.data.root}: {len(lacking)} of {len(ids)} pictures of '{split}' were left out, the first is {lacking[0]}; the server wants all of them")
+    if samples.labels.any() or samples.has_masks: raise SubmitError(f"{r.data.root}: '{split}' comes with labels or masks; only pictures of which nothing is known are submitted")
     samples.check(run.progress)
     return samples
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['poly', 'Settings', 'param_groups', 'training_state', 'restore', 'summed', 'shared_mean', 'computes_bf16',
-           'make_accelerator', 'Watch', 'pieces', 'step_gradients', 'total_steps', 'fit']
+           'make_accelerator', 'Watch', 'pieces', 'step_gradients', 'total_steps', 'fit', 'Training']
 
 # %% ../nbs/09_training.ipynb #cb94869a
 import time
@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from .samples import InputError
 from .transforms import Augmented, Batches, collate
 from .memory import reused_memory
+from .stage import Training
 from .checkpoint import CheckpointError, save_state, load_state, load_weights, append_metrics, processes, truncate_metrics, read_metrics
 
 # %% ../nbs/09_training.ipynb #534b806e
@@ -33,14 +34,11 @@ def poly(
     return (1 - step / total) ** power
 
 # %% ../nbs/09_training.ipynb #d5ce896d
-@dataclass
-class Settings:
-    "What the loop needs to know; the defaults are the paper's (Section 4.1) and the parity settings of Puzzle-CAM"
-    epochs: int = 15
-    batch_size: int = 32  # pictures a step, over all processes
-    lr: float = .1  # of the backbone at the start; modules with `lr_factor` learn faster
-    momentum: float = 0.  # 0 is what the published programs really use
-    weight_decay: float = 4e-5
+_all_ = ['Training']
+
+@dataclass(frozen=True)
+class Settings(Training):
+    "What the loop needs to know: a stage's own `Training`, and what all trainings share"
     power: float = .9  # of the polynomial schedule
     bias_factor: float = 2.  # rate of biases, relative; they have no weight decay
     precision: str = 'no'  # 'no' (float32), 'bf16', 'fp16', or 'auto': bf16 where the device is faster in it
@@ -48,7 +46,7 @@ class Settings:
     workers: int = 0  # loader processes
     save_every: int = 200  # steps between checkpoints
     log_every: int = 10  # steps between records in metrics.jsonl
-    seed: int = 0
+    seed: int = 0  # of everything drawn at random
 
 # %% ../nbs/09_training.ipynb #52a3d047
 def param_groups(

@@ -84,7 +84,7 @@ def test_cams_of_the_test_split_are_of_the_predicted_classes(ground):
     run, store = Run(ground/'run', progress=False), CamStore(ground/'run'/'cams'/'test')
     samples, r = run.samples('test'), run.recipe
     assert store.ids() == samples.ids
-    wanted = {samples.ids[i]: {*cams} for i, _, cams in infer(run.net(), samples, None, False, r.scales, r.mirror, 4)}
+    wanted = {samples.ids[i]: {*cams} for i, _, cams in infer(run.net(), samples, None, False, r.cams.scales, r.cams.mirror, 4)}
     assert any(wanted.values()) and {id: {*store.get(id)} for id in samples.ids} == wanted
     assert command('cams', ground/'run', '--split', 'train', '--quiet').out.rstrip().endswith('of the given labels')
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, fields
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from consistency_cam import cli
 from consistency_cam.camnet import read_weights
 from consistency_cam.cams import CamStore
 from consistency_cam.checkpoint import load_state, read_metrics, save_state
-from consistency_cam.recipes import RECIPES, Recipe, recipe
+from consistency_cam.recipes import NAMES, RECIPES, default, option, recipe
 
 COMMANDS = 'demo run status train cams evaluate predict compare paper explore doctor bench import-cams export submit'.split()
 EVERY = list(cli.make_parser()._subparsers._group_actions[0].choices)
@@ -100,7 +100,7 @@ def ground(tmp_path_factory):
 
 WORDS = ['', ' ', 'x', 'nan', '-1', 'train', 'résumé ✓', 'two\nlines', '\x1b[31mred', 'a' * 5000, '../..', '..', '0x10', '١٢', '\udcff\udcfe', '--', '-', '$(id)', '%s%n', '{}', 'None', 'cat', '/etc']
 NUMBERS = ['0', '-1', 'nan', 'inf', '-inf', '1e400', '99999999999999999999', '9' * 5000, '1e-9', '3.5', 'two', '', '1,5', '0x10', '1_0', '٣', '--1', '2', '64', '.5', '\n', '-0', '1e6']
-PATHS = 'root labels masks pretrain_root'.split()
+PATHS = 'data.root data.labels data.masks pretrain.root'.split()
 
 
 def of(r, options, most): return r.sample(options, r.randint(0, most))
@@ -108,11 +108,11 @@ def of(r, options, most): return r.sample(options, r.randint(0, most))
 
 def options(r, places):
     "Some fields of a recipe, with values of any kind"
-    for f in r.sample(fields(Recipe), r.randint(1, 4)):
-        name = '--' + f.name.replace('_', '-')
-        if f.type is bool: yield from (r.choice([name, name.replace('--', '--no-', 1)]),)
-        elif f.name in PATHS: yield from (name, r.choice(places))
-        else: yield from (name, *(r.choice(WORDS if f.type is str else NUMBERS) for _ in range(r.choice([1, 1, 2, 3]) if f.type is tuple else 1)))
+    for field in r.sample(NAMES, r.randint(1, 4)):
+        name, usual = option(field), default(field)
+        if isinstance(usual, bool): yield from (r.choice([name, name.replace('--', '--no-', 1)]),)
+        elif field in PATHS: yield from (name, r.choice(places))
+        else: yield from (name, *(r.choice(WORDS if isinstance(usual, str) else NUMBERS) for _ in range(r.choice([1, 1, 2, 3]) if isinstance(usual, tuple) else 1)))
 
 
 def own_pictures(r, d):
@@ -176,13 +176,13 @@ def test_no_process_ends_in_a_traceback(ground, tmp_path, figure):
 
 def test_an_interrupt_is_one_line_and_130(monkeypatch):
     def interrupted(args): raise KeyboardInterrupt
-    monkeypatch.setattr(cli, '_explore', interrupted)
+    monkeypatch.setitem(cli.COMMANDS, 'explore', replace(cli.COMMANDS['explore'], function=interrupted))
     assert call(['explore', 'x']) == (130, '', 'consistency-cam: error: interrupted; run the same command again to go on\n')
 
 
 def test_a_mistake_of_the_program_is_one_line_too(monkeypatch):
     def wrong(args): raise KeyError('step\n')
-    monkeypatch.setattr(cli, '_explore', wrong)
+    monkeypatch.setitem(cli.COMMANDS, 'explore', replace(cli.COMMANDS['explore'], function=wrong))
     status, _, err = call(['explore', 'x'])
     assert status == 1 and err.count('\n') == 1 and 'unexpected KeyError' in err and 'CONSISTENCY_CAM_DEBUG' in err
     monkeypatch.setenv('CONSISTENCY_CAM_DEBUG', '1')

@@ -18,14 +18,14 @@ import torch
 from consistency_cam.camnet import CAMNet
 from consistency_cam.affinity import AffinityNet, AffinityTask, BoundaryNet
 from consistency_cam.cams import CamStore
-from consistency_cam.checkpoint import CheckpointError, Stage, append_metrics, load_state, locked, read_json, read_metrics, save_state
+from consistency_cam.checkpoint import CheckpointError, StageFolder, append_metrics, load_state, locked, read_json, read_metrics, save_state
 from consistency_cam.consistency import ConsistencyTask
 from consistency_cam.deeplab import DeepLabV3Plus
 from consistency_cam.imagenet import OneLabel
 from consistency_cam.iterated import IteratedLearning
 from consistency_cam.pipeline import Run
 from consistency_cam.pseudo import walk_cams
-from consistency_cam.recipes import recipe
+from consistency_cam.recipes import changed, recipe
 from consistency_cam.samples import InputError, WriteError, read_mask
 from consistency_cam.scenes import Scenes
 from consistency_cam.segment import SegmentationTask
@@ -92,7 +92,7 @@ def train(name, folder, settings=SHORT, kill_at=None, begun=None, order='order',
         if order: append_metrics(folder/f'{order}.jsonl', dict(step=step, ids=batch['id']))
         return forward(batch, step)
     task.forward = watched
-    with Stage(folder, dict(task=name)).work():
+    with StageFolder(folder, dict(task=name)).work():
         if begun is not None: begun.value = 1
         fit(task, data, folder, settings, progress=False, **options)
 
@@ -339,7 +339,7 @@ def test_maps_without_evidence_are_zeros_to_the_end(sign, whole_run, tmp_path):
     "From the network through store, walk and pseudo-labels: zeros, background, a warning and a line that says why there is nothing to learn; nowhere nan"
     folder = tmp_path/'run'; shutil.copytree(whole_run, folder, ignore=shutil.ignore_patterns('cams', 'affinity', 'walk', 'pseudo', 'segment', 'masks', 'evaluate'))
     state = load_state(folder/'classify'/'weights.safetensors'); state['net']['classifier.weight'] = sign * torch.ones_like(state['net']['classifier.weight'])
-    blind = Run(folder, replace(STAGES, affinity='none', segment='none'), progress=False)
+    blind = Run(folder, changed(STAGES, affinity='none', segment='none'), progress=False)
     # A last map of both signs has evidence under any classifier of one sign: the network's own is made positive.
     features, net = CAMNet.features, None
     save_state(folder/'classify'/'weights.safetensors', state)

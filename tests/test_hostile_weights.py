@@ -18,7 +18,7 @@ from PIL import Image
 
 from consistency_cam.camnet import CAMNet, WeightsError, read_weights
 from consistency_cam.cams import CamStore
-from consistency_cam.checkpoint import Stage, load_state, made_from, read_metrics, write_json
+from consistency_cam.checkpoint import StageFolder, load_state, made_from, read_metrics, write_json
 from consistency_cam.cli import main
 from consistency_cam.folder import Folder
 from consistency_cam.imported import read_arrays
@@ -126,7 +126,7 @@ PLACES = { # where such a file may be put, and what reads it there: a function o
     'picture': lambda d, b: read_image(at(d/'a.jpg', b)),
     'mask': lambda d, b: read_mask(at(d/'a.png', b)),
     'recipe of a run': lambda d, b: Run(at(d/'recipe.json', b).parent),
-    'record of a stage': lambda d, b: Stage(at(d/'stage.json', b).parent, {}),
+    'record of a stage': lambda d, b: StageFolder(at(d/'stage.json', b).parent, {}),
     'record of the stage before': lambda d, b: made_from(at(d/'stage.json', b).parent),
     'figures of a run': lambda d, b: a_run(d, 'evaluate/cams/stage.json', b).figures(),
     'losses of a run': lambda d, b: read_metrics(at(d/'metrics.jsonl', b + b'\n')),

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -81,7 +81,7 @@ def test_names_that_are_written_otherwise(ground, monkeypatch):
     for name in ('~/mine', 'mine/', './mine/.', './--quiet'): assert call(['status', name])[0] == 0, name
     assert call(['status', '--', '--quiet'])[0] == 0
     assert 'did you mean demo/cam-0?' in call(['status', 'demo\\cam-0'])[2]
-    assert cli.make_parser().parse_args(['run', 'x', '--root=~/VOC2012', '--labels', 'auto']).root == str(ground/'VOC2012')
+    assert cli.given_fields(cli.make_parser().parse_args(['run', 'x', '--root=~/VOC2012', '--labels', 'auto']))['data.root'] == str(ground/'VOC2012')
 
 
 def test_runs_that_are_a_file(ground, monkeypatch):
@@ -92,7 +92,7 @@ def test_runs_that_are_a_file(ground, monkeypatch):
 def test_warnings_are_sentences(ground, monkeypatch):
     def warn(args):
         for _ in range(3): warnings.warn('no mask for 2 of 12 pictures')
-    monkeypatch.setattr(cli, '_status', warn)
+    monkeypatch.setitem(cli.COMMANDS, 'status', replace(cli.COMMANDS['status'], function=warn))
     assert call(['status', ground/'mine']) == (0, '', 'consistency-cam: warning: no mask for 2 of 12 pictures\n')
 
 

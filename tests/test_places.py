@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import consistency_cam.training as training
-from consistency_cam.checkpoint import CheckpointError, Stage, append_metrics, is_main, locked, processes, read_json, read_metrics, read_stage
+from consistency_cam.checkpoint import CheckpointError, StageFolder, append_metrics, is_main, locked, processes, read_json, read_metrics, read_stage
 from consistency_cam.cli import main
 from consistency_cam.pipeline import Run
 from consistency_cam.samples import WriteError, atomic_bytes, part_name
@@ -34,9 +34,9 @@ def test_what_a_file_system_does_not_know_is_passed_over(call, name, tmp_path, m
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter('default')
         for n in range(2):
-            with Stage(tmp_path/str(n), {}).work() as stage: append_metrics(tmp_path/str(n)/'metrics.jsonl', dict(step=0)); stage.finish(dict(n=n))
+            with StageFolder(tmp_path/str(n), {}).work() as stage: append_metrics(tmp_path/str(n)/'metrics.jsonl', dict(step=0)); stage.finish(dict(n=n))
     assert [str(w.message)[:29] for w in said] == ['this file system has no locks'] * (call == 'fcntl.flock')
-    assert Stage(tmp_path/'1', {}).result == dict(n=1) and read_metrics(tmp_path/'1'/'metrics.jsonl') == [dict(step=0)]
+    assert StageFolder(tmp_path/'1', {}).result == dict(n=1) and read_metrics(tmp_path/'1'/'metrics.jsonl') == [dict(step=0)]
 
 
 @pytest.mark.parametrize('name', ['EIO', 'ENOSPC', 'EDQUOT', 'EROFS'])
@@ -59,7 +59,7 @@ def test_a_lock_that_fails_otherwise_is_an_error(tmp_path, monkeypatch):
 def test_files_have_the_rights_that_umask_leaves(mask, mode, tmp_path):
     before = os.umask(mask)
     try:
-        with Stage(tmp_path/'run'/'classify', {}).work() as stage: append_metrics(stage.folder/'metrics.jsonl', dict(step=0)); stage.finish({})
+        with StageFolder(tmp_path/'run'/'classify', {}).work() as stage: append_metrics(stage.folder/'metrics.jsonl', dict(step=0)); stage.finish({})
         threads = [threading.Thread(target=atomic_bytes, args=(tmp_path/'run'/str(n), b'x')) for n in range(8)]
         for t in threads: t.start()
         for t in threads: t.join()

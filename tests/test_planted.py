@@ -2,7 +2,7 @@
 import json
 import random
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from consistency_cam.pipeline import dataset
-from consistency_cam.recipes import recipe
+from consistency_cam.recipes import changed, recipe
 from consistency_cam.samples import InputError
 from consistency_cam.verify import all_splits, recognise, verify
 
@@ -127,9 +127,9 @@ def make(place, form, seed):
 def checked(place):
     "What the command does: recognise, read each split, look at everything"
     r, sets, errors = recipe('quick', **recognise(place)), {}, []
-    if r.data == 'coco': r = replace(r, labels='file')
-    for split in (splits := all_splits(r.data, r.root)):
-        try: sets[split] = dataset(replace(r, train=splits[0]), split, errors, False)
+    if r.data.kind == 'coco': r = changed(r, labels='file')
+    for split in (splits := all_splits(r.data.kind, r.data.root)):
+        try: sets[split] = dataset(changed(r, train=splits[0]), split, errors, False)
         except InputError as e: errors.append(e)
     return verify(sets, errors, True, None, 0, False)
 

@@ -3,7 +3,6 @@ import json
 import os
 import shutil
 import warnings
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from consistency_cam.compare import compare
 from consistency_cam.folder import Folder
 from consistency_cam.imported import import_cams
 from consistency_cam.pipeline import Run, dataset, run
-from consistency_cam.recipes import recipe
+from consistency_cam.recipes import changed, recipe
 from consistency_cam.samples import read_mask, write_mask
 from consistency_cam.scenes import Scenes
 
@@ -231,7 +230,7 @@ def test_imported_cams(copy, tmp_path, capsys):
     data, _ = copy
     theirs = tmp_path/'theirs'
     for split in ('train', 'val'): maps_for(data, theirs, split)
-    options, r = ['--quiet', '--epochs', '1'], replace(of(data), affinity='none', segment='none')
+    options, r = ['--quiet', '--epochs', '1'], changed(of(data), affinity='none', segment='none')
     mine = import_cams(theirs, tmp_path/'run', r, 'theirs', progress=False)
     for path in theirs.iterdir(): path.touch()
     before = stages(tmp_path/'run'); import_cams(theirs, tmp_path/'run', r, 'theirs', progress=False)

@@ -198,7 +198,7 @@ def test_splits(form, pictures, tmp_path):
         with pytest.raises(InputError, match=wanted.replace('[', r'\[').replace(']', r'\]')): dataset(settled(r), settled(r).train)
         return
     r = settled(r)
-    assert (r.train, r.val) == wanted and settled(r) == r
+    assert (r.data.train, r.data.val) == wanted and settled(r) == r
     used = [id for split in wanted if split for id in dataset(r, split).ids]
     assert sorted(used) == ['p0', 'p1']
 

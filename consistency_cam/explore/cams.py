@@ -129,10 +129,10 @@ def picture_cams(
 ) -> dict:  # {mask id: map (H,W) in 0..1}
     "CAMs of the classes given for the picture, from the store or inferred; raises `InputError`"
     r, samples, folder = run.recipe, run.samples(split), run.folder/'cams'/split
-    scales, mirror = r.scales if scales is None else scales, r.mirror if mirror is None else mirror
+    scales, mirror = r.cams.scales if scales is None else scales, r.cams.mirror if mirror is None else mirror
     if not scales: raise InputError('no scale is chosen; tick at least one')
     size, i = looked_at(run, split, id, width)[0].shape[:2], samples.index(id)
-    same = (sorted(scales), mirror) == (sorted(r.scales), r.mirror)
+    same = (sorted(scales), mirror) == (sorted(r.cams.scales), r.cams.mirror)
     if same and (folder/'store.json').exists() and id in (store := CamStore(folder, samples.classes)): cams = store.get(id, full=False)
     else: cams = infer_cams(network(run), samples.image(i), samples.labels[i], scales, mirror, stride=4)
     return {c: F.interpolate(m[None, None].cpu(), size, mode='bilinear', align_corners=False)[0, 0] for c, m in cams.items()}
@@ -279,10 +279,10 @@ def cam_controls(
     first, titles = next(iter(runs.values())), list(runs)
     r, classes = first.recipe, first.classes
     two = dict(less=choice('difference of', titles, titles[-1]), minus=choice('less', titles)) if len(titles) > 1 else {}
-    scales = {f'scale_{s:g}': tick(f'scale {s:g}', s in r.scales) for s in sorted({*SCALES, *r.scales})}
+    scales = {f'scale_{s:g}': tick(f'scale {s:g}', s in r.cams.scales) for s in sorted({*SCALES, *r.cams.scales})}
     return dict(split=choice('split', first.splits, first.splits[-1]), holding=choices('holding all of', classes),
         order=choice('order', [('as listed', '')] + [(f'worst of {t} first (at most {MOST})', t) for t in titles]), picture=choice('picture', listed(runs, first.splits[-1])),
-        shown=choice('class shown', [('all given', '')] + [(c, c) for c in classes]), **two, cmap=choice('colour map', ['inferno', 'magma', 'viridis', 'cividis']), **scales, mirror=tick('mirror', r.mirror),
+        shown=choice('class shown', [('all given', '')] + [(c, c) for c in classes]), **two, cmap=choice('colour map', ['inferno', 'magma', 'viridis', 'cividis']), **scales, mirror=tick('mirror', r.cams.mirror),
         strength=slider('overlay strength', .5, 0., 1.), band=slider('unsure band', 0., 0., .5), threshold=slider('threshold', first.threshold(), 0., 1.))
 
 # %% ../../nbs/90_cams.ipynb #0a4bf36f

@@ -252,7 +252,7 @@ def open_runs(
     ready = [r for r in runs if _trained(r)]
     if not (places or ready): ready = [small_run(m, progress) for m in METHODS]
     if not ready: raise CheckpointError(f"{', '.join(map(str, places))}: " + ('nothing trained here yet; go on with `consistency-cam run`' if runs else 'no run here; make one with `consistency-cam run` or `make demo`'))
-    ready.sort(key=lambda r: (METHODS.index(r.recipe.method) if r.recipe.method in METHODS else len(METHODS), r.recipe.seed))
+    ready.sort(key=lambda r: (METHODS.index(r.recipe.classify.method) if r.recipe.classify.method in METHODS else len(METHODS), r.recipe.seed))
     named = _named(ready)
     for r in ready:
         if r.classes != ready[0].classes: raise InputError(f'{r.folder} knows {len(r.classes)} classes ({", ".join(r.classes[:3])}, …), {ready[0].folder} {len(ready[0].classes)} ({", ".join(ready[0].classes[:3])}, …): open them one at a time')

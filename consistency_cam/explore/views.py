@@ -153,7 +153,7 @@ def explore_views(
 ) -> Explorer:
     "Tiles and other views of a picture through a run's network"
     runs = open_runs(*places)
-    first = next(iter(runs.values())); split = split or first.recipe.val or first.recipe.train
+    first = next(iter(runs.values())); split = split or first.recipe.data.val or first.recipe.data.train
     samples, classes = first.samples(split), first.classes
     net, sample = lru_cache(2)(lambda title: runs[title].net()), lru_cache(8)(samples.__getitem__)
     compared = lru_cache(64)(lambda title, i, *how: compare(net(title), sample(i).image, *how))

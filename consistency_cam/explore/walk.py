@@ -155,7 +155,7 @@ def walk_start(
     "Class maps (K,h,w) before the walk, and affinities (offsets,h,w); raises `InputError`"
     (image, _, cams), (relation, stride) = opened(run, id), relation_of(run, id, edges_from)
     maps = F.interpolate(torch.stack(list(cams.values()))[None], cells(image.shape[1:], stride), mode='bilinear', align_corners=False)[0]
-    if relation.ndim == 3 and len(relation) != len(offsets(radius)): raise InputError(f'the affinity network of {run.title} compares cells nearer than {run.recipe.walk_radius}; set the reach of a step to {run.recipe.walk_radius}')
+    if relation.ndim == 3 and len(relation) != len(offsets(radius)): raise InputError(f'the affinity network of {run.title} compares cells nearer than {run.recipe.walk.radius}; set the reach of a step to {run.recipe.walk.radius}')
     return walk_inputs(maps, relation, radius)
 
 @lru_cache(8)
@@ -201,7 +201,7 @@ def walked_mask(
 ) -> torch.Tensor:  # (h,w) uint8
     "The mask after the walk and the CRF; raises `InputError`, `CRFError`"
     size, image = tuple(opened(run, id)[0].shape[1:]), viewed(run, id, side)[0]
-    setting = PseudoSetting(stride=relation_of(run, id, edges_from)[1], background=background, crf=crf and scaled(crf, image.shape[1:], max(size)))
+    setting = PseudoSetting(stride=relation_of(run, id, edges_from)[1], background=background, rule=run.recipe.cams.rule, crf=crf and scaled(crf, image.shape[1:], max(size)))
     scores = class_scores(walked_maps(run, id, edges_from, radius, beta, steps), size, None, setting)
     return score_mask(image, {c: F.interpolate(m[None, None], image.shape[1:], mode='bilinear', align_corners=False)[0, 0] for c, m in scores.items()}, setting)
 
@@ -269,8 +269,8 @@ def walk_controls(
     return dict(run=choice('run', titles), picture=slider('picture', 0, 0, len(samples) - 1, 1), name=choice('class', names_in(samples, 0)),
         edges_from=choice('edges from', list(EDGES), EDGES[0 if trained else 1]), crf=choice('CRF', list(CRFS), 'for pseudo-labels' if find_spec('pydensecrf') else 'off'),
         x=slider('cross, % from the left', 50, 0, 100, 1), y=slider('cross, % from the top', 50, 0, 100, 1),
-        radius=slider('reach of a step, cells', r.walk_radius, 2, 10, 1), beta=slider('beta, power of the affinities', float(r.walk_beta), 1., 20., .5), steps=slider('steps of the walk', r.walk_steps, 0, 256, 1),
-        background=slider('score of the background', float(r.pseudo_background[0]), 0., 1.),
+        radius=slider('reach of a step, cells', r.walk.radius, 2, 10, 1), beta=slider('beta, power of the affinities', float(r.walk.beta), 1., 20., .5), steps=slider('steps of the walk', r.walk.steps, 0, 256, 1),
+        background=slider('score of the background', float(r.pseudo.background[0]), 0., 1.),
         smooth_xy=slider("CRF's smoothness: reach, pixels", 3., .25, 10., .25), bilateral_xy=slider("CRF's colours: reach, pixels", 50., 1., 100., .5), bilateral_rgb=slider("CRF's colours: difference borne, of 255", 5., 1., 40., 1.))
 
 # %% ../../nbs/94_walk.ipynb #6815977c
