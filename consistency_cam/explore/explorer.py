@@ -245,7 +245,7 @@ def _runs_in(folder):
     if (folder/'recipe.json').exists(): return [Run(folder, progress=False)]
     return [Run(p.parent, progress=False) for p in sorted(folder.glob('*/recipe.json'))]
 
-def _trained(run): return run.imported or (run.folder/'classify'/'weights.safetensors').exists()
+def _trained(run): return run.foreign or (run.folder/'classify'/'weights.safetensors').exists()
 
 METHODS = 'cam', 'puzzle-cam', 'consistency-cam'  # the order in which their panels stand
 
