@@ -9,7 +9,7 @@ __all__ = ['INCONSISTENT', 'table1', 'table2', 'table3', 'table4', 'noisy_or', '
 
 # %% ../nbs/86_paper.ipynb #d9ad4f90
 import json, sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date
 from importlib.resources import files
 from pathlib import Path
