@@ -1617,6 +1617,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'consistency_cam.report.finished': ('report.html#finished', 'consistency_cam/report.py'),
                                         'consistency_cam.report.given': ('report.html#given', 'consistency_cam/report.py'),
                                         'consistency_cam.report.given_column': ('report.html#given_column', 'consistency_cam/report.py'),
+                                        'consistency_cam.report.has_maps': ('report.html#has_maps', 'consistency_cam/report.py'),
                                         'consistency_cam.report.labels_of': ('report.html#labels_of', 'consistency_cam/report.py'),
                                         'consistency_cam.report.loss_curves': ('report.html#loss_curves', 'consistency_cam/report.py'),
                                         'consistency_cam.report.loss_sums': ('report.html#loss_sums', 'consistency_cam/report.py'),

@@ -247,7 +247,7 @@ def next_steps(
     made = (masks/'stage.json').exists() or (masks/'manifest.json').exists()
     steps = {f"explore {shlex.quote(str(place or run.folder))}": 'look at it under sliders'}
     if made: steps[f'export {folder} --as coco --out {folder}/coco'] = 'the masks for other programs (or --as png, --as folder)'
-    if not run.imported: steps[f'predict {folder} PICTURES'] = 'masks of other pictures'
+    if not run.foreign: steps[f'predict {folder} PICTURES'] = 'masks of other pictures'
     return '\n'.join([f'masks: {masks}'] * made + [f'next: {command()} {step}  # {what}' for step, what in steps.items()])
 
 # %% ../nbs/99_cli.ipynb #504abd50

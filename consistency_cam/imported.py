@@ -333,7 +333,7 @@ def import_cams(
 ) -> Run:
     "A run whose CAMs are those of another program, for its training and its held-out split; raises `InputError`"
     run = Run(into, changed(r, cams=dict(kind='imported'), pretrain=None), force, progress)
-    if (run.folder/'recipe.json').exists() and not Run(run.folder).imported: raise ImportedError(f'{run.folder}: a run with a classifier of its own; choose another folder')
+    if (run.folder/'recipe.json').exists() and not Run(run.folder).foreign: raise ImportedError(f'{run.folder}: a run with a classifier of its own; choose another folder')
     for split, samples in {s: run.samples(s) for s in run.splits}.items():
         if not samples.labelled: raise ImportedError(f"the pictures of '{split}' have no labels, and maps are taken of the classes that these give; name another split")
         found = sources(folder, samples)

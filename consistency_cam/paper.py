@@ -9,7 +9,7 @@ __all__ = ['INCONSISTENT', 'table1', 'table2', 'table3', 'table4', 'noisy_or', '
 
 # %% ../nbs/86_paper.ipynb #d9ad4f90
 import json, sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date
 from importlib.resources import files
 from pathlib import Path
@@ -24,9 +24,9 @@ from .views import Tiles
 from .cams import CamStore
 from .deeplab import multiply_adds
 from .recipes import STAGES, flat, short
-from .pipeline import EVALUATED, Run
+from .pipeline import EVALUATED, Run, find_stage
 from .compare import _anonymous, environment, mean_spread
-from .report import candidates, told_class
+from .report import candidates, has_maps, told_class
 
 # %% ../nbs/86_paper.ipynb #b0ec60c6
 def tables() -> dict:  # {table: rows}
@@ -45,10 +45,11 @@ def deciding(
     stage: str,  # of the pipeline
 ) -> dict:  # {field of the recipe: value}
     "The settings that decide what a stage makes, but for the seed and the place of the data"
-    goes = run.stages(stage)
-    idle = {s for s in STAGES if s not in goes and s not in ('classify', 'cams')} | (set() if {'affinity', 'pseudo', 'segment'} & {*goes} else {'crf'})
-    kinds = STAGES[:STAGES.index(stage)]
-    found = {k: v for k, v in flat(run.recipe).items() if k.partition('.')[0] not in idle or k in (f'{s}.kind' for s in kinds)}
+    names = run.stages(stage)
+    goes = [s for s in run.line if s.name in names]
+    parts = {'data', *names} | ({'crf'} if any(s.crf for s in goes) else set())
+    kinds = [f'{s}.kind' for s in STAGES[:STAGES.index(stage)]]
+    found = {k: v for k, v in flat(run.recipe).items() if '.' not in k or k.partition('.')[0] in parts or k in kinds}
     return {short(k): str(v) if isinstance(v, dict) else v for k, v in found.items() if short(k) not in _ALIKE}
 
 # %% ../nbs/86_paper.ipynb #b4694608
@@ -72,7 +73,7 @@ def counted(
     split: str,
 ) -> str:
     "The split with its number of pictures, where that is known"
-    known = [result['pictures'] for part in ('cams', 'masks') if (result := run._finished(f'{part}/{split}'))]
+    known = [result['pictures'] for s in run.line if s.product and (result := run._finished(f'{s.folder or s.name}/{split}'))]
     try: return f"{split or 'all'} ({known[0] if known else len(run.samples(split))} pictures)"
     except InputError: return split or 'all'
 
@@ -92,7 +93,7 @@ def evaluated(
     what: str,  # is to be made
 ) -> tuple:  # (split, figures of `Run.evaluate`)
     "What is known of a stage's products: of the held-out pictures' masks, or the training pictures' maps; raises `InputError`"
-    split = run.recipe.data.val or run.recipe.data.train if stage == 'segment' else run.recipe.data.train
+    split = find_stage(stage).splits(run)[0]
     if not (found := run.figures(stage).get(split)): raise lacking(run, stage, what)
     return split, found
 
@@ -152,7 +153,7 @@ def _cell(value):
 
 # %% ../nbs/86_paper.ipynb #5dff5739
 def _segmenter_row(run, figures):
-    return dict(method=run.title, backbone=run.recipe.backbone, supervision='M' if run.recipe.segment.on == 'masks' else 'I', val=figures['miou'])
+    return dict(method=run.title, backbone=run.recipe.backbone, supervision='I' if has_maps(run) else 'M', val=figures['miou'])
 
 _SUPERVISION = 'mIoU in percent. Supervision: I image labels, S saliency, M true masks, as an upper bound.'
 _COLUMNS = {'method': 'method', 'backbone': 'backbone', 'supervision': 'supervision', 'val mIoU': 'val'}
@@ -274,11 +275,11 @@ fig5 = Drawing('fig5', 'Figure 5: CAMs of training pictures', _cam_rows, _draw_c
 def _rho_points(runs):
     "mIoU of the furthest stage that all runs have been evaluated at, against rho"
     if not any(map(is_iterated, runs)): raise InputError(f'{runs[0].folder}: no iterated learning in it, nor in the other runs, so no threshold to show; make runs with --pretrain and several --pretrain.rho')
-    stage = next((s for s in reversed(EVALUATED) if all(run.figures(s) for run in runs)), 'segment')
+    stage = next((s for s in reversed(EVALUATED) if all(run.figures(s) for run in runs)), STAGES[-1])
     for group, apart in by_experiment(runs, stage, ['pretrain', 'pretrain.rho', *_NAMED]):
         for run in group:
             split, figures = evaluated(run, stage, 'fig6')
-            line = ', '.join(filter(None, [run.method.title if 'classify' in run.stages() else 'true masks', run.recipe.backbone, apart]))
+            line = ', '.join(filter(None, [run.method.title if has_maps(run) else 'true masks', run.recipe.backbone, apart]))
             x = run.recipe.pretrain.rho if is_iterated(run) else None
             yield dict(panel=f'{EVALUATED[stage]} of {split}, mIoU (%)', axis='rho', line=line + ', no iterated learning' * (x is None), x=x), figures['miou']
 

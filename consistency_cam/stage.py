@@ -36,6 +36,7 @@ class Stage:
     fixed: callable = None  # recipe -> background score at which maps are rated, besides the best
     crf: callable = None  # recipe -> whether the CRF is needed; None: no masks are made here
     untrained: callable = None  # run -> network to try before anything is trained
+    foreign: str = ''  # where the product comes from, if another program made it
     short: str = ''  # title as the head of a column
     one: str = ''  # what is made of a single picture
     words: callable = lambda run: {}  # run -> {what: how it was done, in words}

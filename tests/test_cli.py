@@ -248,6 +248,25 @@ def test_help_answers_at_once(command):
     pytest.fail(f'consistency-cam {command} --help took {min(times):.2f} s at best')
 
 
+@pytest.mark.parametrize('command', EVERY)
+def test_help_fits_a_screen_and_a_half(command):
+    out = call([command, '--help'])[1]
+    assert len(out.splitlines()) <= 60 and len(out) < 3500
+    few = {'doctor', 'import-cams', 'verify'}
+    options = {o for action in cli.make_parser()._subparsers._group_actions[0].choices[command]._actions for o in action.option_strings}
+    assert ('--segment.lr' in options) == (command in ('run', 'train', 'compare', 'evaluate')) and (command not in few or '--root' in options)
+
+
+def test_every_field_of_a_recipe_is_explained_under_its_stage():
+    texts = {group: call(['run', '--help', group])[1] for group in cli.GROUPS}
+    for field in NAMES:
+        if isinstance(default(field), dict): continue
+        flag = option(field)[2:]
+        says = [group for group, text in texts.items() if any(line.strip().split(' ')[0] in (f'--{flag}', f'--[no-]{flag}') for line in text.splitlines())]
+        assert says == [field.rpartition('.')[0] or 'shared'], field
+    assert call(['run', '--help', 'segmnt'])[0] == 2 and "did you mean 'segment'?" in call(['run', '--help', 'segmnt'])[2]
+
+
 # Nothing is overwritten
 
 def written(ground, d):
