@@ -190,7 +190,7 @@ LINE = [
     Stage('cams', 'CAMs', lambda run: [run.cams(s) for s in run.splits], _needs_classifier, lambda r: {'cams.scales': r.cams.scales, 'cams.mirror': r.cams.mirror},
         product='maps', on='both', fixed=lambda r: r.cams.threshold, short='CAMs', one='CAMs', words=_cams_words),
     Stage('cams', 'CAMs', lambda run: [run.cams(s) for s in run.splits], lambda r: _needs_maps(r) and r.cams.kind == 'imported',
-        product='maps', on='both', fixed=lambda r: r.cams.threshold, short='CAMs', one='CAMs', words=lambda run: {'CAMs': 'of another program, imported; a cell for four pixels, masked by the given labels'}),
+        product='maps', on='both', fixed=lambda r: r.cams.threshold, foreign='imported from another program', short='CAMs', one='CAMs', words=lambda run: {'CAMs': 'of another program, imported; a cell for four pixels, masked by the given labels'}),
     Stage('affinity', 'affinity network', lambda run: run.affinity(), lambda r: r.affinity and _needs_maps(r), lambda r: _training_config(r, 'affinity', 'crf') | {'pseudo.crf': r.pseudo.crf, 'cams.rule': r.cams.rule},
         trains=True, crf=lambda r: r.pseudo.crf, untrained=lambda run: run.make_affinity(False), words=_affinity_words),
     Stage('walk', 'maps after the walk', lambda run: run.walk(run.recipe.data.train), lambda r: r.affinity and _needs_maps(r), lambda r: flat(r, 'walk') | dict(seed=r.seed),
@@ -252,13 +252,13 @@ class Run:
     @property
     def views(self) -> list: return self.method.views(self.options, self.recipe)
     @property
-    def imported(self) -> bool: return self.recipe.cams.kind == 'imported'  # the CAMs are another program's, there is no classifier
-    @property
     def line(self) -> list: return [s for s in LINE if s.wanted(self.recipe)]  # of `Stage`
+    @property
+    def foreign(self) -> str: return next((s.foreign for s in self.line if s.foreign), '')  # where its maps are from, if not from a classifier of its own
     @property
     def title(self) -> str:
         r, about = self.recipe, self.folder/'imported.json'
-        if self.imported: return str(read_json(about, 'title')['title']) if about.exists() else 'imported CAMs'
+        if self.foreign: return str(read_json(about, 'title')['title']) if about.exists() else 'imported CAMs'
         return (self.method.title if _needs_maps(r) else 'true masks') + (', iterated learning' if r.pretrain and r.pretrain.k_student else '')
 
     def stages(self,
@@ -268,6 +268,12 @@ class Run:
         known = list(dict.fromkeys(s.name for s in LINE))
         last = known.index(find_stage(until).name)
         return [s.name for s in self.line if known.index(s.name) <= last]
+
+    def do(self,
+        stage: str,  # name of one that the recipe goes through
+    ):
+        "Make the product of a stage, or go on with it, or do nothing where it is made; raises `InputError`"
+        find_stage(stage, self.line).do(self)
 
 # %% ../nbs/70_pipeline.ipynb #407bad90
 @patch
@@ -368,7 +374,7 @@ def refuse_other_settings(self: Run,
     own: StageFolder,  # that is about to work
 ):
     "Raises `CheckpointError` where another stage of the folder was made with other settings than the recipe's"
-    if (self.folder/'imported.json').exists() and not self.imported: raise CheckpointError(f"{self.folder}: a run of imported CAMs, and not of the method '{self.recipe.classify.method}'; choose another run folder")
+    if (self.folder/'imported.json').exists() and not self.foreign: raise CheckpointError(f"{self.folder}: a run of imported CAMs, and not of the method '{self.recipe.classify.method}'; choose another run folder")
     now = json.loads(json.dumps(flat(self.recipe)))
     for about in () if self.force else sorted([*self.folder.glob('*/stage.json'), *self.folder.glob('*/*/stage.json')]):
         if about == own.about: continue
@@ -450,7 +456,7 @@ def trained(self: Run,
 ) -> tuple:  # state dict of the network, names of its classes, path of the file
     "What a stage's training left; raises `CheckpointError` where it is not done"
     path = self.folder/stage/'weights.safetensors'
-    if self.imported and stage == 'classify': raise CheckpointError(f'{self.folder}: its CAMs were imported from another program, so there is no network here for other scales, other pictures or views of them')
+    if self.foreign and stage == 'classify': raise CheckpointError(f'{self.folder}: its CAMs were {self.foreign}, so there is no network here for other scales, other pictures or views of them')
     if path.exists() and (other := self.outdated(stage)): raise CheckpointError(f'{self.folder}/{stage}: made from other {other}; `consistency-cam run {self.folder} --force` trains it anew')
     if not path.exists(): raise CheckpointError(f'{self.folder}: no trained network of the stage {stage} here; `consistency-cam run {self.folder} --until {stage}` makes it')
     state = load_state(path)
@@ -575,7 +581,7 @@ def make_task(self: Run,
 def classify(self: Run) -> dict:  # last losses, steps, seconds
     "Train the classifier, or go on with it, or do nothing where it is done; raises `InputError`"
     r, samples = self.recipe, self.samples(self.recipe.data.train)
-    if self.imported: raise InputError(f'{self.folder}: its CAMs were imported from another program, so there is nothing to train before them; `consistency-cam run {self.folder}` goes on from them')
+    if self.foreign: raise InputError(f'{self.folder}: its CAMs were {self.foreign}, so there is nothing to train before them; `consistency-cam run {self.folder}` goes on from them')
     stage = self.stage('classify', find_stage('classify').config(r), samples.fingerprint(), *self.started_from(), data=stage_data(samples) | self.first_weights() | self.method_data())
     if stage.done: return stage.result
     steps, net = total_steps(len(samples), self.settings()), self.make_net()
@@ -599,7 +605,7 @@ def cams(self: Run,
 ) -> CamStore:
     "Infer and store the CAMs of a split; those in the store already are not done again"
     r, samples = self.recipe, self.samples(split)
-    if self.imported:
+    if self.foreign:
         if not self._finished(f'cams/{split}'): raise CheckpointError(f"{self.folder}: no imported CAMs of '{split}' here; `consistency-cam import-cams` brings them")
         return CamStore(self.product(f'cams/{split}'), samples.classes)
     stage = self.stage(f'cams/{split}', find_stage('cams').config(r), made_from(self.folder/'classify'), samples.fingerprint(), data=stage_data(samples) | self.products('classify') | self.method_data())
@@ -767,7 +773,7 @@ def sweep(self: Run,
     samples, store = self.samples(split), CamStore(self.folder/stage/split)
     if not samples.has_masks: raise InputError(f"split '{split}' has no masks to evaluate against")
     sweep, known = _new_sweep(samples), self.folder/'sweeps'/f'{split}.safetensors'
-    if stage == 'cams' and not self.imported and known.exists():
+    if stage == 'cams' and not self.foreign and known.exists():
         state = load_state(known)
         if (state['of'], state.get('masks')) == (made_from(store.folder), samples.masks_fingerprint()) and state['counts'].shape == sweep.counts.shape:
             sweep.counts = state['counts']
@@ -1023,7 +1029,7 @@ def run(
 def row(self: Run) -> dict:
     "What is known of the run, for tables: method, title, seed, seconds and losses of the classifier, figures of what was evaluated, seconds of its trainings"
     r, cams = self.recipe, self.figures()
-    known = dict(method='imported' if self.imported else r.classify.method, title=self.title, backbone='–' if self.imported else r.backbone, seed=r.seed, seconds=self._finished('classify').get('seconds'), losses=self.losses(), train=cams.get(r.data.train), val=cams.get(r.data.val))
+    known = dict(method='imported' if self.foreign else r.classify.method, title=self.title, backbone='–' if self.foreign else r.backbone, seed=r.seed, seconds=self._finished('classify').get('seconds'), losses=self.losses(), train=cams.get(r.data.train), val=cams.get(r.data.val))
     known['times'] = {part: seconds for part in dict.fromkeys(s.parts(self)[0] for s in LINE) if (seconds := self._finished(part).get('seconds'))}
     return known | {stage: next(iter(found.values())) for stage in list(EVALUATED)[1:] if (found := self.figures(stage))}
 

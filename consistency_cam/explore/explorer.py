@@ -239,7 +239,7 @@ def save(self: Explorer):
     self.note.value = f'<span class="cc-note">saved as {html.escape(str(path.resolve()))}</span>'
 
 # %% ../../nbs/88_explorer.ipynb #2404f884
-def _trained(run): return run.imported or (run.folder/'classify'/'weights.safetensors').exists()
+def _trained(run): return run.foreign or (run.folder/'classify'/'weights.safetensors').exists()
 
 METHODS = 'cam', 'puzzle-cam', 'consistency-cam'  # the order in which their panels stand
 
