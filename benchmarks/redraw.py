@@ -3,7 +3,7 @@
     python -m benchmarks.redraw [--folder runs/redraw] [--only cams walk] [--result results/redraw.json]
 
 Three small runs are made on pictures of 500x375 pixels, once (about two minutes). Then every control of every explorer is
-moved through a few values, without a browser: the function draws, the panels become HTML. The table has the median a control.
+moved through a few values, without a browser: the function draws, the panels become HTML. The table has the median per control.
 """
 import argparse
 import statistics

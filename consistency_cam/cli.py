@@ -583,24 +583,6 @@ def _doctor(args):
         samples = pipeline.dataset(r, split, progress=not args.quiet); samples.check(not args.quiet)
         say(f'{r.data.kind}, {split}', f'{len(samples)} pictures, {len(samples.classes)} classes, {"with" if samples.has_masks else "no"} masks: complete')
 
-# %% ../nbs/99_cli.ipynb #527b2825
-_BENCHMARKS = 'pooling tiles step cams sweep walk affinity crf pipeline'.split()
-
-@subcommand(argument('stages', nargs='*', metavar='STAGE', help='pooling, tiles, step, cams, sweep, walk, affinity, crf or pipeline (default: all)'),
-    argument('--device', choices=['cpu', 'cuda'], default='cpu', help='where to measure (default: cpu)'),
-    argument('--rounds', type=number(int), metavar='N', help="times each work is measured (default: each stage's own)"),
-    argument('--quick', action='store_true', help='one small size and two rounds, to see that it works'), _result('JSON file for the figures (default: none)'))
-def _bench(args):
-    "each stage beside the literal way of doing it: results compared, times taken in turn, the work growing in steps"
-    for stage in args.stages:
-        if stage not in _BENCHMARKS: raise InputError(unknown('stage', stage, _BENCHMARKS))
-    from consistency_cam.bench import bench_all, bench_table
-    from consistency_cam.checkpoint import write_json
-    free(args.force, args.result)
-    found = bench_all(args.stages, args.device, args.rounds, args.quick, None if args.quiet else lambda line: print(line, flush=True))
-    if args.result: write_json(args.result, dict(command=' '.join(['consistency-cam', *sys.argv[1:]]), **found))
-    print(bench_table(found))
-
 # %% ../nbs/99_cli.ipynb #351640a3
 def _data_sets(args):
     "Yields (name, recipe, splits, whether these are all) of what `verify` is to look at"
