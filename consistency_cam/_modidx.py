@@ -316,6 +316,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'consistency_cam.cli.given_fields': ('cli.html#given_fields', 'consistency_cam/cli.py'),
                                      'consistency_cam.cli.main': ('cli.html#main', 'consistency_cam/cli.py'),
                                      'consistency_cam.cli.make_parser': ('cli.html#make_parser', 'consistency_cam/cli.py'),
+                                     'consistency_cam.cli.method_file': ('cli.html#method_file', 'consistency_cam/cli.py'),
                                      'consistency_cam.cli.next_steps': ('cli.html#next_steps', 'consistency_cam/cli.py'),
                                      'consistency_cam.cli.number': ('cli.html#number', 'consistency_cam/cli.py'),
                                      'consistency_cam.cli.one_line': ('cli.html#one_line', 'consistency_cam/cli.py'),
