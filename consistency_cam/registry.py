@@ -7,10 +7,9 @@ __all__ = ['FILES', 'methods_in', 'listed', 'method_names', 'use_files', 'find_m
            'absent_method']
 
 # %% ../nbs/23_registry.ipynb #5a0c1e04
-import ast, hashlib, os, sys
+import ast, os, sys
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 import consistency_cam
@@ -42,6 +41,7 @@ def _own():
 @cache
 def _installed():
     "(name, title, entry point) of other packages' methods"
+    from importlib.metadata import entry_points  # slow, and asked for by few commands
     return [(e.name, e.name, e) for e in entry_points(group='consistency_cam.methods')]
 
 def _from_files():
@@ -110,6 +110,7 @@ def origin(
     name: str,  # of a method
 ) -> dict:  # empty for this package's own
     "Where a method comes from, for a run's record"
+    import hashlib
     place = _place(name)
     if isinstance(place, str): return {}
     if isinstance(place, Path): return dict(file=place.name, sha256=hashlib.sha256(place.read_bytes()).hexdigest())
