@@ -335,12 +335,13 @@ def _compare(args):
     print(f'report: {write_report(runs, args.folder/"report.html", found)}')
 
 def _demo(args):
-    "the whole main job on generated scenes: three methods up to their CAMs, the last one up to a segmenter, with table and report"
+    "the whole main job on generated scenes, or on photographs cut out: three methods up to their CAMs, the last one up to a segmenter, with table and report"
     from consistency_cam.checkpoint import write_json
     from consistency_cam.compare import compare, table
     from consistency_cam.pipeline import Run, run
     from consistency_cam.report import write_report
-    r, methods, show = recipe('quick'), ['cam', 'puzzle-cam', 'consistency-cam'], not args.quiet
+    r, methods, show = recipe('quick', data=args.data, root=str(args.root or '')), ['cam', 'puzzle-cam', 'consistency-cam'], not args.quiet
+    args.folder = args.folder or Path('runs/demo' if args.data == 'scenes' else f'runs/demo-{args.data}')
     free_runs(args.force, args.folder, [f'{m}-{r.seed}' for m in methods])
     found = compare(r, args.folder, methods, force=args.force, progress=show)
     last = run(r, args.folder/f'{r.method}-{r.seed}', args.force, show)
@@ -549,7 +550,10 @@ def make_parser() -> argparse.ArgumentParser:
         p.set_defaults(function=function, opens=opens); p.others = commands.choices
         return p
     run = ('run', 'folder of the run, e.g. runs/mine')
-    add('demo', _demo, recipe=False).add_argument('--folder', type=place, default=Path('runs/demo'), help='where the runs and the report go (default: runs/demo)')
+    p = add('demo', _demo, recipe=False)
+    p.add_argument('--folder', type=place, help='where the runs and the report go (default: runs/demo; for cut-outs runs/demo-cutouts)')
+    p.add_argument('--data', choices=['scenes', 'cutouts'], default='scenes', help='generated scenes, or objects cut out and set over photographs: `make photos` unpacks some (default: scenes)')
+    p.add_argument('--root', type=place, help='folder of the cut-outs (default: photos, which `make photos` fills)')
     until = lambda p, default: p.add_argument('--until', choices=STAGES, default=default, help=f'the last stage to do (default: {default})')
     until(add('run', _run, run), 'segment')
     add('status', _status, run, recipe=False, force=False, quiet=False, opens=True)

@@ -21,6 +21,7 @@ from . import __version__
 from .errors import hint, not_a_run
 from .samples import SIDES, InputError, LabelError, MaskError, PictureError, Samples, checked_ids, file_digest, masks_hold, multi_hot, read_mask
 from .scenes import Scenes
+from .cutouts import PHOTOS, Cutouts
 from .voc import VOC
 from .coco import CATEGORIES, COCO
 from .folder import Folder, WithMasks, find_table, own_labels
@@ -46,7 +47,7 @@ from .recipes import Recipe, STAGES, changed, of_stage, recipe
 
 # %% ../nbs/70_pipeline.ipynb #582f9688
 _SAYS = 'root', 'labels', 'masks', 'classes'  # fields that say which pictures, labels and masks
-_READS = dict(scenes='', voc='root labels', folder='root labels masks classes', imagenet='root labels', coco='root labels')
+_READS = dict(scenes='', cutouts='root', voc='root labels', folder='root labels masks classes', imagenet='root labels', coco='root labels')
 
 def _meant(r):
     "The options that were probably meant, where scenes are generated and a folder was named"
@@ -70,7 +71,8 @@ def check_fields(
 def settled(
     r: Recipe,
 ) -> Recipe:
-    "The recipe with what it leaves to own pictures by name: the table found beside them, and its splits, all of it without any; raises `InputError`"
+    "The recipe with what it leaves open: the folder of cut-outs, and to own pictures by name the table found beside them, and its splits, all of it without any; raises `InputError`"
+    if r.data == 'cutouts': return replace(r, root=r.root or str(PHOTOS))
     if r.data != 'folder' or not r.root: return r
     if r.labels in ('', 'auto') and (table := find_table(r.root)): r = replace(r, labels=str(table))
     if 'auto' not in (r.train, r.val): return r
@@ -91,15 +93,16 @@ def dataset(
     check_fields(r)
     if split == 'auto': r = settled(r); split = r.train
     if split: checked_ids([split], ['split'])  # it names a folder and a list
-    if r.data == 'scenes':
-        return Scenes(r.pictures or 256 if split == r.train else 64, seed=0, split=split, size=r.size)
+    if r.data in ('scenes', 'cutouts'):
+        made = dict(n=r.pictures or 256 if split == r.train else 64, seed=0, split=split, size=r.size)
+        return Scenes(**made) if r.data == 'scenes' else Cutouts(r.root or PHOTOS, **made, errors=errors)
     if not r.root: raise InputError(f"data '{r.data}' needs --root: the folder it is in")
     if r.data == 'voc': samples = VOC(r.root, split, labels=r.labels, errors=errors)
     elif r.data == 'folder': samples = Folder(r.root, r.labels, masks=r.masks or None, split=split if split not in ('', 'all') else None, classes=r.classes or None, errors=errors)
     elif r.data == 'imagenet': samples = single_label(r.root, split, r.labels, r.train, errors)
     elif r.data == 'coco' and r.labels not in ('auto', 'file'): raise InputError(f"labels={r.labels!r}: for COCO, 'auto' wants the official 80 categories, 'file' takes those that the annotations list")
     elif r.data == 'coco': samples = COCO(r.root, split, errors=errors, progress=progress, categories=CATEGORIES if r.labels == 'auto' else None)
-    else: raise InputError(f"unknown data '{r.data}'; known: scenes, voc, coco, folder, imagenet")
+    else: raise InputError(f"unknown data '{r.data}'; known: scenes, cutouts, voc, coco, folder, imagenet")
     return samples.subset(slice(r.pictures)) if r.pictures and split == r.train else samples
 
 # %% ../nbs/70_pipeline.ipynb #6d1ff335

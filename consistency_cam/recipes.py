@@ -16,15 +16,15 @@ from .errors import InputError, hint, unknown
 @dataclass(frozen=True)
 class Recipe:
     "All settings of an experiment; the defaults are the paper's (Section 4.1), what it leaves open is Puzzle-CAM's, IRNet's or MILe's"
-    data: str = 'voc'  # kind of data set: 'scenes' (generated), 'voc' (VOC 2012's layout), 'folder' (own pictures), 'imagenet' (class folders or shards) or 'coco'
-    root: str = ''  # folder of the data set: VOC2012, or the folder of one's own pictures
+    data: str = 'voc'  # kind of data set: 'scenes' (generated), 'cutouts' (objects cut out, over photographs), 'voc' (VOC 2012's layout), 'folder' (own pictures), 'imagenet' (class folders or shards) or 'coco'
+    root: str = ''  # folder of the data set: VOC2012, or the folder of one's own pictures; cutouts: '' is photos, which `make photos` fills
     labels: str = 'auto'  # voc: 'xml', 'csv', 'masks' or 'auto'; folder: the table of labels (CSV or JSON), or 'auto': labels.csv, tags.csv or metadata.jsonl among the pictures or beside them, or a folder for each class; imagenet: the file of class names (for shards in the order of their numbers), or 'auto'; coco: 'auto' (the official 80 categories) or 'file' (those that its annotations list)
     masks: str = ''  # folder: where the palette PNGs are, if there are any
     classes: str = ''  # folder: file with the names of the classes in the order of their ids in the masks, one per line; '': classes.txt beside pictures or masks, else the sorted names in the table
     train: str = 'train_aug'  # split to train on; folder: 'auto' (unless given): 'train' where the table has splits, else 'all'
     val: str = 'val'  # split held out for evaluation; '' for none; folder: 'auto' (unless given): 'val' where the table has it, else none
-    pictures: int = 0  # use the first so many training pictures only; 0: all (scenes: 256)
-    size: int = 192  # scenes: side of a picture, pixels
+    pictures: int = 0  # use the first so many training pictures only; 0: all (scenes and cutouts: 256)
+    size: int = 192  # scenes and cutouts: side of a picture, pixels
     on_bad_picture: str = 'refuse'  # a picture or mask that cannot be read: 'refuse' to begin, or 'skip' it: all are looked at before the stage, the bad ones left out and listed in its record
     method: str = 'consistency-cam'  # 'cam', 'puzzle-cam', 'multi-resolution', 'transformations' or 'consistency-cam'
     backbone: str = 'resnet50'  # timm name
@@ -154,7 +154,7 @@ RECIPES['voc-quick'] = replace(RECIPES['quick'], data='voc', train='half_train',
     segment_norm='group', segment_lr=.0015, segment_crop=160, segment_long_side=(144, 288), segment_epochs=6, segment_scales=(.5,))
 
 # %% ../nbs/60_recipes.ipynb #d5e5cc0e
-CHOICES = dict(data='scenes voc folder imagenet coco', pool='gap noisy_or max lse', pretrain_pool='gap noisy_or max lse', batch_norm='trained synchronised frozen frozen-views', precision='no bf16 fp16 auto', pretrain='imagenet one-label none',
+CHOICES = dict(data='scenes cutouts voc folder imagenet coco', pool='gap noisy_or max lse', pretrain_pool='gap noisy_or max lse', batch_norm='trained synchronised frozen frozen-views', precision='no bf16 fp16 auto', pretrain='imagenet one-label none',
     affinity='boundary features none', segment='deeplabv3plus deeplabv3 none', segment_on='pseudo masks', segment_norm='batch group', segment_batch_norm='trained synchronised frozen', on_bad_picture='refuse skip')
 
 LIMITS = {  # least and largest number of the fields whose names end so; of the others, 0 and ten million

@@ -629,7 +629,7 @@ def way_part(
     return known + ([class_legend(ids, run.classes, any('cams' in stages for stages, *_ in ways)), *made] if made else [])
 
 # %% ../nbs/85_report.ipynb #6425bfb9
-_DATA = dict(scenes='Scenes (generated)', voc='VOC 2012', folder='own pictures')
+_DATA = dict(scenes='Scenes (generated)', cutouts='cut-outs over photographs', voc='VOC 2012', folder='own pictures')
 _listed = lambda values: ', '.join(f'{v:g}' for v in values)
 _range = lambda values: ' to '.join(f'{v:g}' for v in values)
 
