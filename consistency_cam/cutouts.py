@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 
 from .errors import unknown
 from .folder import find_pictures
-from .samples import InputError, LabelError, PictureError, Samples, file_digest, masks_hold, open_picture, refuse, to_rgb
+from .samples import InputError, LabelError, PictureError, Samples, check_classes, file_digest, masks_hold, open_picture, refuse, to_rgb
 
 # %% ../nbs/04_cutouts.ipynb #6a537522
 PHOTOS = Path('photos')  # where `make photos` puts the pictures of two Debian packages
@@ -157,15 +157,15 @@ def _visible_cutouts(paths, size, limit, errors):
 
 # %% ../nbs/04_cutouts.ipynb #99a8912a
 @lru_cache(256)
-def _photograph(path, size):
-    "The background, no larger than it is needed for pictures of that size"
+def _photograph(path, size, digest):
+    "The background as it is with that content, no larger than it is needed for pictures of that size"
     with open_picture(path) as im: photograph = to_rgb(im)
     short = min(photograph.size)
     return photograph.resize([max(1, round(side*min(1, 2*size/short))) for side in photograph.size], Image.Resampling.LANCZOS)
 
 def _background(path, place, size):
     "uint8 (size, size, 3): the square of the photograph at `place`, (x, y, side, mirrored) in shares of what is free and of its shorter side"
-    photograph, (x, y, side, mirrored) = _photograph(path, size), place
+    photograph, (x, y, side, mirrored) = _photograph(path, size, file_digest(path)), place
     side = side*min(photograph.size)
     left, top = x*(photograph.width-side), y*(photograph.height-side)
     square = photograph.resize((size, size), Image.Resampling.BICUBIC, (left, top, left+side, top+side))
@@ -224,7 +224,7 @@ class Cutouts(Samples):
         if seed < 0: raise InputError(f'cut-outs with seed {seed}: take a seed of 0 or more')
         self.root, self.seed, self.split, self.size, self._cache = Path(root), seed, split, size, {}
         found = class_cutouts(root)
-        masks_hold(found, self.root/'cutouts')
+        for check in (check_classes, masks_hold): check([*found], self.root/'cutouts')
         self.cutouts = {name: in_split(paths, split, self.root/'cutouts'/name) for name, paths in found.items()}
         backgrounds = usable_backgrounds(root, found)
         self.backgrounds = in_split(backgrounds, split, self.root/'backgrounds')
