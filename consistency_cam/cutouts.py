@@ -110,7 +110,7 @@ def _random_thing(rng, name, cutout):
     return _Thing(name, cutout, x, y, width, height, bool(rng.integers(2)))
 
 def _piece(thing, size):
-    "Red, green, blue and cover (h, w, 4), 0..1, of the thing inside a picture of that size, its window there, and the cover of all of it"
+    "Colours and cover (h, w, 4), 0..1, of what lies inside a picture of that size; its window; the cover of the whole thing"
     width, height = (max(1, round(side*size)) for side in (thing.width, thing.height))
     left, top = round(thing.x*size), round(thing.y*size)
     cutout = ImageOps.mirror(thing.cutout) if thing.mirrored else thing.cutout
@@ -160,11 +160,11 @@ def _visible_cutouts(paths, size, limit, errors):
 def _photograph(path, size, digest):
     "The background as it is with that content, no larger than it is needed for pictures of that size"
     with open_picture(path) as im: photograph = to_rgb(im)
-    short = min(photograph.size)
-    return photograph.resize([max(1, round(side*min(1, 2*size/short))) for side in photograph.size], Image.Resampling.LANCZOS)
+    factor = min(1, 2*size/min(photograph.size))
+    return photograph.resize([round(factor*side) for side in photograph.size], Image.Resampling.LANCZOS)
 
 def _background(path, place, size):
-    "uint8 (size, size, 3): the square of the photograph at `place`, (x, y, side, mirrored) in shares of what is free and of its shorter side"
+    "The photograph's square (size, size, 3) at (x, y, side, mirrored): shares of the room there is, and of its shorter side"
     photograph, (x, y, side, mirrored) = _photograph(path, size, file_digest(path)), place
     side = side*min(photograph.size)
     left, top = x*(photograph.width-side), y*(photograph.height-side)
@@ -209,7 +209,7 @@ def _shorter_sides(paths):
         with open_picture(path) as im: yield min(im.size)
 
 class Cutouts(Samples):
-    "Objects cut out of their pictures over photographs, with exact masks; raises `InputError` where folders or files are not fit for it"
+    "Objects cut out of their pictures, over photographs, with exact masks; raises `InputError` for unfit folders and files"
     has_masks = True
     def __init__(self,
         root=PHOTOS,  # folder with `cutouts`, in it a folder per class, and `backgrounds`
@@ -290,7 +290,7 @@ def arrange_photos(
     share,  # folder `usr/share` of the unpacked packages
     root=PHOTOS,  # a folder for `cutouts` and `backgrounds`
 ) -> str:  # what there is now, in one line
-    "Copies stamps, backgrounds and their licences to where `Cutouts` looks for them; raises `InputError` where the packages hold none"
+    "Copies stamps, backgrounds and licences to where `Cutouts` looks for them; raises `InputError` where there are none"
     share, root = Path(share), Path(root)
     classes, photographs = stamp_classes(share/STAMPS), sorted((share/NATURE).glob('*.jpg'))
     if not classes or not photographs: raise InputError(f'{share}: no stamps in {STAMPS} or no photographs in {NATURE}; unpack tuxpaint-stamps-default and mate-backgrounds')
