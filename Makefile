@@ -6,13 +6,14 @@ LABFLAGS ?=
 BIN := $(VENV)/bin
 PY := $(BIN)/python
 PIP := $(PY) -m pip --disable-pip-version-check -qq
+PHOTOS := photos
 STAMP := $(VENV)/.installed
 TORCH := $(shell grep '^torch==' constraints.txt)
 ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest tests -n $(JOBS) --dist load --maxschedchunk 1 --durations 20 --durations-min 1
 
-.PHONY: help install demo test test-all reliability bench browser lab notebooks export readme clean
+.PHONY: help install demo photos test test-all reliability bench browser lab notebooks export readme clean
 .DEFAULT_GOAL := help
 
 help: ## say what each target does
@@ -32,6 +33,14 @@ $(STAMP): settings.ini constraints.txt
 
 demo: install ## train, compare and report the three methods on generated pictures
 	@$(BIN)/consistency-cam demo
+
+photos: install ## unpack photographs of two Debian packages (GPL-2+) to photos/, without root, for `demo --data cutouts`
+	@rm -rf $(PHOTOS)/.debian && mkdir -p $(PHOTOS)/.debian
+	@cd $(PHOTOS)/.debian && apt-get -qq -o APT::Sandbox::User=root download tuxpaint-stamps-default mate-backgrounds \
+		|| { echo "the packages tuxpaint-stamps-default and mate-backgrounds (208 MB) cannot be downloaded: run apt-get update first; elsewhere than on Debian, unpack them by hand" >&2; exit 1; }
+	@for package in $(PHOTOS)/.debian/*.deb; do dpkg-deb -x $$package $(PHOTOS)/.debian; done
+	@$(PY) -c "from consistency_cam.cutouts import arrange_photos; print(arrange_photos('$(PHOTOS)/.debian/usr/share', '$(PHOTOS)'))"
+	@rm -rf $(PHOTOS)/.debian
 
 test: install ## run every notebook and the quick tests
 	@$(PYTEST) -m "not slow"

@@ -259,14 +259,17 @@ def next_steps(
     return '\n'.join([f'masks: {masks}'] * made + [f'next: {command()} {step}  # {what}' for step, what in steps.items()])
 
 # %% ../nbs/99_cli.ipynb #504abd50
-@subcommand(argument('--folder', type=place, default=Path('runs/demo'), help='where the runs and the report go (default: runs/demo)'))
+@subcommand(argument('--folder', type=place, help='where the runs and the report go (default: runs/demo; for cut-outs runs/demo-cutouts)'),
+    argument('--data', choices=['scenes', 'cutouts'], default='scenes', help='generated scenes, or objects cut out and set over photographs: `make photos` unpacks some (default: scenes)'),
+    argument('--root', type=place, help='folder of the cut-outs (default: photos, which `make photos` fills)'))
 def _demo(args):
-    "the whole main job on generated scenes: three methods up to their CAMs, the last one up to a segmenter, with table and report"
+    "the whole main job on generated scenes, or on photographs cut out: three methods up to their CAMs, the last one up to a segmenter, with table and report"
     from consistency_cam.checkpoint import write_json
     from consistency_cam.compare import compare, table
     from consistency_cam.pipeline import Run, run
     from consistency_cam.report import write_report
-    r, methods, show = recipe('quick'), ['cam', 'puzzle-cam', 'consistency-cam'], not args.quiet
+    r, methods, show = recipe('quick', data=dict(kind=args.data, root=str(args.root or ''))), ['cam', 'puzzle-cam', 'consistency-cam'], not args.quiet
+    args.folder = args.folder or Path('runs/demo' if args.data == 'scenes' else f'runs/demo-{args.data}')
     free_runs(args.force, args.folder, [f'{m}-{r.seed}' for m in methods])
     found = compare(r, args.folder, methods, force=args.force, progress=show)
     last = run(r, args.folder/f'{r.classify.method}-{r.seed}', args.force, show)

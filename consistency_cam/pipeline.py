@@ -21,6 +21,7 @@ from . import __version__
 from .errors import hint, not_a_run, unknown
 from .samples import SIDES, InputError, LabelError, MaskError, PictureError, Samples, checked_ids, file_digest, masks_hold, multi_hot, read_mask
 from .scenes import Scenes
+from .cutouts import PHOTOS, Cutouts
 from .voc import VOC
 from .coco import CATEGORIES, COCO
 from .folder import Folder, WithMasks, find_table, own_labels
@@ -49,7 +50,7 @@ from .recipes import NAMES, OLD_NAMES, Recipe, STAGES, changed, default, flat, n
 
 # %% ../nbs/70_pipeline.ipynb #582f9688
 _SAYS = 'root', 'labels', 'masks', 'classes'  # fields that say which pictures, labels and masks
-_READS = dict(scenes='', voc='root labels', folder='root labels masks classes', imagenet='root labels', coco='root labels')
+_READS = dict(scenes='', cutouts='root', voc='root labels', folder='root labels masks classes', imagenet='root labels', coco='root labels')
 
 def _said(data): return {k: v for k in _SAYS if (v := getattr(data, k)) not in ('', 'auto')}
 
@@ -78,8 +79,9 @@ def check_fields(
 def settled(
     r: Recipe,
 ) -> Recipe:
-    "The recipe with what it leaves to own pictures by name: the table found beside them, and its splits, all of it without any; raises `InputError`"
+    "The recipe with what it leaves open: the folder of cut-outs, and to own pictures by name the table found beside them, and its splits, all of it without any; raises `InputError`"
     d = r.data
+    if d.kind == 'cutouts': return replace(r, data=replace(d, root=d.root or str(PHOTOS)))
     if d.kind != 'folder' or not d.root: return r
     if d.labels in ('', 'auto') and (table := find_table(d.root)): d = replace(d, labels=str(table))
     if 'auto' in (d.train, d.val): d = replace(d, **_own_splits(d))
@@ -105,14 +107,16 @@ def dataset(
     if split == 'auto': r = settled(r); split = r.data.train
     if split: checked_ids([split], ['split'])  # it names a folder and a list
     d = r.data
-    if d.kind == 'scenes': return Scenes(d.pictures or 256 if split == d.train else 64, seed=0, split=split, size=d.size)
+    if d.kind in ('scenes', 'cutouts'):
+        made = dict(n=d.pictures or 256 if split == d.train else 64, seed=0, split=split, size=d.size)
+        return Scenes(**made) if d.kind == 'scenes' else Cutouts(d.root or PHOTOS, **made, errors=errors)
     if not d.root: raise InputError(f"data '{d.kind}' needs --root: the folder it is in")
     if d.kind == 'voc': samples = VOC(d.root, split, labels=d.labels, errors=errors)
     elif d.kind == 'folder': samples = Folder(d.root, d.labels, masks=d.masks or None, split=split if split not in ('', 'all') else None, classes=d.classes or None, errors=errors)
     elif d.kind == 'imagenet': samples = single_label(d.root, split, d.labels, d.train, errors)
     elif d.kind == 'coco' and d.labels not in ('auto', 'file'): raise InputError(f"labels={d.labels!r}: for COCO, 'auto' wants the official 80 categories, 'file' takes those that the annotations list")
     elif d.kind == 'coco': samples = COCO(d.root, split, errors=errors, progress=progress, categories=CATEGORIES if d.labels == 'auto' else None)
-    else: raise InputError(f"unknown data '{d.kind}'; known: scenes, voc, coco, folder, imagenet")
+    else: raise InputError(f"unknown data '{d.kind}'; known: scenes, cutouts, voc, coco, folder, imagenet")
     return samples.subset(slice(d.pictures)) if d.pictures and split == d.train else samples
 
 # %% ../nbs/70_pipeline.ipynb #6d1ff335

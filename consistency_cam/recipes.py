@@ -20,15 +20,15 @@ from .stage import Training
 @dataclass(frozen=True)
 class Data:
     "Which pictures, labels and masks"
-    kind: str = 'voc'  # of data set: 'scenes' (generated), 'voc' (VOC 2012's layout), 'folder' (own pictures), 'imagenet' (class folders or shards) or 'coco'
-    root: str = ''  # folder of the data set: VOC2012, or the folder of one's own pictures
+    kind: str = 'voc'  # of data set: 'scenes' (generated), 'cutouts' (objects cut out, over photographs), 'voc' (VOC 2012's layout), 'folder' (own pictures), 'imagenet' (class folders or shards) or 'coco'
+    root: str = ''  # folder of the data set: VOC2012, or the folder of one's own pictures; cutouts: '' is photos, which `make photos` fills
     labels: str = 'auto'  # voc: 'xml', 'csv', 'masks' or 'auto'; folder: the table of labels (CSV or JSON), or 'auto': labels.csv, tags.csv or metadata.jsonl among the pictures or beside them, or a folder for each class; imagenet: the file of class names (for shards in the order of their numbers), or 'auto'; coco: 'auto' (the official 80 categories) or 'file' (those that its annotations list)
     masks: str = ''  # folder: where the palette PNGs are, if there are any
     classes: str = ''  # folder: file with the names of the classes in the order of their ids in the masks, one per line; '': classes.txt beside pictures or masks, else the sorted names in the table
     train: str = 'train_aug'  # split to train on; folder: 'auto' (unless given): 'train' where the table has splits, else 'all'
     val: str = 'val'  # split held out for evaluation; '' for none; folder: 'auto' (unless given): 'val' where the table has it, else none
-    pictures: int = 0  # use the first so many training pictures only; 0: all (scenes: 256)
-    size: int = 192  # scenes: side of a picture, pixels
+    pictures: int = 0  # use the first so many training pictures only; 0: all (scenes and cutouts: 256)
+    size: int = 192  # scenes and cutouts: side of a picture, pixels
 
 # %% ../nbs/60_recipes.ipynb #2cee4d2e
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def explain() -> dict:  # {'segment.lr': text}
 
 # %% ../nbs/60_recipes.ipynb #d5e5cc0e
 _BATCH_NORM = 'trained synchronised frozen'
-CHOICES = {'data.kind': 'scenes voc folder imagenet coco', 'cams.kind': 'inferred imported', 'pretrain.kind': 'imagenet one-label', 'affinity.kind': 'boundary features', 'segment.kind': 'deeplabv3plus deeplabv3',
+CHOICES = {'data.kind': 'scenes cutouts voc folder imagenet coco', 'cams.kind': 'inferred imported', 'pretrain.kind': 'imagenet one-label', 'affinity.kind': 'boundary features', 'segment.kind': 'deeplabv3plus deeplabv3',
     'classify.pool': 'gap noisy_or max lse', 'pretrain.pool': 'gap noisy_or max lse', 'batch_norm': f'{_BATCH_NORM} frozen-views', 'segment.batch_norm': _BATCH_NORM,
     'segment.on': 'pseudo masks', 'segment.norm': 'batch group', 'precision': 'no bf16 fp16 auto', 'on_bad_picture': 'refuse skip'}
 

@@ -632,7 +632,7 @@ def way_part(
     return known + ([class_legend(ids, run.classes, any(find_stage(s).product == 'maps' for stages, *_ in ways for s in stages)), *made] if made else [])
 
 # %% ../nbs/85_report.ipynb #6425bfb9
-_DATA = dict(scenes='Scenes (generated)', voc='VOC 2012', folder='own pictures')
+_DATA = dict(scenes='Scenes (generated)', cutouts='cut-outs over photographs', voc='VOC 2012', folder='own pictures')
 
 # %% ../nbs/85_report.ipynb #4026a1a1
 def described(

@@ -40,6 +40,7 @@ def _layouts(place):
     if beside: yield beside, dict(data='voc', root=str(place), train='all' if beside.parent == place else 'train')
     for root in (place, place/'COCO2014', place/'COCO2017', place/'coco'):
         for file in [*sorted((root/'annotations').glob('instances_*.json')), *sorted(root.glob('*/_annotations.coco.json'))][:1]: yield file, dict(data='coco', root=str(root), train='train')
+    if (place/'cutouts').is_dir() and (place/'backgrounds').is_dir(): yield place/'cutouts', dict(data='cutouts', root=str(place))
     yield from _own_tables(place)
 
 def _class_folders(place, known):
