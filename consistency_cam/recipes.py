@@ -6,7 +6,7 @@
 __all__ = ['PARTS', 'OPTIONAL', 'SHARED', 'NAMES', 'STAGES', 'CHOICES', 'LIMITS', 'LEVELS', 'OLD_NAMES', 'PAPER', 'COCO',
            'RECIPES', 'Data', 'Pretrain', 'Classify', 'Cams', 'Affinity', 'Walk', 'Pseudo', 'Segment', 'CRF', 'Recipe',
            'part_of', 'flat', 'explain', 'choices', 'method_names', 'default', 'named', 'changed', 'unknown_field',
-           'short', 'option', 'recipe']
+           'short_name', 'option', 'recipe']
 
 # %% ../nbs/60_recipes.ipynb #fcdbf7c8
 import sys
@@ -331,7 +331,7 @@ RECIPES['voc-quick'] = changed(RECIPES['quick'],
     segment=dict(norm='group', scales=(.5,), epochs=6, lr=.0015, crop=160, long_side=(144, 288)))
 
 # %% ../nbs/60_recipes.ipynb #43adc1a3
-def short(
+def short_name(
     name: str,  # of a field
 ) -> str:
     "The name as people say it: 'lr' for 'classify.lr', 'segment' for 'segment.kind'"
@@ -342,7 +342,7 @@ def option(
     name: str,  # of a field
 ) -> str:
     "What sets the field on the command line"
-    return '--' + short(name).replace('_', '-')
+    return '--' + short_name(name).replace('_', '-')
 
 # %% ../nbs/60_recipes.ipynb #d46da199
 def recipe(
