@@ -269,6 +269,7 @@ def changed(
     "The recipe with some fields changed; raises `InputError` on an unknown field and on a value that makes no sense"
     changes, parts = named(changes), {}
     if changes.get('data.kind') == 'folder' != r.data.kind: changes = {'data.train': 'auto', 'data.val': 'auto'} | changes  # its splits are those of its table, not the preset's
+    if 'classify.method' in changes: changes = {'cams.kind': 'inferred'} | changes  # a method infers CAMs of its own
     for k, v in changes.items():
         if k not in NAMES: raise InputError(unknown_field(k))
         if why := _wrong(k, v): raise InputError(f'{k}={v!r}: {why}')
