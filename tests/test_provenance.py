@@ -155,7 +155,7 @@ def test_the_same_command_with_another_folder_of_masks(copy, capsys):
     assert main(['evaluate', str(folder), *options, '--masks', str(data/'others')]) == 0
     said = capsys.readouterr()
     assert said.out != first and said.err.count('evaluated again') == 4
-    assert read_json(folder/'recipe.json')['masks'].endswith('others')
+    assert read_json(folder/'recipe.json')['data']['masks'].endswith('others')
     assert main(['evaluate', str(folder), '--quiet', '--epochs', '3']) == 1
     assert '--epochs' in capsys.readouterr().err
 
@@ -215,7 +215,7 @@ def test_settings_of_finished_stages_stay_in_the_recipe(copy):
     data, folder = copy
     before = read_json(folder/'recipe.json')
     (folder/'cams'/'val'/'stage.json').unlink()  # a stage that has work to do, before the one that differs
-    with pytest.raises(CheckpointError, match='segment: made with segment_lr=0.005 .now 0.5.'): run(of(data, segment_lr=.5), folder, progress=False)
+    with pytest.raises(CheckpointError, match='segment: made with segment.lr=0.005 .now 0.5.'): run(of(data, segment_lr=.5), folder, progress=False)
     assert read_json(folder/'recipe.json') == before
 
 
