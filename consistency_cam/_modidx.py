@@ -1610,7 +1610,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'consistency_cam.recipes.option': ('recipes.html#option', 'consistency_cam/recipes.py'),
                                          'consistency_cam.recipes.part_of': ('recipes.html#part_of', 'consistency_cam/recipes.py'),
                                          'consistency_cam.recipes.recipe': ('recipes.html#recipe', 'consistency_cam/recipes.py'),
-                                         'consistency_cam.recipes.short': ('recipes.html#short', 'consistency_cam/recipes.py'),
+                                         'consistency_cam.recipes.short_name': ('recipes.html#short_name', 'consistency_cam/recipes.py'),
                                          'consistency_cam.recipes.unknown_field': ( 'recipes.html#unknown_field',
                                                                                     'consistency_cam/recipes.py')},
             'consistency_cam.registry': { 'consistency_cam.registry._from_files': ( 'registry.html#_from_files',

@@ -23,7 +23,7 @@ from .checkpoint import atomic_bytes, read_json, write_json
 from .views import Tiles
 from .cams import CamStore
 from .deeplab import multiply_adds
-from .recipes import STAGES, flat, short
+from .recipes import STAGES, flat, short_name
 from .pipeline import EVALUATED, Run, find_stage
 from .compare import _anonymous, environment, mean_spread
 from .report import candidates, has_maps, told_class
@@ -50,7 +50,7 @@ def deciding(
     parts = {'data', *names} | ({'crf'} if any(s.crf for s in goes) else set())
     kinds = [f'{s}.kind' for s in STAGES[:STAGES.index(stage)]]
     found = {k: v for k, v in flat(run.recipe).items() if '.' not in k or k.partition('.')[0] in parts or k in kinds}
-    return {short(k): str(v) if isinstance(v, dict) else v for k, v in found.items() if short(k) not in _ALIKE}
+    return {short_name(k): str(v) if isinstance(v, dict) else v for k, v in found.items() if short_name(k) not in _ALIKE}
 
 # %% ../nbs/86_paper.ipynb #b4694608
 _NAMED = 'method backbone segment.on train val'.split()

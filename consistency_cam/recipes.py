@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PARTS', 'OPTIONAL', 'SHARED', 'NAMES', 'STAGES', 'CHOICES', 'LIMITS', 'LEVELS', 'OLD_NAMES', 'PAPER', 'COCO',
            'RECIPES', 'Data', 'Pretrain', 'Classify', 'Cams', 'Affinity', 'Walk', 'Pseudo', 'Segment', 'CRF', 'Recipe',
-           'part_of', 'flat', 'explain', 'choices', 'default', 'named', 'changed', 'unknown_field', 'short', 'option',
-           'recipe']
+           'part_of', 'flat', 'explain', 'choices', 'default', 'named', 'changed', 'unknown_field', 'short_name',
+           'option', 'recipe']
 
 # %% ../nbs/60_recipes.ipynb #fcdbf7c8
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -262,6 +262,7 @@ def changed(
     "The recipe with some fields changed; raises `InputError` on an unknown field and on a value that makes no sense"
     changes, parts = named(changes), {}
     if changes.get('data.kind') == 'folder' != r.data.kind: changes = {'data.train': 'auto', 'data.val': 'auto'} | changes  # its splits are those of its table, not the preset's
+    if 'classify.method' in changes: changes = {'cams.kind': 'inferred'} | changes  # a method infers CAMs of its own
     for k, v in changes.items():
         if k not in NAMES: raise InputError(unknown_field(k))
         if why := _wrong(k, v): raise InputError(f'{k}={v!r}: {why}')
@@ -324,7 +325,7 @@ RECIPES['voc-quick'] = changed(RECIPES['quick'],
     segment=dict(norm='group', scales=(.5,), epochs=6, lr=.0015, crop=160, long_side=(144, 288)))
 
 # %% ../nbs/60_recipes.ipynb #43adc1a3
-def short(
+def short_name(
     name: str,  # of a field
 ) -> str:
     "The name as people say it: 'lr' for 'classify.lr', 'segment' for 'segment.kind'"
@@ -335,7 +336,7 @@ def option(
     name: str,  # of a field
 ) -> str:
     "What sets the field on the command line"
-    return '--' + short(name).replace('_', '-')
+    return '--' + short_name(name).replace('_', '-')
 
 # %% ../nbs/60_recipes.ipynb #d46da199
 def recipe(
