@@ -44,7 +44,7 @@ reliability: install ## run all tests and measure the coverage; what they counte
 	@$(PY) tests/cover.py --figures results/reliability.json
 
 bench: install ## time each stage beside the literal way of doing it; the figures go to results/bench.json
-	@OMP_NUM_THREADS=$(JOBS) $(BIN)/consistency-cam bench --result results/bench.json --force
+	@OMP_NUM_THREADS=$(JOBS) $(PY) -m benchmarks --result results/bench.json --force
 
 browser: install ## install what the browser tests need: Chromium (by Debian's apt-get) and Playwright
 	@command -v chromium >/dev/null || { $(ROOT) apt-get -qq update && $(ROOT) apt-get -qq install -y chromium; }

@@ -12,11 +12,10 @@ Three parts:
 """
 import argparse, copy
 import torch
-import torch.nn.functional as F
-from torch import nn
-from consistency_cam.bench import interleaved, where
-from consistency_cam.deeplab import AtrousConv, DeepLabV3, DeepLabV3Plus, multiply_adds, parameters
+from consistency_cam.fast.swap import plain
+from consistency_cam.deeplab import DeepLabV3, DeepLabV3Plus, multiply_adds, parameters
 from consistency_cam.segment import mask_loss, segment_image
+from benchmarks.measure import interleaved, where
 
 PAPER = {('V3', 'resnet50'): 51.4, ('V3', 'resnet101'): 72.1, ('V3+, one 3x3', 'resnet50'): 62.7, ('V3+, one 3x3', 'resnet101'): 83.4}
 VERSIONS = {'V3': (DeepLabV3, {}), 'V3+, one 3x3': (DeepLabV3Plus, dict(refinements=1)), 'V3+, two 3x3': (DeepLabV3Plus, {})}
@@ -33,13 +32,11 @@ def parts_of(net, x, device):
     with torch.no_grad():
         maps = net.features(x)
         high, low = net.aspp(maps[-1]), net.low(maps[net.level])
-    ours, plain = net.aspp, copy.deepcopy(net.aspp)
-    for m in plain.modules():
-        if isinstance(m, AtrousConv): m.__class__ = nn.Conv2d
-    joined = lambda: net.merge.layer(torch.cat([F.interpolate(high, low.shape[-2:], mode='bilinear', align_corners=False), low], 1))
+    aspp, merge = (plain(copy.deepcopy(part)) for part in (net.aspp, net.merge))
     for m in (high, low): m.requires_grad_()
     return {name: (lambda work=work: work().sum().backward()) for name, work in {
-        'ASPP': lambda: ours(maps[-1]), 'ASPP, plain': lambda: plain(maps[-1]), 'decoder 1': lambda: net.merge(high, low), 'decoder 1, plain': joined}.items()}
+        'ASPP': lambda: net.aspp(maps[-1]), 'ASPP, plain': lambda: aspp(maps[-1]),
+        'decoder 1': lambda: net.merge(high, low), 'decoder 1, plain': lambda: merge(high, low)}.items()}
 
 
 def main():

@@ -3,7 +3,7 @@
     python -m benchmarks.redraw [--folder runs/redraw] [--only cams walk] [--result results/redraw.json]
 
 Three small runs are made on pictures of 500x375 pixels, once (about two minutes). Then every control of every explorer is
-moved through a few values, without a browser: the function draws, the panels become HTML. The table has the median a control.
+moved through a few values, without a browser: the function draws, the panels become HTML. The table has the median per control.
 """
 import argparse
 import statistics
@@ -33,7 +33,7 @@ def pictures(folder):
     for i, id in enumerate(samples.ids):
         Image.fromarray(rgb(samples.image(i))).resize(SIZE[::-1], Image.Resampling.BICUBIC).save(folder/'pictures'/f'{id}.jpg', quality=92)
         write_mask(F.interpolate(samples.mask(i)[None, None], SIZE)[0, 0], folder/'masks'/f'{id}.png')
-        rows.append(f"{id},{' '.join(samples.classes[c - 1] for c in samples.label_ids(i))},{'train' if i < 16 else 'val'}")
+        rows.append(f"{id},{';'.join(samples.classes[c - 1] for c in samples.label_ids(i))},{'train' if i < 16 else 'val'}")
     (folder/'labels.csv').write_text('\n'.join(rows) + '\n')
     return dict(root=str(folder/'pictures'), labels=str(folder/'labels.csv'), masks=str(folder/'masks'))
 

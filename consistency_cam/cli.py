@@ -442,20 +442,6 @@ def _doctor(args):
         samples = pipeline.dataset(r, split, progress=not args.quiet); samples.check(not args.quiet)
         say(f'{r.data}, {split}', f'{len(samples)} pictures, {len(samples.classes)} classes, {"with" if samples.has_masks else "no"} masks: complete')
 
-# %% ../nbs/99_cli.ipynb #527b2825
-_BENCHMARKS = 'pooling tiles step cams sweep walk affinity crf pipeline'.split()
-
-def _bench(args):
-    "each stage beside the literal way of doing it: results compared, times taken in turn, the work growing in steps"
-    for stage in args.stages:
-        if stage not in _BENCHMARKS: raise InputError(unknown('stage', stage, _BENCHMARKS))
-    from consistency_cam.bench import bench_all, bench_table
-    from consistency_cam.checkpoint import write_json
-    free(args.force, args.result)
-    found = bench_all(args.stages, args.device, args.rounds, args.quick, None if args.quiet else lambda line: print(line, flush=True))
-    if args.result: write_json(args.result, dict(command=' '.join(['consistency-cam', *sys.argv[1:]]), **found))
-    print(bench_table(found))
-
 # %% ../nbs/99_cli.ipynb #351640a3
 _DATA = 'data root labels masks classes train val pictures size'.split()  # fields of a recipe that say which pictures
 
@@ -595,12 +581,6 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument('--from', nargs='+', dest='archives', metavar='FILE', help='archives you have already, a folder of them, or other addresses (default: download them)')
     p.add_argument('--keep', action='store_true', help='keep downloaded archives after unpacking (default: remove them)')
     add('doctor', _doctor, force=False)
-    p = add('bench', _bench, recipe=False)
-    p.add_argument('stages', nargs='*', metavar='STAGE', help='pooling, tiles, step, cams, sweep, walk, affinity, crf or pipeline (default: all)')
-    p.add_argument('--device', choices=['cpu', 'cuda'], default='cpu', help='where to measure (default: cpu)')
-    p.add_argument('--rounds', type=number(int), metavar='N', help="times each work is measured (default: each stage's own)")
-    p.add_argument('--quick', action='store_true', help='one small size and two rounds, to see that it works')
-    p.add_argument('--result', type=place, metavar='FILE', help='JSON file for the figures (default: none)')
     p = add('verify', _verify, recipe=False)
     p.add_argument('sets', nargs='*', type=place, metavar='DATA', help="folders of data sets (VOC2012; pictures with a labels.csv; class folders), runs, or 'scenes' (default: what --data and --root say)")
     recipe_options(p, tuple(f.name for f in fields(Recipe) if f.name not in _DATA))

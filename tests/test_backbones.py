@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from consistency_cam.batchnorm import FoldingConv2d
+from consistency_cam.fast.swap import plain
 from consistency_cam.camnet import CAMNet
 from consistency_cam.deeplab import DeepLabV3, DeepLabV3Plus
 from consistency_cam.pipeline import Run
@@ -35,14 +35,6 @@ def made(network, name, stride=32, **options):
 def one_line(error, name): assert type(error) is InputError and '\n' not in str(error) and name in str(error) and len(str(error)) < 500, repr(error)
 
 
-def unfolded(net):
-    "The network with each batch norm doing its own work"
-    for m in net.modules():
-        if isinstance(m, FoldingConv2d): m.norm = ()
-        if hasattr(m, 'folded'): m.folded = False
-    return net
-
-
 def grids_hold(net, size):
     "The maps are the grids that the strides promise, and folding changes none of them"
     x = torch.randn(2, 3, *size)
@@ -60,7 +52,7 @@ def works(name):
     s = net.stride
     seen = [grids_hold(net, size) for size in ((2 * s, 3 * s), (97, 75))]
     assert net(seen[0][0]).shape == (2, 3)
-    unfolded(net)
+    plain(net)
     for x, maps in seen:
         for a, b in zip(maps, net.features(x)): torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * b.abs().max().item())
     torch.testing.assert_close(net.cams(seen[0][0]), net.classifier(net.features(seen[0][0])[-1]))

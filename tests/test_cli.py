@@ -21,7 +21,7 @@ from consistency_cam.cams import CamStore
 from consistency_cam.checkpoint import load_state, read_metrics, save_state
 from consistency_cam.recipes import RECIPES, Recipe, recipe
 
-COMMANDS = 'demo run status train cams evaluate predict compare paper explore doctor bench import-cams export submit'.split()
+COMMANDS = 'demo run status train cams evaluate predict compare paper explore doctor import-cams export submit'.split()
 EVERY = list(cli.make_parser()._subparsers._group_actions[0].choices)
 SMALL = '--pictures 8 --epochs 1 --size 64 --crop 64 --long-side 56 80 --tiles 2 4 --batch-size 4 --backbone resnet10t --pretrained random --val= --quiet'.split()
 LIMIT = '--batch-size 9999999 --pretrain-batch-size 9999999 --segment-batch-size 9999999 --quiet'.split() # ends a run before it trains, if nothing else did
@@ -138,7 +138,6 @@ def random_list(r, d):
         explore=lambda: ['explore', d/r.choice(['absent', 'a_file', 'empty', 'n' * 300, 'pictures']), '--no-browser'], demo=lambda: ['demo', '--folder', d/'a_file'/'x', '--quiet', *of(r, WORDS[:-3], 1)][:r.randint(4, 5)],
         export=lambda: ['export', place(), '--out', place(), *maybe('--as', r.choice([*WORDS, 'coco', 'folder'])), *maybe('--split', r.choice(WORDS))], submit=lambda: ['submit', 'voc', place(), *maybe('--out', place()), '--quiet'],
         doctor=lambda: ['doctor', *options(r, places), *own_pictures(r, d), '--quiet'],
-        bench=lambda: ['bench', r.choice(WORDS), *maybe('--rounds', r.choice(NUMBERS)), *maybe('--device', r.choice(WORDS)), *maybe('--result', place()), '--quick', '--quiet'],
         **{'import-cams': lambda: ['import-cams', place(), d/'absent'/'new', *options(r, places), *maybe('--title', r.choice(WORDS)), '--quiet']})[command]()
 
 
