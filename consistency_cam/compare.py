@@ -15,7 +15,7 @@ import timm
 from tqdm.auto import tqdm
 from .checkpoint import write_json
 from .consistency import find_method
-from .recipes import Recipe, changed, flat
+from .recipes import Recipe, changed, fields_of
 from .pipeline import EVALUATED, LINE, Run, run
 
 # %% ../nbs/72_compare.ipynb #94b30624
@@ -47,7 +47,7 @@ def _record(rows, command='', **more):
 
 def _without_folders(r):
     "The recipe's fields, for a record that says nothing of where its data lies"
-    return flat(r) | {k: '' for k in ('data.root', 'pretrain.root')} | {f'data.{k}': Path(getattr(r.data, k)).name for k in ('labels', 'masks', 'classes')}
+    return fields_of(r) | {k: '' for k in ('data.root', 'pretrain.root')} | {f'data.{k}': Path(getattr(r.data, k)).name for k in ('labels', 'masks', 'classes')}
 
 def _anonymous(arguments):
     "Arguments with absolute folders cut down to their last name"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARTS', 'OPTIONAL', 'SHARED', 'NAMES', 'STAGES', 'CHOICES', 'LIMITS', 'LEVELS', 'OLD_NAMES', 'PAPER', 'COCO',
            'RECIPES', 'Data', 'Pretrain', 'Classify', 'Cams', 'Affinity', 'Walk', 'Pseudo', 'Segment', 'CRF', 'Recipe',
-           'part_of', 'flat', 'explain', 'choices', 'method_names', 'default', 'named', 'changed', 'unknown_field',
+           'part_of', 'fields_of', 'explain', 'choices', 'method_names', 'default', 'named', 'changed', 'unknown_field',
            'short_name', 'option', 'recipe']
 
 # %% ../nbs/60_recipes.ipynb #fcdbf7c8
@@ -166,7 +166,7 @@ def part_of(
     "The settings of a part, those that are remembered where it is left out"
     return getattr(r, part) or r.left_out.get(part) or PARTS[part]()
 
-def flat(
+def fields_of(
     r: Recipe,
     *parts: str,  # of `PARTS`; none: all, and what is shared
 ) -> dict:  # {'segment.lr': value}
