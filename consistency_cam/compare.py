@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from .checkpoint import write_json
 from .errors import InputError
 from .registry import find_method
-from .recipes import Recipe, changed, flat
+from .recipes import Recipe, changed, fields_of
 from .pipeline import EVALUATED, LINE, Run, run
 
 # %% ../nbs/72_compare.ipynb #94b30624
@@ -54,7 +54,7 @@ def _record(rows, command='', **more):
 
 def _without_folders(r):
     "The recipe's fields, for a record that says nothing of where its data lies"
-    return flat(r) | {k: '' for k in ('data.root', 'pretrain.root')} | {f'data.{k}': Path(getattr(r.data, k)).name for k in ('labels', 'masks', 'classes')}
+    return fields_of(r) | {k: '' for k in ('data.root', 'pretrain.root')} | {f'data.{k}': Path(getattr(r.data, k)).name for k in ('labels', 'masks', 'classes')}
 
 def _anonymous(arguments):
     "Arguments with absolute folders cut down to their last name"

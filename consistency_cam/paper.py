@@ -23,7 +23,7 @@ from .checkpoint import atomic_bytes, read_json, write_json
 from .views import Tiles
 from .cams import CamStore
 from .deeplab import multiply_adds
-from .recipes import STAGES, flat, short_name
+from .recipes import STAGES, fields_of, short_name
 from .pipeline import EVALUATED, Run, find_stage
 from .compare import _anonymous, environment, mean_spread
 from .report import candidates, has_maps, told_class
@@ -49,7 +49,7 @@ def deciding(
     goes = [s for s in run.line if s.name in names]
     parts = {'data', *names} | ({'crf'} if any(s.crf for s in goes) else set())
     kinds = [f'{s}.kind' for s in STAGES[:STAGES.index(stage)]]
-    found = {k: v for k, v in flat(run.recipe).items() if '.' not in k or k.partition('.')[0] in parts or k in kinds}
+    found = {k: v for k, v in fields_of(run.recipe).items() if '.' not in k or k.partition('.')[0] in parts or k in kinds}
     return {short_name(k): str(v) if isinstance(v, dict) else v for k, v in found.items() if short_name(k) not in _ALIKE}
 
 # %% ../nbs/86_paper.ipynb #b4694608
@@ -356,7 +356,7 @@ def record(
 ) -> dict:  # command, date, versions, device, rows, and the recipe of each run
     "What a table or figure shows, to be kept"
     bare = lambda v: _anonymous([v])[0] if isinstance(v, str) else v
-    made_from = [dict(run=s.folder.name, recipe={k: bare(v) for k, v in flat(s.recipe).items() if k != 'data.root'}) if isinstance(s, Run) else {k: v for k, v in s.items() if k not in ('rows', 'table')} for s in sources]
+    made_from = [dict(run=s.folder.name, recipe={k: bare(v) for k, v in fields_of(s.recipe).items() if k != 'data.root'}) if isinstance(s, Run) else {k: v for k, v in s.items() if k not in ('rows', 'table')} for s in sources]
     command = command or 'consistency-cam ' + ' '.join(_anonymous(sys.argv[1:]))
     return dict(command=command, date=str(date.today()), **environment(), what=what, rows=find_exhibit(what).rows(sources), made_from=made_from)
 

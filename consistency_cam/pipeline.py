@@ -46,7 +46,7 @@ from .affinity import AffinityNet, AffinityTask, BoundaryNet, infer_affinity, in
 from .pseudo import PseudoSetting, pseudo_labels, walk_cams
 from .deeplab import DeepLabV3, DeepLabV3Plus, Segmenter
 from .segment import SegmentationTask, segment_image, write_masks
-from .recipes import NAMES, OLD_NAMES, Recipe, STAGES, changed, default, flat, named, option, part_of, recipe
+from .recipes import NAMES, OLD_NAMES, Recipe, SHARED, STAGES, changed, default, fields_of, named, option, part_of, recipe
 
 # %% ../nbs/70_pipeline.ipynb #582f9688
 _SAYS = 'root', 'labels', 'masks', 'classes'  # fields that say which pictures, labels and masks
@@ -178,31 +178,46 @@ def _segment_words(run):
 # %% ../nbs/70_pipeline.ipynb #32340642
 def _training_config(r, *parts):
     "What decides the weights of a training: the stage's part of the recipe, further ones, and what all trainings share"
-    shared = 'seed', 'backbone', 'pretrained', 'output_stride', 'batch_norm', 'frozen_stages', 'power', 'bias_factor', 'precision', 'accumulate', 'compile'
-    return flat(r, *parts) | {k: getattr(r, k) for k in shared}
+    aside = 'cache', 'workers', 'save_every', 'log_every', 'on_bad_picture'
+    return fields_of(r, *parts) | {k: getattr(r, k) for k in SHARED if k not in aside}
 
 _SEGMENTATION = 'segment.scales', 'segment.mirror', 'segment.crf'  # fields of the segmenter that its training does not read
-def _segmentation_config(r): return {k: v for k, v in flat(r, 'segment', 'crf').items() if k in _SEGMENTATION or k.startswith('crf.')}
+def _segmentation_config(r):
+    return {k: v for k, v in fields_of(r, 'segment', 'crf').items() if k in _SEGMENTATION or k.startswith('crf.')}
 
 def _needs_maps(r): return not (r.segment and r.segment.on == 'masks')
 def _needs_classifier(r): return _needs_maps(r) and r.cams.kind == 'inferred'
 
+def _affinity_config(r):
+    return _training_config(r, 'affinity', 'crf') | {'pseudo.crf': r.pseudo.crf, 'cams.rule': r.cams.rule}
+def _classify_config(r):
+    return _training_config(r, 'classify') | {f'data.{k}': getattr(r.data, k) for k in ('kind', 'train', 'pictures', 'size')}
+def _segment_config(r): return {k: v for k, v in _training_config(r, 'segment').items() if k not in _SEGMENTATION}
+
+def _foreign_words(run): return {'CAMs': 'of another program, imported; a cell for four pixels, masked by the given labels'}
+_MAPS = dict(title='CAMs', do=lambda run: [run.cams(split) for split in run.splits], product='maps', on='both',
+    fixed=lambda r: r.cams.threshold, short='CAMs', one='CAMs')
 LINE = [
-    Stage('pretrain', 'pre-trained backbone', lambda run: run.pretrain(), lambda r: r.pretrain and r.cams.kind == 'inferred', lambda r: _training_config(r, 'pretrain'), trains=True, words=_pretrain_words),
-    Stage('classify', 'classifier', lambda run: run.classify(), _needs_classifier,
-        lambda r: _training_config(r, 'classify') | {f'data.{k}': getattr(r.data, k) for k in ('kind', 'train', 'pictures', 'size')}, trains=True, words=_classify_words),
-    Stage('cams', 'CAMs', lambda run: [run.cams(s) for s in run.splits], _needs_classifier, lambda r: {'cams.scales': r.cams.scales, 'cams.mirror': r.cams.mirror},
-        product='maps', on='both', fixed=lambda r: r.cams.threshold, short='CAMs', one='CAMs', words=_cams_words),
-    Stage('cams', 'CAMs', lambda run: [run.cams(s) for s in run.splits], lambda r: _needs_maps(r) and r.cams.kind == 'imported',
-        product='maps', on='both', fixed=lambda r: r.cams.threshold, foreign='imported from another program', short='CAMs', one='CAMs', words=lambda run: {'CAMs': 'of another program, imported; a cell for four pixels, masked by the given labels'}),
-    Stage('affinity', 'affinity network', lambda run: run.affinity(), lambda r: r.affinity and _needs_maps(r), lambda r: _training_config(r, 'affinity', 'crf') | {'pseudo.crf': r.pseudo.crf, 'cams.rule': r.cams.rule},
-        trains=True, crf=lambda r: r.pseudo.crf, untrained=lambda run: run.make_affinity(False), words=_affinity_words),
-    Stage('walk', 'maps after the walk', lambda run: run.walk(run.recipe.data.train), lambda r: r.affinity and _needs_maps(r), lambda r: flat(r, 'walk') | dict(seed=r.seed),
-        product='maps', fixed=lambda r: r.pseudo.background[0], short='after the walk', one='after the walk', words=_walk_words),
-    Stage('pseudo', 'pseudo-labels', lambda run: run.pseudo(run.recipe.data.train), _needs_maps, product='masks', crf=lambda r: r.pseudo.crf, short='pseudo-labels', one='pseudo-label', words=_pseudo_words),
-    Stage('segment', "segmenter's masks", lambda run: (run.segment(), run.masks(run.recipe.data.val or run.recipe.data.train)), lambda r: r.segment,
-        lambda r: {k: v for k, v in _training_config(r, 'segment').items() if k not in _SEGMENTATION}, trains=True, product='masks', on='held out', folder='masks', crf=lambda r: r.segment.crf,
-        untrained=lambda run: run.make_segmenter(2, False), short='segmenter', one='segmenter', words=_segment_words),
+    Stage('pretrain', 'pre-trained backbone', lambda run: run.pretrain(), words=_pretrain_words, trains=True,
+        wanted=lambda r: r.pretrain and r.cams.kind == 'inferred', config=lambda r: _training_config(r, 'pretrain')),
+    Stage('classify', 'classifier', lambda run: run.classify(), words=_classify_words, trains=True,
+        wanted=_needs_classifier, config=_classify_config),
+    Stage('cams', wanted=_needs_classifier, config=lambda r: {'cams.scales': r.cams.scales, 'cams.mirror': r.cams.mirror},
+        words=_cams_words, **_MAPS),
+    Stage('cams', wanted=lambda r: _needs_maps(r) and r.cams.kind == 'imported', foreign='imported from another program',
+        words=_foreign_words, **_MAPS),
+    Stage('affinity', 'affinity network', lambda run: run.affinity(), words=_affinity_words, trains=True,
+        wanted=lambda r: r.affinity and _needs_maps(r), config=_affinity_config, crf=lambda r: r.pseudo.crf,
+        untrained=lambda run: run.make_affinity(False)),
+    Stage('walk', 'maps after the walk', lambda run: run.walk(run.recipe.data.train), words=_walk_words, product='maps',
+        wanted=lambda r: r.affinity and _needs_maps(r), config=lambda r: fields_of(r, 'walk') | dict(seed=r.seed),
+        fixed=lambda r: r.pseudo.background[0], short='after the walk', one='after the walk'),
+    Stage('pseudo', 'pseudo-labels', lambda run: run.pseudo(run.recipe.data.train), words=_pseudo_words, product='masks',
+        wanted=_needs_maps, crf=lambda r: r.pseudo.crf, short='pseudo-labels', one='pseudo-label'),
+    Stage('segment', "segmenter's masks", lambda run: (run.segment(), run.masks(run.recipe.data.val or run.recipe.data.train)),
+        words=_segment_words, trains=True, product='masks', on='held out', folder='masks', wanted=lambda r: r.segment,
+        config=_segment_config, crf=lambda r: r.segment.crf, untrained=lambda run: run.make_segmenter(2, False),
+        short='segmenter', one='segmenter'),
 ]
 EVALUATED = {s.name: s.title for s in LINE if s.product}  # stages whose products are compared with true masks
 
@@ -212,7 +227,7 @@ def find_stage(
 ) -> Stage:
     "The stage of that name; raises `InputError`"
     if found := [s for s in line if s.name == name]: return found[0]
-    raise InputError(unknown('stage', name, list(dict.fromkeys(s.name for s in line))))
+    raise InputError(unknown('stage', name, dict.fromkeys(s.name for s in line)))
 
 # %% ../nbs/70_pipeline.ipynb #4c1fa314
 class Run:
@@ -379,7 +394,7 @@ def refuse_other_settings(self: Run,
 ):
     "Raises `CheckpointError` where another stage of the folder was made with other settings than the recipe's"
     if (self.folder/'imported.json').exists() and not self.foreign: raise CheckpointError(f"{self.folder}: a run of imported CAMs, and not of the method '{self.recipe.classify.method}'; choose another run folder")
-    now = json.loads(json.dumps(flat(self.recipe)))
+    now = json.loads(json.dumps(fields_of(self.recipe)))
     for about in () if self.force else sorted([*self.folder.glob('*/stage.json'), *self.folder.glob('*/*/stage.json')]):
         if about == own.about: continue
         config = config_now(about.parent.relative_to(self.folder).as_posix(), read_stage(about)['config'])

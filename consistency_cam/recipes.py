@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARTS', 'OPTIONAL', 'SHARED', 'NAMES', 'STAGES', 'CHOICES', 'LIMITS', 'LEVELS', 'OLD_NAMES', 'PAPER', 'COCO',
            'RECIPES', 'Data', 'Pretrain', 'Classify', 'Cams', 'Affinity', 'Walk', 'Pseudo', 'Segment', 'CRF', 'Recipe',
-           'part_of', 'flat', 'explain', 'choices', 'default', 'named', 'changed', 'unknown_field', 'short_name',
+           'part_of', 'fields_of', 'explain', 'choices', 'default', 'named', 'changed', 'unknown_field', 'short_name',
            'option', 'recipe']
 
 # %% ../nbs/60_recipes.ipynb #fcdbf7c8
@@ -166,7 +166,7 @@ def part_of(
     "The settings of a part, those that are remembered where it is left out"
     return getattr(r, part) or r.left_out.get(part) or PARTS[part]()
 
-def flat(
+def fields_of(
     r: Recipe,
     *parts: str,  # of `PARTS`; none: all, and what is shared
 ) -> dict:  # {'segment.lr': value}
@@ -235,7 +235,7 @@ def _wrong(name, value):
 
 # %% ../nbs/60_recipes.ipynb #0c59a70b
 _OLD = dict(
-    data='root labels masks classes train val pictures size', classify='method pool tiles crop_side resize_scale alpha ramp share_views frugal crop long_side epochs batch_size lr momentum weight_decay', cams='scales mirror threshold',
+    data='root labels masks classes train val pictures size', classify='method options pool tiles crop_side resize_scale alpha ramp share_views frugal crop long_side epochs batch_size lr momentum weight_decay', cams='scales mirror threshold',
     pretrain='root pool rho k_teacher k_student crop long_side epochs batch_size lr momentum weight_decay', affinity='scores radius crop long_side epochs batch_size lr momentum weight_decay', walk='radius beta steps', pseudo='background crf', crf='scale side',
     segment='on output_stride rates refinements norm batch_norm frozen_stages crop long_side epochs batch_size lr momentum weight_decay scales mirror crf')
 OLD_NAMES = {name: name for name in SHARED} | {part: f'{part}.kind' for part in ('data', *OPTIONAL)} | {

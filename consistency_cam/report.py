@@ -29,7 +29,7 @@ from .folder import WithMasks
 from .show import BELOW, DASHES, OKABE_ITO, Plot, bars, class_name, curve, mask_overlay, overlay, rgb, to_png
 from .metrics import ConfusionMatrix, cam_mask
 from .checkpoint import atomic_bytes, read_metrics
-from .recipes import PARTS, STAGES, Recipe, explain, flat, short_name
+from .recipes import PARTS, STAGES, Recipe, explain, fields_of, short_name
 from .compare import AFTER, environment, mean_spread, remarks
 from .pipeline import EVALUATED, Run, find_stage
 from .verify import class_lines, everywhere
@@ -97,7 +97,7 @@ def experiments(
     for run in runs[1:]:
         if run.classes != runs[0].classes:
             raise InputError(f'{runs[0].folder} and {run.folder} have different classes ({len(runs[0].classes)} and {len(run.classes)}); give each a page of its own')
-    settings = [{short_name(k): str(v) for k, v in flat(run.recipe).items()} for run in runs]
+    settings = [{short_name(k): str(v) for k, v in fields_of(run.recipe).items()} for run in runs]
     differ = [k for k in settings[-1] if k not in _SAME_EXPERIMENT and len({s.get(k) for s in settings}) > 1]
     found = {}
     for run, s in zip(runs, settings): found.setdefault(', '.join([run.title, *[f'{k} {s[k]}' for k in differ if k in s]]), []).append(run)
@@ -682,8 +682,8 @@ def recipe_parts(
     r: Recipe,
 ) -> dict:  # {title: {field: value}}
     "The fields of a recipe by the part they belong to; what all share comes first."
-    own = {part: flat(r, part) for part in PARTS}
-    return {'shared by all': {k: v for k, v in flat(r).items() if '.' not in k}} | own
+    own = {part: fields_of(r, part) for part in PARTS}
+    return {'shared by all': {k: v for k, v in fields_of(r).items() if '.' not in k}} | own
 
 def recipe_table(
     run: Run,
