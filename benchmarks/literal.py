@@ -252,12 +252,11 @@ def train_plainly(
         for loss in losses.values(): loss.item()
     return task.net.eval()
 
-def _train(run, task, samples, part='', masks=False):
+def _train(run, task, samples, part='classify', masks=False):
     "The task's network after the recipe's training of that part"
-    r, like = run.recipe, getattr(task.net, 'net', task.net)
-    own = lambda name: getattr(r, f'{part}_{name}' if part else name)
-    augment = Augment(own('crop'), own('long_side'), mean=like.mean.flatten().tolist(), std=like.std.flatten().tolist(), masks=masks)
-    return train_plainly(task, Augmented(samples, augment, r.seed), run.settings(part))
+    settings, like = run.settings(part), getattr(task.net, 'net', task.net)
+    augment = Augment(settings.crop, settings.long_side, mean=like.mean.flatten().tolist(), std=like.std.flatten().tolist(), masks=masks)
+    return train_plainly(task, Augmented(samples, augment, run.recipe.seed), settings)
 
 def enlarge(
     cams: dict,  # {mask id: map (ceil(H/4),ceil(W/4))}
