@@ -143,7 +143,7 @@ def test_a_recipe_finds_them(root, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     root.rename(tmp_path/'photos')
     assert torch.equal(dataset(recipe('quick', data='cutouts', pictures=6, size=64), 'train').image(5), sixth)
-    assert Run(tmp_path/'run', recipe('quick', data='cutouts')).recipe.root == 'photos'
+    assert Run(tmp_path/'run', recipe('quick', data='cutouts')).recipe.data.root == 'photos'
 
 
 def test_bad_cutouts_are_skipped_where_the_recipe_says_so(root, tmp_path):
