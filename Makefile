@@ -39,7 +39,7 @@ photos: install ## unpack photographs of two Debian packages (GPL-2+) to photos/
 	@cd $(PHOTOS)/.debian && apt-get -qq -o APT::Sandbox::User=root download tuxpaint-stamps-default mate-backgrounds \
 		|| { echo "the packages tuxpaint-stamps-default and mate-backgrounds (208 MB) cannot be downloaded: run apt-get update first; elsewhere than on Debian, unpack them by hand" >&2; exit 1; }
 	@for package in $(PHOTOS)/.debian/*.deb; do dpkg-deb -x $$package $(PHOTOS)/.debian; done
-	@$(PY) -c "from consistency_cam.cutouts import arrange_photos; print(arrange_photos('$(PHOTOS)/.debian/usr/share', '$(PHOTOS)'))"
+	@$(PY) -c "from consistency_cam.datasets.cutouts import arrange_photos; print(arrange_photos('$(PHOTOS)/.debian/usr/share', '$(PHOTOS)'))"
 	@rm -rf $(PHOTOS)/.debian
 
 test: install ## run every notebook and the quick tests

@@ -6,8 +6,8 @@
 """
 import argparse, sys
 from pathlib import Path
-from consistency_cam.checkpoint import write_json
-from consistency_cam.errors import InputError
+from consistency_cam.files.checkpoint import write_json
+from consistency_cam.files.errors import InputError
 from benchmarks.measure import bench_all, bench_table
 from benchmarks import stages  # registers what there is to measure
 

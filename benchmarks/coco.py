@@ -12,7 +12,7 @@ SECONDS, GIB = 20, 2
 
 def write(path, annotations, points):
     "A file like the official ones, seven annotations a picture, written entry by entry"
-    from consistency_cam.coco import CATEGORIES
+    from consistency_cam.datasets.coco import CATEGORIES
     numbers, ids = random.Random(0), [*CATEGORIES]
     images = [dict(id=i, file_name=f'COCO_train2014_{i:012d}.jpg', height=480, width=640) for i in range(1, annotations // 7 + 2)]
     with open(path, 'w') as f:
@@ -24,7 +24,7 @@ def write(path, annotations, points):
 
 
 def measure(path):
-    from consistency_cam.coco import index
+    from consistency_cam.datasets.coco import index
     before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
     made = index(path)
     seconds, peak = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -45,8 +45,8 @@ def main():
         figures = json.loads(subprocess.run([sys.executable, '-m', 'benchmarks.coco', '--measure', path], check=True, capture_output=True, text=True).stdout)
     print(f'{figures["annotations"]:,} annotations, {size:.0f} MB: {figures["seconds"]} s (limit {SECONDS}), {figures["gib"]} GiB at most, {figures["gib_before"]} before (limit {GIB})')
     if args.result:
-        from consistency_cam.checkpoint import write_json
-        from consistency_cam.compare import environment
+        from consistency_cam.files.checkpoint import write_json
+        from consistency_cam.experiments.compare import environment
         write_json(args.result, dict(command=f'python -m benchmarks.coco --annotations {args.annotations} --points {args.points}', megabytes=round(size), **figures, **environment()))
 
 

@@ -19,15 +19,15 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 from consistency_cam.camnet import CAMNet
-from consistency_cam.checkpoint import StageFolder, append_metrics, fingerprint, load_state, load_weights, read_metrics, write_json
-from consistency_cam.imagenet import OneLabel
+from consistency_cam.files.checkpoint import StageFolder, append_metrics, fingerprint, load_state, load_weights, read_metrics, write_json
+from consistency_cam.datasets.imagenet import OneLabel
 from consistency_cam.iterated import IteratedLearning, class_logits, first_bias, recall_at_precision, save_backbone
-from consistency_cam.compare import environment, mean_spread
-from consistency_cam.recipes import recipe
-from consistency_cam.scenes import Scenes
-from consistency_cam.training import Settings, fit, total_steps
-from consistency_cam.transforms import Augment, Augmented
-from consistency_cam.voc import VOC
+from consistency_cam.experiments.compare import environment, mean_spread
+from consistency_cam.experiments.recipes import recipe
+from consistency_cam.datasets.scenes import Scenes
+from consistency_cam.tools.training import Settings, fit, total_steps
+from consistency_cam.tools.transforms import Augment, Augmented
+from consistency_cam.datasets.voc import VOC
 
 PRECISIONS = (.7, .8, .9)
 

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader
-from consistency_cam.samples import write_mask
-from consistency_cam.transforms import Augment, Augmented, Batches, collate, seeded
-from consistency_cam.training import Settings, param_groups, poly, total_steps
-from consistency_cam.folder import WithMasks
+from consistency_cam.datasets.samples import write_mask
+from consistency_cam.tools.transforms import Augment, Augmented, Batches, collate, seeded
+from consistency_cam.tools.training import Settings, param_groups, poly, total_steps
+from consistency_cam.datasets.folder import WithMasks
 from consistency_cam.fast.swap import plain
 from consistency_cam.camnet import CAMNet
 from consistency_cam.cams import snapped
@@ -25,8 +25,8 @@ from consistency_cam.crf import LABEL_CRF, SOFTMAX_CRF, CRFSetting, label_crf, m
 from consistency_cam.affinity import BoundaryNet, infer_edge, offsets, path, to_grid
 from consistency_cam.randomwalk import random_walk
 from consistency_cam.segment import SegmentationTask
-from consistency_cam.recipes import Recipe
-from consistency_cam.pipeline import Run
+from consistency_cam.experiments.recipes import Recipe
+from consistency_cam.experiments.pipeline import Run
 
 # Tiles: one is cut out, goes through the network, and its map is put where it belongs.
 

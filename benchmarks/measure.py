@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import NamedTuple
 import torch
-from consistency_cam.samples import InputError
-from consistency_cam.compare import environment
-from consistency_cam.errors import unknown
+from consistency_cam.datasets.samples import InputError
+from consistency_cam.experiments.compare import environment
+from consistency_cam.files.errors import unknown
 
 def interleaved(
     works: dict,  # {name: function without arguments}

@@ -24,8 +24,8 @@ def batch(side, n, num_classes=CLASSES):
 def trained(task, batch, accumulate=1, step=600):
     "One step of a task as the loop takes it; its gradients {name: tensor}"
     import torch
-    from consistency_cam.memory import reused_memory
-    from consistency_cam.training import make_accelerator, step_gradients
+    from consistency_cam.files.memory import reused_memory
+    from consistency_cam.tools.training import make_accelerator, step_gradients
     with reused_memory(): step_gradients(task.train().to(memory_format=torch.channels_last), batch, step, make_accelerator(), accumulate)
     return {n: p.grad for n, p in task.named_parameters() if p.grad is not None}
 
@@ -40,7 +40,7 @@ def resnet(num_classes=CLASSES, **options):
 def classify(frugal=False, accumulate=1, held=False):
     "Classifier and four views, which with the whole picture are five forwards and one backward"
     from consistency_cam.consistency import ConsistencyTask, METHODS
-    from consistency_cam.recipes import recipe
+    from consistency_cam.experiments.recipes import recipe
     views = METHODS['consistency-cam'].views(None, recipe('paper', tiles=(4,)))
     net = resnet().freeze() if held else resnet()
     return trained(ConsistencyTask(net, views, frugal=frugal), batch(256, 4), accumulate)
@@ -61,7 +61,7 @@ def cams():
 
 def sweep():
     import torch
-    from consistency_cam.metrics import ThresholdSweep
+    from consistency_cam.tools.metrics import ThresholdSweep
     found = ThresholdSweep(CLASSES + 1, torch.arange(80).double() / 100)
     for i in range(32): found.update({c: torch.rand(SIZE) for c in (1, 5, 9)}, torch.randint(0, CLASSES + 1, SIZE))
 
@@ -102,7 +102,7 @@ def masks():
     "A picture at its four scales and mirrored, and its mask counted"
     import torch
     from consistency_cam.deeplab import DeepLabV3Plus
-    from consistency_cam.metrics import ConfusionMatrix
+    from consistency_cam.tools.metrics import ConfusionMatrix
     from consistency_cam.segment import segment_image
     probs = segment_image(DeepLabV3Plus('resnet50', CLASSES + 1, pretrained=False).eval(), torch.randint(0, 256, (3, *SIZE), dtype=torch.uint8))
     ConfusionMatrix(CLASSES + 1).update(probs.argmax(0), torch.randint(0, CLASSES + 1, SIZE))
@@ -110,7 +110,7 @@ def masks():
 
 def evaluate():
     import torch
-    from consistency_cam.metrics import ConfusionMatrix
+    from consistency_cam.tools.metrics import ConfusionMatrix
     matrix = ConfusionMatrix(CLASSES + 1)
     for i in range(32): matrix.update(torch.randint(0, CLASSES + 1, SIZE), torch.randint(0, CLASSES + 1, SIZE))
 
@@ -135,10 +135,10 @@ WORKS = {
 def _run(folder, pictures):
     "A run on so many pictures in files, its classifier hardly trained"
     from PIL import Image
-    from consistency_cam.pipeline import Run
-    from consistency_cam.recipes import recipe
-    from consistency_cam.samples import write_mask
-    from consistency_cam.scenes import Scenes
+    from consistency_cam.experiments.pipeline import Run
+    from consistency_cam.experiments.recipes import recipe
+    from consistency_cam.datasets.samples import write_mask
+    from consistency_cam.datasets.scenes import Scenes
     place = Path(folder)/'data'; made = Scenes(pictures, size=64)
     for kind in ('pictures', 'masks'): (place/kind).mkdir(parents=True)
     rows = ['id,labels']
@@ -152,13 +152,13 @@ def _run(folder, pictures):
 
 def _maps(folder, turn):
     "CAM inference with its sweep, and the evaluation of a copy of a run"
-    from consistency_cam.pipeline import Run
+    from consistency_cam.experiments.pipeline import Run
     run = Run(shutil.copytree(Path(folder)/'run', Path(folder)/f'run {turn}'), progress=False)
     run.cams('all'); run.evaluate('cams')
 
 
 def _imports():
-    import torch, consistency_cam.pipeline, consistency_cam.segment, pydensecrf.densecrf
+    import torch, consistency_cam.experiments.pipeline, consistency_cam.segment, pydensecrf.densecrf
     torch.set_num_threads(1); torch.manual_seed(0)
 
 
@@ -212,8 +212,8 @@ def main():
     if same is not None: print(f'largest relative difference of a gradient with frugal: {same:.1e}')
     if args.result:
         from datetime import date
-        from consistency_cam.checkpoint import write_json
-        from consistency_cam.compare import environment
+        from consistency_cam.files.checkpoint import write_json
+        from consistency_cam.experiments.compare import environment
         write_json(args.result, dict(command='OMP_NUM_THREADS=1 python -m benchmarks.memory', date=str(date.today()), stages=stages, growth=growth, gradient_difference=same, **environment()))
 
 

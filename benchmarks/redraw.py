@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from consistency_cam.checkpoint import write_json
-from consistency_cam.compare import environment
+from consistency_cam.files.checkpoint import write_json
+from consistency_cam.experiments.compare import environment
 from consistency_cam.explore import cams, iterated, own_picture, pooling, results, views, walk
-from consistency_cam.pipeline import run
-from consistency_cam.recipes import recipe
-from consistency_cam.samples import write_mask
-from consistency_cam.scenes import Scenes
-from consistency_cam.show import rgb
+from consistency_cam.experiments.pipeline import run
+from consistency_cam.experiments.recipes import recipe
+from consistency_cam.datasets.samples import write_mask
+from consistency_cam.datasets.scenes import Scenes
+from consistency_cam.tools.show import rgb
 
 SIZE = 375, 500  # (H,W)
 SMALL = dict(data='folder', long_side=(112, 144), epochs=2, affinity_epochs=1, train='train', val='val')

@@ -17,13 +17,13 @@ WAYS = {'one process, one thread': ((), 1, 1), 'two processes, one thread each':
 
 
 def _recipe(steps):
-    from consistency_cam.recipes import recipe
+    from consistency_cam.experiments.recipes import recipe
     return recipe('quick', pictures=8 * (steps + EVERY), epochs=1, log_every=EVERY, val='')
 
 
 def train(folder, steps):
     "The classifier of a run, trained for so many steps and a few before they count"
-    from consistency_cam.pipeline import Run
+    from consistency_cam.experiments.pipeline import Run
     Run(folder, _recipe(steps), progress=False).classify()
 
 
@@ -37,7 +37,7 @@ def rate(folder):
 def exchange(steps):
     "Bytes of the classifier's gradients, and the median seconds in which two processes exchange them"
     import torch, torch.distributed as dist
-    from consistency_cam.pipeline import Run
+    from consistency_cam.experiments.pipeline import Run
     with tempfile.TemporaryDirectory() as folder: net = Run(folder, _recipe(steps), progress=False).make_net()
     x, times = torch.zeros(sum(p.numel() for p in net.parameters() if p.requires_grad)), []
     dist.init_process_group('gloo')
@@ -62,9 +62,9 @@ def core(folder, n=8):
     from torch.nn.functional import interpolate
     from consistency_cam.crf import LABEL_CRF, dense_crf
     from consistency_cam.randomwalk import random_walk
-    from consistency_cam.samples import Sample, read_image
-    from consistency_cam.scenes import Scenes
-    from consistency_cam.transforms import Augment, seeded
+    from consistency_cam.datasets.samples import Sample, read_image
+    from consistency_cam.datasets.scenes import Scenes
+    from consistency_cam.tools.transforms import Augment, seeded
     torch.set_num_threads(1); torch.manual_seed(0)
     scenes, augment, path = Scenes(n, size=500), Augment(512, (320, 640)), Path(folder)/'photograph.jpg'
     images = [scenes.image(i)[:, 62:437].contiguous() for i in range(n)]
@@ -106,8 +106,8 @@ def main():
     for name, r in cores.items(): print(f'{name:32} {r:.2f} pictures/s on one core')
     if args.result:
         from datetime import date
-        from consistency_cam.checkpoint import write_json
-        from consistency_cam.compare import environment
+        from consistency_cam.files.checkpoint import write_json
+        from consistency_cam.experiments.compare import environment
         write_json(args.result, dict(command=f'python -m benchmarks.scale --rounds {args.rounds} --steps {args.steps}', date=str(date.today()), rates=rates, median=median, exchange=dict(exchanged, share_of_step=round(share, 4)),
             pictures_per_second_of_a_core=cores, load=dict(least=round(min(loads), 2), most=round(max(loads), 2)), cores=os.cpu_count(), **environment()))
 

@@ -12,11 +12,11 @@ import argparse
 import sys
 from pathlib import Path
 import torch
-from consistency_cam.checkpoint import write_json
-from consistency_cam.compare import compare, table
-from consistency_cam.metrics import cam_mask
-from consistency_cam.pipeline import Run, run
-from consistency_cam.recipes import changed, recipe
+from consistency_cam.files.checkpoint import write_json
+from consistency_cam.experiments.compare import compare, table
+from consistency_cam.tools.metrics import cam_mask
+from consistency_cam.experiments.pipeline import Run, run
+from consistency_cam.experiments.recipes import changed, recipe
 
 TRUE_MASKS = dict(segment_on='masks', pictures=1600, segment_norm='group', segment_epochs=10, segment_batch_size=16, segment_crf=False)  # of the second question
 

@@ -28,10 +28,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from consistency_cam.samples import read_mask
-from consistency_cam.scenes import Scenes
-from consistency_cam.metrics import ThresholdSweep
-from consistency_cam.memory import reused_memory
+from consistency_cam.datasets.samples import read_mask
+from consistency_cam.datasets.scenes import Scenes
+from consistency_cam.tools.metrics import ThresholdSweep
+from consistency_cam.files.memory import reused_memory
 from consistency_cam.fast.swap import plain
 from consistency_cam.pooling import gap, noisy_or
 from consistency_cam.camnet import CAMNet
@@ -42,8 +42,8 @@ from consistency_cam.consistency import ConsistencyTask
 from consistency_cam.crf import crf_many
 from consistency_cam.affinity import affinity_loss, offsets, pair_labels, path_affinity
 from consistency_cam.randomwalk import power_weights, random_walk, step_change
-from consistency_cam.recipes import recipe
-from consistency_cam.pipeline import run
+from consistency_cam.experiments.recipes import recipe
+from consistency_cam.experiments.pipeline import run
 from benchmarks.literal import FiveForwards, cams_one_at_a_time, crf_all_classes, evaluate_at, literal_run, losses_pair_by_pair, tiles_one_by_one, walk_by_squaring
 from benchmarks.measure import Goal, Problem, benchmark, share
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 from consistency_cam.cams import infer
-from consistency_cam.checkpoint import write_json
-from consistency_cam.metrics import ThresholdSweep
-from consistency_cam.compare import environment
-from consistency_cam.pipeline import Run
+from consistency_cam.files.checkpoint import write_json
+from consistency_cam.tools.metrics import ThresholdSweep
+from consistency_cam.experiments.compare import environment
+from consistency_cam.experiments.pipeline import Run
 
 
 def main():

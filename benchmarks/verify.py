@@ -8,11 +8,11 @@ Limit: 200 pictures a second with two processes that have a core each, which is 
 """
 import argparse, os, statistics, tempfile, time
 from pathlib import Path
-from consistency_cam.checkpoint import write_json
-from consistency_cam.compare import environment
-from consistency_cam.pipeline import dataset
-from consistency_cam.recipes import changed, recipe
-from consistency_cam.verify import all_splits, recognise, scan, verify
+from consistency_cam.files.checkpoint import write_json
+from consistency_cam.experiments.compare import environment
+from consistency_cam.experiments.pipeline import dataset
+from consistency_cam.experiments.recipes import changed, recipe
+from consistency_cam.datasets.verify import all_splits, recognise, scan, verify
 
 WANTED = 200
 

@@ -1,11 +1,20 @@
-"""Where a name is now that stood elsewhere before: imports from the old place go on working."""
+"""Where modules and names are now that stood elsewhere before: imports from the old places go on working."""
+import sys
 from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 
-MOVED = {  # old 'module.NAME' -> new one, both within the package
-    'batchnorm.FoldingConv2d': 'fast.folding.FoldingConv2d',
-    'batchnorm.Norm2d': 'fast.folding.Norm2d',
-    'batchnorm.NormAct2d': 'fast.folding.NormAct2d',
-    'batchnorm.fold': 'fast.folding.fold',
+MODULES = {old: f'{house}.{old}' for house, names in dict(
+    files='errors memory checkpoint weights',
+    datasets='samples tables scenes voc coco folder imagenet shards download verify',
+    tools='transforms metrics batchnorm training show',
+    experiments='recipes pipeline imported compare formats submit',
+    report='paper').items() for old in names.split()}  # the module `report` is answered for by the package of that name
+NAMES = {  # 'module.NAME' -> where it is now, both within the package
+    'tools.batchnorm.FoldingConv2d': 'fast.folding.FoldingConv2d',
+    'tools.batchnorm.Norm2d': 'fast.folding.Norm2d',
+    'tools.batchnorm.NormAct2d': 'fast.folding.NormAct2d',
+    'tools.batchnorm.fold': 'fast.folding.fold',
     'camnet.DilatedDepthwise': 'fast.convolutions.DilatedDepthwise',
     'camnet.exporting': 'fast.kernels.exporting',
     'camnet.split_dilation': 'fast.swap.fast',
@@ -13,13 +22,35 @@ MOVED = {  # old 'module.NAME' -> new one, both within the package
     'deeplab.conv_enlarged': 'fast.convolutions.conv_enlarged',
     'deeplab.enlargement': 'fast.convolutions.enlargement',
 }
+PACKAGE = __package__
+
+
+class MovedModules(MetaPathFinder, Loader):
+    "Finds a moved module by its old name: the same object under both"
+    def __init__(self): self.specs = {}
+
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith(f'{PACKAGE}.') and name[len(PACKAGE) + 1:] in MODULES: return ModuleSpec(name, self)
+
+    def create_module(self, spec):
+        module = import_module(f'{PACKAGE}.{MODULES[spec.name[len(PACKAGE) + 1:]]}')
+        self.specs[spec.name] = module.__spec__
+        return module
+
+    def exec_module(self, module):
+        "Nothing is run a second time; the module keeps its own specification"
+        module.__spec__ = self.specs.pop(module.__spec__.name)
+
+
+def install():
+    if not any(isinstance(finder, MovedModules) for finder in sys.meta_path): sys.meta_path.append(MovedModules())
 
 
 def moved(module):
     "`__getattr__` of a module that names have moved from"
-    old = module.removeprefix('consistency_cam.')
+    here = module.removeprefix(f'{PACKAGE}.')
     def find(name):
-        if f'{old}.{name}' not in MOVED: raise AttributeError(f"module '{module}' has no attribute '{name}'")
-        place, _, name = MOVED[f'{old}.{name}'].rpartition('.')
-        return getattr(import_module(f'consistency_cam.{place}'), name)
+        if f'{here}.{name}' not in NAMES: raise AttributeError(f"module '{module}' has no attribute '{name}'")
+        place, _, name = NAMES[f'{here}.{name}'].rpartition('.')
+        return getattr(import_module(f'{PACKAGE}.{place}'), name)
     return find

@@ -16,12 +16,17 @@ ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT/'nbs'
 INDEX = NBS/'index.ipynb'
 README = ROOT/'README.md'
+HOUSES = ['files', 'datasets', 'fast', 'tools', '.', 'methods', 'experiments', 'report', 'explore', 'cli'] # imports go from the later to the earlier; '.' is the main street
 
 
 def notebooks():
-    "The paths of all notebooks in reading order"
-    paths = (path.relative_to(NBS) for path in NBS.rglob('*.ipynb') if '.ipynb_checkpoints' not in path.parts)
-    return [NBS/path for path in sorted(paths, key=lambda path: (len(path.parts), str(path)))]
+    "The paths of all notebooks in reading order: the main street, its houses, and the pages"
+    paths = [path.relative_to(NBS) for path in NBS.rglob('*.ipynb') if '.ipynb_checkpoints' not in path.parts]
+    order = ['.', *(house for house in HOUSES if house != '.')]
+    def key(path):
+        house = path.parent.as_posix()
+        return not path.name[0].isdigit(), order.index(house) if house in order else len(order), path.as_posix()
+    return [NBS/path for path in sorted(paths, key=key)]
 
 
 def directives(cell):

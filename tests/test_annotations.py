@@ -11,12 +11,12 @@ pytest.importorskip('pycocotools')
 from pycocotools import mask as official
 from pycocotools.coco import COCO as Official
 
-from consistency_cam.coco import COCO, region
-from consistency_cam.folder import Folder
-from consistency_cam.formats import export_masks
-from consistency_cam.samples import InputError, read_mask, write_mask
-from consistency_cam.verify import all_splits, recognise, verify
-from consistency_cam.voc import CLASSES, VOC
+from consistency_cam.datasets.coco import COCO, region
+from consistency_cam.datasets.folder import Folder
+from consistency_cam.experiments.formats import export_masks
+from consistency_cam.datasets.samples import InputError, read_mask, write_mask
+from consistency_cam.datasets.verify import all_splits, recognise, verify
+from consistency_cam.datasets.voc import CLASSES, VOC
 
 pytestmark = pytest.mark.situation('annotations of VOC and COCO')
 H, W = 32, 40

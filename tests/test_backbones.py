@@ -9,9 +9,9 @@ from torch import nn
 from consistency_cam.fast.swap import plain
 from consistency_cam.camnet import CAMNet
 from consistency_cam.deeplab import DeepLabV3, DeepLabV3Plus
-from consistency_cam.pipeline import Run
-from consistency_cam.recipes import recipe
-from consistency_cam.samples import InputError
+from consistency_cam.experiments.pipeline import Run
+from consistency_cam.experiments.recipes import recipe
+from consistency_cam.datasets.samples import InputError
 
 pytestmark = pytest.mark.situation('backbones')
 

@@ -15,14 +15,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from consistency_cam import crf, scan
+from consistency_cam import crf
+
+from consistency_cam.datasets import scan
 from consistency_cam.cams import CamStore
 from consistency_cam.cli import main
-from consistency_cam.folder import Folder
+from consistency_cam.datasets.folder import Folder
 from consistency_cam.pseudo import PseudoSetting, pseudo_labels
-from consistency_cam.samples import InputError, write_mask
-from consistency_cam.scenes import Scenes
-from consistency_cam.voc import CLASSES, VOC
+from consistency_cam.datasets.samples import InputError, write_mask
+from consistency_cam.datasets.scenes import Scenes
+from consistency_cam.datasets.voc import CLASSES, VOC
 
 TINY = ('--method cam --backbone resnet10t --pretrained random --epochs 1 --batch-size 4 --crop 64 --long-side 56 80 --affinity none --no-pseudo-crf --no-segment-crf --segment-scales 1 --segment-epochs 1 '
         '--segment-batch-size 4 --segment-crop 64 --segment-long-side 56 80 --quiet').split()
@@ -80,7 +82,7 @@ def test_cams_of_the_test_split_are_of_the_predicted_classes(ground):
     done = command('cams', ground/'run', '--split', 'test', '--quiet')
     assert done.status == 0 and 'test: CAMs of 5 pictures' in done.out and 'of the classes predicted above .5, as it has no labels' in done.out, done.err
     from consistency_cam.cams import infer
-    from consistency_cam.pipeline import Run
+    from consistency_cam.experiments.pipeline import Run
     run, store = Run(ground/'run', progress=False), CamStore(ground/'run'/'cams'/'test')
     samples, r = run.samples('test'), run.recipe
     assert store.ids() == samples.ids

@@ -133,8 +133,8 @@ def test_the_page_has_figures_of_every_stage():
 
 def test_labels_of_redraw_are_read_as_they_were_written(tmp_path):
     from benchmarks.redraw import pictures
-    from consistency_cam.folder import Folder
-    from consistency_cam.scenes import Scenes
+    from consistency_cam.datasets.folder import Folder
+    from consistency_cam.datasets.scenes import Scenes
     given, scenes = pictures(tmp_path), Scenes(24, seed=0, size=192)
     samples = Folder(given['root'], given['labels'], masks=given['masks'], split='train')
     named = lambda s, i: {s.classes[c - 1] for c in s.label_ids(i)}

@@ -18,8 +18,8 @@ from PIL import Image
 from consistency_cam import cli
 from consistency_cam.camnet import read_weights
 from consistency_cam.cams import CamStore
-from consistency_cam.checkpoint import load_state, read_metrics, save_state
-from consistency_cam.recipes import NAMES, RECIPES, default, option, recipe
+from consistency_cam.files.checkpoint import load_state, read_metrics, save_state
+from consistency_cam.experiments.recipes import NAMES, RECIPES, default, option, recipe
 
 COMMANDS = 'demo run status train cams evaluate predict compare paper explore doctor import-cams export submit'.split()
 EVERY = list(cli.make_parser()._subparsers._group_actions[0].choices)

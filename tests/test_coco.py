@@ -16,12 +16,12 @@ from PIL import Image
 
 pytest.importorskip('pycocotools')
 
-from consistency_cam import coco
+from consistency_cam.datasets import coco
 from consistency_cam.cli import main
-from consistency_cam.coco import CATEGORIES, COCO, make_masks
+from consistency_cam.datasets.coco import CATEGORIES, COCO, make_masks
 from consistency_cam.pseudo import write_coco
-from consistency_cam.samples import InputError, MaskError, WriteError, write_mask
-from consistency_cam.scenes import CLASSES, Scenes
+from consistency_cam.datasets.samples import InputError, MaskError, WriteError, write_mask
+from consistency_cam.datasets.scenes import CLASSES, Scenes
 
 AS = dict(cat=17, dog=18, rabbit=88, sheep=20, taxi=3, ambulance=8, sailboat=9, steamer=7)  # what the scenes show, as COCO's categories
 

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from consistency_cam.cli import main
-from consistency_cam.cutouts import Cutouts
-from consistency_cam.pipeline import Run, dataset, recipe
-from consistency_cam.samples import InputError
-from consistency_cam.verify import recognise
+from consistency_cam.datasets.cutouts import Cutouts
+from consistency_cam.experiments.pipeline import Run, dataset, recipe
+from consistency_cam.datasets.samples import InputError
+from consistency_cam.datasets.verify import recognise
 
 pytestmark = pytest.mark.situation('broken and hostile data')
 CLASSES = 'disc', 'square'

@@ -26,11 +26,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from consistency_cam import archives, download
+from consistency_cam.datasets import archives, download
 from consistency_cam.cli import main
-from consistency_cam.download import ArchiveError, DownloadError, Limits, fetch, unpack
-from consistency_cam.samples import InputError, write_mask
-from consistency_cam.voc import VOC
+from consistency_cam.datasets.download import ArchiveError, DownloadError, Limits, fetch, unpack
+from consistency_cam.datasets.samples import InputError, write_mask
+from consistency_cam.datasets.voc import VOC
 
 BODY = random.Random(0).randbytes(2_000_000)
 QUICK = dict(wait=0, progress=False)
@@ -148,7 +148,7 @@ def test_redirect_and_damaged_file(tmp_path):
 
 
 def test_killed_download_goes_on(tmp_path):
-    code = f'from consistency_cam.download import fetch; import sys; fetch(sys.argv[1], sys.argv[2], progress=False)'
+    code = f'from consistency_cam.datasets.download import fetch; import sys; fetch(sys.argv[1], sys.argv[2], progress=False)'
     with server(cuts=[900_000], stall=60) as s:
         process = subprocess.Popen([sys.executable, '-c', code, s.url, str(tmp_path/'file')])
         part = tmp_path/'file.part'
@@ -392,7 +392,7 @@ def test_disk_that_is_too_small_is_noticed_first(tmp_path, monkeypatch):
 def test_killed_unpacking_leaves_nothing_that_looks_whole(tmp_path):
     (tmp_path/'archive').write_bytes(tar(*((f'VOC/{i}', b'x') for i in range(3000))))
     code = f'''
-import time, consistency_cam.archives as d
+import time, consistency_cam.datasets.archives as d
 write = d._write
 def slow(*args): write(*args); time.sleep(.01)
 d._write = slow

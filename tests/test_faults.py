@@ -18,24 +18,24 @@ import torch
 from consistency_cam.camnet import CAMNet
 from consistency_cam.affinity import AffinityNet, AffinityTask, BoundaryNet
 from consistency_cam.cams import CamStore
-from consistency_cam.checkpoint import CheckpointError, StageFolder, append_metrics, load_state, locked, read_json, read_metrics, save_state
+from consistency_cam.files.checkpoint import CheckpointError, StageFolder, append_metrics, load_state, locked, read_json, read_metrics, save_state
 from consistency_cam.consistency import ConsistencyTask
 from consistency_cam.deeplab import DeepLabV3Plus
-from consistency_cam.imagenet import OneLabel
+from consistency_cam.datasets.imagenet import OneLabel
 from consistency_cam.iterated import IteratedLearning
-from consistency_cam.pipeline import Run
+from consistency_cam.experiments.pipeline import Run
 from consistency_cam.pseudo import walk_cams
-from consistency_cam.recipes import changed, recipe
-from consistency_cam.samples import InputError, WriteError, read_mask
-from consistency_cam.scenes import Scenes
+from consistency_cam.experiments.recipes import changed, recipe
+from consistency_cam.datasets.samples import InputError, WriteError, read_mask
+from consistency_cam.datasets.scenes import Scenes
 from consistency_cam.segment import SegmentationTask
-from consistency_cam.training import Settings, fit, total_steps
-from consistency_cam.transforms import Augment, Augmented
+from consistency_cam.tools.training import Settings, fit, total_steps
+from consistency_cam.tools.transforms import Augment, Augmented
 from consistency_cam.views import HFlip, Tiles
 
 # New processes are forked from one that has the package loaded and nothing else: as good as new, in a tenth of a second.
 PROCESSES = get_context('forkserver')
-PROCESSES.set_forkserver_preload(['consistency_cam.cli', 'consistency_cam.pipeline'])
+PROCESSES.set_forkserver_preload(['consistency_cam.cli', 'consistency_cam.experiments.pipeline'])
 TASKS = 'cam', 'iterated', 'boundary', 'features', 'deeplab'
 SHORT = Settings(epochs=4, batch_size=6, lr=.01, momentum=.9, save_every=2, log_every=1)  # of 20 pictures: 3 steps an epoch, 2 pictures left out
 

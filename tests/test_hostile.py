@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from consistency_cam.checkpoint import load_state, read_json
+from consistency_cam.files.checkpoint import load_state, read_json
 from consistency_cam.cli import main
-from consistency_cam.folder import Folder
-from consistency_cam.samples import write_mask
+from consistency_cam.datasets.folder import Folder
+from consistency_cam.datasets.samples import write_mask
 
 CAT = Image.fromarray(data.chelsea()[:120, :160])
 SMALL = ('--epochs 1 --size 64 --crop 64 --long-side 56 80 --method cam --batch-size 2 --quiet --backbone resnet10t --output-stride 32 --pretrained random --save-every 100 '

@@ -18,18 +18,18 @@ from PIL import Image
 
 from consistency_cam.camnet import CAMNet, WeightsError, read_weights
 from consistency_cam.cams import CamStore
-from consistency_cam.checkpoint import StageFolder, load_state, made_from, read_metrics, write_json
+from consistency_cam.files.checkpoint import StageFolder, load_state, made_from, read_metrics, write_json
 from consistency_cam.cli import main
-from consistency_cam.folder import Folder
-from consistency_cam.imported import read_arrays
-from consistency_cam.paper import opened
-from consistency_cam.pipeline import Run
+from consistency_cam.datasets.folder import Folder
+from consistency_cam.experiments.imported import read_arrays
+from consistency_cam.report.paper import opened
+from consistency_cam.experiments.pipeline import Run
 from consistency_cam.pseudo import pseudo_labels
-from consistency_cam.recipes import recipe
-from consistency_cam.samples import InputError, read_ids, read_image, read_labels, read_mask
-from consistency_cam.scenes import Scenes
-from consistency_cam.training import restore
-from consistency_cam.voc import VOC
+from consistency_cam.experiments.recipes import recipe
+from consistency_cam.datasets.samples import InputError, read_ids, read_image, read_labels, read_mask
+from consistency_cam.datasets.scenes import Scenes
+from consistency_cam.tools.training import restore
+from consistency_cam.datasets.voc import VOC
 from notebooks import ROOT, notebooks
 
 
@@ -261,7 +261,7 @@ def test_a_tensor_of_a_file_of_maps_reads_its_own_numbers_only(tmp_path, change)
 
 FORBIDDEN = r'pickle\.(?:load|Unpickler)|c?[Pp]ickle import|\bdill\b|\bcloudpickle\b|joblib\.load|allow_pickle\s*=\s*True|weights_only\s*=\s*False|yaml\.(?:load|unsafe_load|full_load)|marshal\.load|shelve\.open|(?<![\w.])eval\(|(?<![\w.])exec\(|os\.system\(|shell\s*=\s*True'
 ALLOWED = { # file: reason
-    **{f: 'a subclass that calls nothing of what a file names; the notebook shows it' for f in ('consistency_cam/imported.py', 'nbs/71_imported.ipynb')},
+    **{f: 'a subclass that calls nothing of what a file names; the notebook shows it' for f in ('consistency_cam/experiments/imported.py', 'nbs/experiments/03_imported.ipynb')},
     **{f'nbs/9{n}.ipynb': 'a test runs the lines of Python that its own explorer has just shown' for n in ('0_cams', '1_views', '2_pooling', '3_iterated', '4_walk', '5_results', '6_own_picture')},
 }
 

@@ -15,12 +15,12 @@ from consistency_cam.cams import infer_cams
 from consistency_cam.consistency import ConsistencyTask
 from consistency_cam.crf import dense_crf
 from consistency_cam.deeplab import DeepLabV3Plus
-from consistency_cam.metrics import ThresholdSweep
-from consistency_cam.pipeline import run
+from consistency_cam.tools.metrics import ThresholdSweep
+from consistency_cam.experiments.pipeline import run
 from consistency_cam.randomwalk import random_walk
-from consistency_cam.recipes import recipe
-from consistency_cam.samples import read_mask
-from consistency_cam.scenes import Scenes
+from consistency_cam.experiments.recipes import recipe
+from consistency_cam.datasets.samples import read_mask
+from consistency_cam.datasets.scenes import Scenes
 from consistency_cam.segment import segment_image
 from consistency_cam.tiling import merge, tile
 from consistency_cam.views import HFlip, RandomCrop, RandomResize, Tiles

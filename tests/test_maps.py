@@ -16,15 +16,15 @@ from skimage import data
 from consistency_cam.affinity import AffinityNet, BoundaryNet, infer_affinity, infer_edge
 from consistency_cam.camnet import CAMNet
 from consistency_cam.cams import CamStore, infer_batch, infer_cams
-from consistency_cam.checkpoint import load_state, read_stage, save_state
+from consistency_cam.files.checkpoint import load_state, read_stage, save_state
 from consistency_cam.cli import main
 from consistency_cam.deeplab import DeepLabV3
-from consistency_cam.imported import import_cams
-from consistency_cam.pipeline import Run, dataset
+from consistency_cam.experiments.imported import import_cams
+from consistency_cam.experiments.pipeline import Run, dataset
 from consistency_cam.pooling import POOLINGS
 from consistency_cam.randomwalk import random_walk
-from consistency_cam.recipes import recipe
-from consistency_cam.samples import InputError, read_mask
+from consistency_cam.experiments.recipes import recipe
+from consistency_cam.datasets.samples import InputError, read_mask
 from consistency_cam.segment import segment_image
 from consistency_cam.tiling import merge, tile
 
@@ -218,7 +218,7 @@ def imported(tmp_path, samples, change, write, r=QUICK):
 
 @pytest.mark.parametrize('layout', LAYOUTS)
 def test_maps_in_any_file(tmp_path, scenes, layout):
-    from consistency_cam.imported import import_summary
+    from consistency_cam.experiments.imported import import_summary
     change, write, said = LAYOUTS[layout]
     run = imported(tmp_path, scenes, change, write)
     store = CamStore(run.folder/'cams'/'train')
@@ -262,7 +262,7 @@ def test_other_maps_are_refused(tmp_path, scenes, name):
 
 
 def test_maps_without_evidence_are_zeros_and_counted(tmp_path, scenes):
-    from consistency_cam.imported import import_summary
+    from consistency_cam.experiments.imported import import_summary
     seam = lambda s: (s - s.min() - 1e-5) / (s.max() - s.min() + 1e-5)
     run = imported(tmp_path, scenes, one_of(lambda x: seam(0 * x)), numpy_file)
     for i, id in enumerate(scenes.ids): assert not CamStore(run.folder/'cams'/'train').get(id)[min(maps_of(scenes, i))].any()
@@ -270,7 +270,7 @@ def test_maps_without_evidence_are_zeros_and_counted(tmp_path, scenes):
 
 
 def test_classes_without_a_map_and_maps_left_out_are_counted(tmp_path, scenes):
-    from consistency_cam.imported import import_summary
+    from consistency_cam.experiments.imported import import_summary
     other = lambda m: next(c for c in range(1, 99) if c not in m)
     run = imported(tmp_path, scenes, lambda m, s: {c - 1: x for c, x in m.items() if c != max(m) or len(m) == 1} | {other(m) - 1: next(iter(m.values()))}, numpy_file)
     n = sum(len(scenes.label_ids(i)) for i in range(N)), sum(len(scenes.label_ids(i)) > 1 for i in range(N))

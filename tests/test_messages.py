@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from consistency_cam import cli
-from consistency_cam.recipes import recipe
+from consistency_cam.experiments.recipes import recipe
 from test_cli import call, process
 
 pytestmark = pytest.mark.situation('slips on the command line')

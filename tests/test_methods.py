@@ -6,13 +6,13 @@ import sys
 import pytest
 import torch
 
-import consistency_cam.pipeline as pipeline
-from consistency_cam import registry
-from consistency_cam.checkpoint import CheckpointError, load_state, read_json, read_metrics
+import consistency_cam.experiments.pipeline as pipeline
+from consistency_cam.methods import registry
+from consistency_cam.files.checkpoint import CheckpointError, load_state, read_json, read_metrics
 from consistency_cam.cli import main
 from consistency_cam.consistency import METHODS
-from consistency_cam.errors import InputError
-from consistency_cam.pipeline import Run, recipe, run
+from consistency_cam.files.errors import InputError
+from consistency_cam.experiments.pipeline import Run, recipe, run
 
 HEAD = 'import torch\nfrom torch import nn\nfrom consistency_cam.consistency import Method, Option, register\n'
 SHARPER = HEAD + '''
@@ -126,7 +126,7 @@ def test_a_comparison_takes_files_and_gives_each_method_its_own_options(file, tm
 
 def test_processes_that_are_started_know_the_files_and_import_nothing_heavy_for_it(file):
     registry.use_files([file])
-    said = subprocess.run([sys.executable, '-c', 'import sys; from consistency_cam.registry import method_names; print(*method_names(), "torch" in sys.modules)'], capture_output=True, text=True).stdout.split()
+    said = subprocess.run([sys.executable, '-c', 'import sys; from consistency_cam.methods.registry import method_names; print(*method_names(), "torch" in sys.modules)'], capture_output=True, text=True).stdout.split()
     assert said[-1] == 'False' and {'cam', 'consistency-cam', 'seam', 'sharper'} <= {*said}
 
 

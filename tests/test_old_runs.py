@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from consistency_cam.checkpoint import CheckpointError, read_stage
-from consistency_cam.compare import collect
+from consistency_cam.files.checkpoint import CheckpointError, read_stage
+from consistency_cam.experiments.compare import collect
 from consistency_cam.explore.explorer import open_runs
-from consistency_cam.pipeline import Run, read_recipe, run
-from consistency_cam.recipes import OLD_NAMES
+from consistency_cam.experiments.pipeline import Run, read_recipe, run
+from consistency_cam.experiments.recipes import OLD_NAMES
 from test_cli import call
 
 WRITTEN = json.loads((Path(__file__).parent/'old_run.json').read_text())  # {file: text}, all that 0.1 wrote but arrays and pictures

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from consistency_cam.compare import collect
+from consistency_cam.experiments.compare import collect
 from consistency_cam.explore.cams import explore_cams
 from consistency_cam.explore.explorer import Explorer, panels_html, slider
 from consistency_cam.explore.results import explore_results
-from consistency_cam.pipeline import Run, run
-from consistency_cam.recipes import recipe
-from consistency_cam.report import write_report
-from consistency_cam.samples import InputError, write_mask
+from consistency_cam.experiments.pipeline import Run, run
+from consistency_cam.experiments.recipes import recipe
+from consistency_cam.report.page import write_report
+from consistency_cam.datasets.samples import InputError, write_mask
 
 # Each of them does something in a page that does not escape it; the last three are for attributes.
 NASTY = ['<script>document.title="it ran"</script>', '<img src=x onerror=document.title="it_ran">', '</td></table></style></title><svg onload=document.title="it_ran">', '" onmouseover="document.title=1" x="', "' autofocus onfocus='document.title=1' x='", '&lt;script&gt;&quot; &amp;amp; &#39;']

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-import consistency_cam.training as training
-from consistency_cam.checkpoint import CheckpointError, StageFolder, append_metrics, is_main, locked, processes, read_json, read_metrics, read_stage
+import consistency_cam.tools.training as training
+from consistency_cam.files.checkpoint import CheckpointError, StageFolder, append_metrics, is_main, locked, processes, read_json, read_metrics, read_stage
 from consistency_cam.cli import main
-from consistency_cam.pipeline import Run
-from consistency_cam.samples import WriteError, atomic_bytes, part_name
+from consistency_cam.experiments.pipeline import Run
+from consistency_cam.datasets.samples import WriteError, atomic_bytes, part_name
 
 pytestmark = pytest.mark.situation('file systems, rights, schedulers and systems')
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from consistency_cam.pipeline import dataset
-from consistency_cam.recipes import changed, recipe
-from consistency_cam.samples import InputError
-from consistency_cam.verify import all_splits, recognise, verify
+from consistency_cam.experiments.pipeline import dataset
+from consistency_cam.experiments.recipes import changed, recipe
+from consistency_cam.datasets.samples import InputError
+from consistency_cam.datasets.verify import all_splits, recognise, verify
 
 NAMES = ['aeroplane', 'horse', 'motorbike', 'sheep']  # classes of VOC, none like another
 NUMBER = dict(aeroplane=1, horse=13, motorbike=14, sheep=17)  # their ids in VOC's masks

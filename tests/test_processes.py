@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from consistency_cam.checkpoint import load_state, read_metrics
-from consistency_cam.scenes import Scenes
+from consistency_cam.files.checkpoint import load_state, read_metrics
+from consistency_cam.datasets.scenes import Scenes
 
 SMALL = ('--pictures 64 --epochs 4 --size 64 --crop 64 --long-side 56 80 --tiles 2 4 --val= --batch-size 16 --quiet --backbone resnet10t '
          '--pretrained random --method consistency-cam').split()
@@ -106,7 +106,7 @@ def test_run_killed_in_every_stage_ends_in_the_same_products(tmp_path):
 def test_two_processes_go_through_all_stages(tmp_path):
     "What one process alone has to do, the other waits for; both go on from it"
     train(tmp_path/'run', *LATER, command='run', launcher=TWO)
-    from consistency_cam.pipeline import Run
+    from consistency_cam.experiments.pipeline import Run
     states = dict(Run(tmp_path/'run').status())
     assert all(state.startswith(('done', 'mIoU')) for state in states.values()), states
     assert "segmenter's masks, train" in states
@@ -170,6 +170,6 @@ def test_two_processes_share_the_inference(tmp_path):
     assert one.keys() == two.keys() and {'cams', 'sweeps', 'masks', 'evaluate'} <= {name.split('/')[0] for name in one}
     assert [name for name in one if one[name] != two[name]] == []
     script = tmp_path/'shares.py'
-    script.write_text('from consistency_cam.pipeline import Run\nimport sys\nprint(Run(sys.argv[1]).share(range(5)), flush=True)\n')
+    script.write_text('from consistency_cam.experiments.pipeline import Run\nimport sys\nprint(Run(sys.argv[1]).share(range(5)), flush=True)\n')
     said = subprocess.run([*TWO[:-2], str(script), str(tmp_path/'one')], env=dict(os.environ, OMP_NUM_THREADS='1'), capture_output=True, text=True, timeout=300).stdout
     assert sorted(re.findall(r'\[.*?\]', said)) == ['[0, 2, 4]', '[1, 3]']

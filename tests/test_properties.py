@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from consistency_cam.affinity import path_affinity
 from consistency_cam.cams import CamStore, StoreError
-from consistency_cam.metrics import ConfusionMatrix
+from consistency_cam.tools.metrics import ConfusionMatrix
 from consistency_cam.pooling import POOLINGS
 from consistency_cam.randomwalk import random_walk, walk
-from consistency_cam.samples import IdError, checked_ids
+from consistency_cam.datasets.samples import IdError, checked_ids
 from consistency_cam.tiling import TileError, merge, tile
 from consistency_cam.views import HFlip, RandomCrop, RandomResize, Tiles
 

@@ -9,16 +9,16 @@ import pytest
 import torch
 from PIL import Image
 
-import consistency_cam.pipeline as pipeline
-from consistency_cam.checkpoint import CheckpointError, read_json, save_state, write_json
+import consistency_cam.experiments.pipeline as pipeline
+from consistency_cam.files.checkpoint import CheckpointError, read_json, save_state, write_json
 from consistency_cam.cli import main
-from consistency_cam.compare import compare
-from consistency_cam.folder import Folder
-from consistency_cam.imported import import_cams
-from consistency_cam.pipeline import Run, dataset, run
-from consistency_cam.recipes import changed, recipe
-from consistency_cam.samples import read_mask, write_mask
-from consistency_cam.scenes import Scenes
+from consistency_cam.experiments.compare import compare
+from consistency_cam.datasets.folder import Folder
+from consistency_cam.experiments.imported import import_cams
+from consistency_cam.experiments.pipeline import Run, dataset, run
+from consistency_cam.experiments.recipes import changed, recipe
+from consistency_cam.datasets.samples import read_mask, write_mask
+from consistency_cam.datasets.scenes import Scenes
 
 pytestmark = pytest.mark.situation('data, masks and settings that changed under a run')
 

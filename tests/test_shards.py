@@ -11,16 +11,16 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from consistency_cam import shards
-from consistency_cam.checkpoint import load_state
+from consistency_cam.datasets import shards
+from consistency_cam.files.checkpoint import load_state
 from consistency_cam.cli import main
-from consistency_cam.imagenet import ImageNet
+from consistency_cam.datasets.imagenet import ImageNet
 from consistency_cam.iterated import IteratedLearning
-from consistency_cam.pipeline import Run
-from consistency_cam.recipes import recipe
-from consistency_cam.samples import InputError, WriteError
-from consistency_cam.scenes import Scenes
-from consistency_cam.shards import Shards
+from consistency_cam.experiments.pipeline import Run
+from consistency_cam.experiments.recipes import recipe
+from consistency_cam.datasets.samples import InputError, WriteError
+from consistency_cam.datasets.scenes import Scenes
+from consistency_cam.datasets.shards import Shards
 from test_download import tar, tgz, zipped
 
 CLASSES, EACH = 3, 6

@@ -11,7 +11,7 @@ from consistency_cam.consistency import ConsistencyTask
 from consistency_cam.deeplab import DeepLabV3Plus
 from consistency_cam.iterated import IteratedLearning
 from consistency_cam.segment import SegmentationTask
-from consistency_cam.training import Watch, _gradients, make_accelerator, step_gradients
+from consistency_cam.tools.training import Watch, _gradients, make_accelerator, step_gradients
 from consistency_cam.views import HFlip, RandomCrop, RandomResize, Tiles
 
 

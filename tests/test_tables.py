@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from consistency_cam.cli import main
-from consistency_cam.folder import Folder
-from consistency_cam.pipeline import dataset, settled
-from consistency_cam.recipes import recipe
-from consistency_cam.samples import InputError, Samples, checked_ids, write_mask
-from consistency_cam.tables import read_classes
+from consistency_cam.datasets.folder import Folder
+from consistency_cam.experiments.pipeline import dataset, settled
+from consistency_cam.experiments.recipes import recipe
+from consistency_cam.datasets.samples import InputError, Samples, checked_ids, write_mask
+from consistency_cam.datasets.tables import read_classes
 
 pytestmark = pytest.mark.situation('tables, names and labels of own pictures')
 
@@ -349,8 +349,8 @@ def negatives(tmp_path_factory):
 @pytest.mark.filterwarnings('ignore')
 def test_pictures_without_a_label_go_the_whole_way(negatives):
     "trained on, with masks of background that no warning speaks of, left out where edges between classes are learnt, in the report"
-    from consistency_cam.checkpoint import read_json
-    from consistency_cam.samples import read_mask
+    from consistency_cam.files.checkpoint import read_json
+    from consistency_cam.datasets.samples import read_mask
     d, run = negatives.d, negatives.d/'run'
     assert negatives.done.status == 0 and 'report: ' in negatives.done.out, negatives.done.err
     r = read_json(run/'recipe.json')
@@ -382,7 +382,7 @@ def test_more_classes_than_a_mask_holds(tmp_path):
     for k in range(255): picture(tmp_path/'in'/'train'/f'c{k:03d}'/f'{k}.png', (16, 16))
     r = recipe('quick', data='imagenet', root=str(tmp_path/'in'), val='', pretrained='random', backbone='resnet10t', segment='none', affinity='none')
     assert len(dataset(r, 'train').classes) == 255
-    from consistency_cam.pipeline import run
+    from consistency_cam.experiments.pipeline import run
     with pytest.raises(InputError, match='255 classes, and a mask holds 254'): run(r, tmp_path/'run', progress=False)
     assert not (tmp_path/'run').exists()
     with pytest.raises(InputError, match='255 classes, and a mask holds 254'): Folder(tmp_path/'in'/'train')

@@ -14,7 +14,7 @@ import consistency_cam  # first: repairs torchvision where its build does not fi
 import timm
 from consistency_cam.camnet import CAMNet, WeightsError
 from consistency_cam.deeplab import DeepLabV3Plus
-from consistency_cam.weights import load_backbone, read_weights
+from consistency_cam.files.weights import load_backbone, read_weights
 
 pytestmark = pytest.mark.situation('weights files')
 
