@@ -18,7 +18,9 @@ playwright = pytest.importorskip('playwright.sync_api', reason='Playwright is no
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason='no Chromium here: make browser'), pytest.mark.xdist_group('browser')]
 
-NOTEBOOKS = sorted(path.name for path in (ROOT/'nbs').glob('9[0-6]_*.ipynb'))
+EXPLORERS = ROOT/'nbs'/'explore'
+NOTEBOOKS = sorted(path.name for path in EXPLORERS.glob('0[2-8]_*.ipynb'))
+assert len(NOTEBOOKS) == 7
 QUIET = re.compile('favicon|ResizeObserver|Failed to load resource|source map', re.I)  # what JupyterLab itself complains of
 
 
@@ -32,7 +34,7 @@ def free_port():
 def lab(tmp_path_factory, runs):
     "Address of a JupyterLab over a copy of the notebooks"
     folder, port = tmp_path_factory.mktemp('lab'), free_port()
-    for name in NOTEBOOKS: shutil.copy(ROOT/'nbs'/name, folder)
+    for name in NOTEBOOKS: shutil.copy(EXPLORERS/name, folder)
     command = [sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--ip=127.0.0.1', f'--port={port}', '--IdentityProvider.token=', f'--ServerApp.root_dir={folder}', '--LabApp.expose_app_in_browser=True']
     environment = os.environ | dict(CONSISTENCY_CAM_RUNS=str(runs), OMP_NUM_THREADS='1')
     with open(folder/'server.log', 'w') as log:
@@ -75,7 +77,7 @@ def run_notebook(page, address, name):
         shown.scrollToItem(shown.activeCellIndex, 'start') }}""")
 
 
-MOVES = {'90_cams': 'threshold', '94_walk': 'score of the background', '95_results': 'threshold', '96_own_picture': 'threshold'}  # what changes the IoU; elsewhere the first slider
+MOVES = {'02_cams': 'threshold', '06_walk': 'score of the background', '07_results': 'threshold', '08_own_picture': 'threshold'}  # what changes the IoU; elsewhere the first slider
 PRESSED = """element => new Promise(done => { const panels = () => document.querySelector('.cc-explorer .cc-picture').innerHTML, before = panels(), start = performance.now();
     const look = () => panels() != before ? done(performance.now() - start) : setTimeout(look, 2); look() })"""
 
