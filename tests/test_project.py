@@ -202,6 +202,14 @@ def test_no_host_and_no_path_of_a_machine():
     assert not found, '\n'.join(found)
 
 
+def test_what_export_and_notebooks_write_is_tracked():
+    listed = subprocess.run(['git', 'ls-files'], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode: pytest.skip('not a git clone')
+    tracked, hidden = {ROOT/name for name in listed.stdout.splitlines()}, {'__pycache__', '.ipynb_checkpoints'}
+    here = [path for folder in (PACKAGE, NBS) for end in ('py', 'ipynb', 'png', 'txt') for path in folder.rglob(f'*.{end}') if not hidden & {*path.parts}]
+    assert len(here) > 100 and not [path.relative_to(ROOT).as_posix() for path in here if path not in tracked]
+
+
 def test_constraints_cover_the_requirements():
     pins = dict(line.split('==') for line in (ROOT/'constraints.txt').read_text().splitlines() if line and line[0] != '#')
     pins = {name.lower().replace('_', '-'): version for name, version in pins.items()}
