@@ -69,7 +69,7 @@ def run_notebook(page, address, name):
     page.wait_for_function("() => window.jupyterapp && document.querySelector('.jp-Notebook .jp-Cell')", timeout=120_000)
     page.evaluate(f'async () => {{ await {NOTEBOOK}.context.ready; await {NOTEBOOK}.sessionContext.ready }}')
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
-    page.wait_for_function(f"() => {CODE}.at(-1).model.executionCount || {CODE}.some(w => w.model.sharedModel.outputs.some(o => o.output_type == 'error'))", timeout=300_000)
+    page.wait_for_function(f"() => {CODE}.at(-1).model.executionCount || {CODE}.some(w => w.model.sharedModel.outputs.some(o => o.output_type == 'error'))", timeout=600_000)
     assert page.evaluate(ERRORS) == []
     page.evaluate(f"""() => {{ const shown = {NOTEBOOK}.content;
         const explorer = w => w.model.type == 'code' && /explore_\\w+\\(/.test(w.model.sharedModel.source) && w.model.sharedModel.outputs.some(o => o.data?.['application/vnd.jupyter.widget-view+json']);
