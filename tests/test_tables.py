@@ -195,7 +195,7 @@ def test_splits(form, pictures, tmp_path):
     (tmp_path/'t.csv').write_text(content)
     r = recipe('voc-quick', data='folder', root=str(pictures), labels=str(tmp_path/'t.csv'), **given)
     if isinstance(wanted, str):
-        with pytest.raises(InputError, match=wanted.replace('[', r'\[').replace(']', r'\]')): dataset(settled(r), settled(r).train)
+        with pytest.raises(InputError, match=wanted.replace('[', r'\[').replace(']', r'\]')): dataset(settled(r), settled(r).data.train)
         return
     r = settled(r)
     assert (r.data.train, r.data.val) == wanted and settled(r) == r
@@ -353,7 +353,7 @@ def test_pictures_without_a_label_go_the_whole_way(negatives):
     from consistency_cam.datasets.samples import read_mask
     d, run = negatives.d, negatives.d/'run'
     assert negatives.done.status == 0 and 'report: ' in negatives.done.out, negatives.done.err
-    r = read_json(run/'recipe.json')
+    r = read_json(run/'recipe.json')['data']
     assert (r['train'], r['val'], r['labels']) == ('all', '', str(d/'labels.csv')), 'the table is found, all of it is trained on, nothing held out'
     about = read_json(run/'pseudo'/'all'/'manifest.json')
     assert not any(about['pictures'][str(i)]['all_zero'] for i in (0, 2, 4, 6)) and about['result']['pictures'] == 8
