@@ -143,6 +143,13 @@ def test_cell_ids_are_present_and_unique():
         assert all(ids) and len(set(ids)) == len(ids), f'{path.name} has cells without an id or with the same one'
 
 
+def test_notebooks_that_prose_names_are_there():
+    names = {path.relative_to(NBS).with_suffix('').as_posix() for path in notebooks()} | {path.stem for path in notebooks()}
+    said = [(path.name, name) for path in notebooks() for cell in cells(path) if cell['cell_type'] == 'markdown'
+            for name in re.findall(r'`((?:\w+/)?\d\d_\w+)`', ''.join(cell['source']))]
+    assert said and not [(path, name) for path, name in said if name not in names]
+
+
 def test_outputs_are_stored_and_none_is_an_error():
     for path in notebooks():
         code = [cell for cell in cells(path) if cell['cell_type'] == 'code']
