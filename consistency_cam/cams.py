@@ -181,7 +181,7 @@ def infer(
     pending: int = 128,  # most pictures held back to wait for others of their size
     background: bool = False,  # add the background's map as {0: map}, where the network leaves one
 ):
-    "Yields (index, (H,W) of the picture, {mask id: map}), in the order in which batches fill"
+    "Yield (index, (H,W) of the picture, {mask id: map}), in the order in which batches fill"
     groups, held, given = {}, 0, use_labels and samples.labelled
     def flush(size):
         indices, images = zip(*groups.pop(size))

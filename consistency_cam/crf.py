@@ -162,7 +162,7 @@ def crf_many(
     progress: bool = True,  # show the bar
     total: int|None = None,  # number of jobs, for the bar, where `jobs` has no length
 ):
-    "Yields (id, result) in the order of the jobs, from a pool of processes; raises `CRFError` that names the picture"
+    "Yield (id, result) in the order of the jobs, from a pool of processes; raises `CRFError` that names the picture"
     jobs, workers = tqdm(jobs, title, total, disable=not progress), cores() if workers is None else workers
     if workers: function, jobs = partial(_work, function), ((id, (_each(_packed, arguments),)) for id, arguments in jobs)
     ended = lambda ids: CRFError(f"a process of the pool was ended from outside, at picture '{ids[-1]}' or one of the {2 * workers} before it; often memory is short: make room and do the same again, or take fewer workers")

@@ -129,7 +129,7 @@ def _job(samples, store, i, relation, setting):
 
 # %% ../nbs/12_pseudo.ipynb #ddbe22b2
 def _walked_in_batches(jobs, setting, batch_size=16):
-    "Yields (id, maps after the walk) of (id, arguments of `walked`), so many pictures at a time on the device of their affinities"
+    "Yield (id, maps after the walk) of (id, arguments of `walked`), so many pictures at a time on the device of their affinities"
     jobs = iter(jobs)
     while batch := list(islice(jobs, batch_size)):
         walking = [(id, *arguments) for id, arguments in batch if arguments[0]]

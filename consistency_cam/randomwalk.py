@@ -75,7 +75,7 @@ def movements(
     change: torch.Tensor,  # sparse (n,n), as from `step_change`
     start: torch.Tensor,  # (n,K) scores
 ):
-    "Yields d_1, d_2, …, each (n,K): what the Chebyshev polynomials of the step move the scores by"
+    "Yield d_1, d_2, …, each (n,K): what the Chebyshev polynomials of the step move the scores by"
     before, now = torch.zeros_like(start), change @ start
     while True:
         yield now

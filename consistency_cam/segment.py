@@ -76,7 +76,7 @@ def segment(
     scales: tuple = (.5, 1., 1.5, 2.),  # of the picture's sides
     mirror: bool = True,  # add the mirror image's logits
 ):
-    "Yields (id, (uint8 picture (3,H,W), probabilities (K,H,W)))"
+    "Yield (id, (uint8 picture (3,H,W), probabilities (K,H,W)))"
     with reused_memory():
         for i in range(len(samples)) if indices is None else indices:
             image = samples.image(i)

@@ -76,7 +76,7 @@ def _zip_members(z):
 def opened(
     path,  # a tar, a gzipped tar or a zip
 ):
-    "Yields an archive's members as (name, kind, size, handle), and a function that opens a handle."
+    "Yield an archive's members as (name, kind, size, handle), and a function that opens a handle"
     with open(path, 'rb') as f:
         magic = f.read(4); f.seek(0)
         if magic[:2] == b'PK':
@@ -104,9 +104,9 @@ def checked(
     members,  # (name, kind, size, handle) each, as `opened` yields them
     where,  # the archive, for the message
     packed: int,  # its bytes
-    limits: Limits=Limits(),  # what it may hold
+    limits: Limits = Limits(),  # what it may hold
 ) -> dict:  # {path: (kind, size, handle)} of its files and folders
-    "The members, if none of them could do harm; raises `ArchiveError` with the first that could."
+    "The members, if none of them could do harm; raises `ArchiveError` with the first that could"
     found, total = {}, 0
     for n, (name, kind, size, handle) in enumerate(members, 1):
         def refuse(why): raise ArchiveError(f'{where}: refused, its member {name[:80]!r} {why}; nothing is unpacked, get the archive from where it is published')
@@ -139,7 +139,7 @@ def _lock(folder, sure=False):
 def staging(
     to,  # the folder that is to be there whole or not at all
 ):
-    "A hidden folder beside it, to fill and rename; it goes away at the end, and those of killed processes do too."
+    "A hidden folder beside it, to fill and rename; it goes away at the end, and those of killed processes do too"
     to.parent.mkdir(parents=True, exist_ok=True)
     for old in to.parent.glob(f'.{to.name}.*.part'):
         if lock := _lock(old, sure=True): shutil.rmtree(old, ignore_errors=True); lock.close()
@@ -161,7 +161,7 @@ def _write(source, path, size, where):
 def recognised(
     paths,  # of the members of an archive
 ) -> str:
-    "What an archive seems to be, in words."
+    "What an archive seems to be, in words"
     there = set(paths) | {str(p) for path in paths for p in PurePosixPath(path).parents}
     for dataset, archives in DATASETS.items():
         for a in archives:
@@ -190,12 +190,12 @@ def _unpacking(path, to):
 def unpack(
     path,  # a tar, a gzipped tar or a zip
     to,  # the folder that `inner` becomes; must not exist
-    inner: str='',  # the folder in the archive that is wanted; without, all of it
+    inner: str = '',  # the folder in the archive that is wanted; without, all of it
     members=(),  # files and folders that `inner` must hold
-    limits: Limits=Limits(),  # what it may hold
-    progress: bool=False,  # show a bar
+    limits: Limits = Limits(),  # what it may hold
+    progress: bool = False,  # show a bar
 ) -> Path:  # `to`
-    "Unpacks an archive whole or not at all; raises `ArchiveError` where it is damaged, dangerous or another one."
+    "Unpack an archive whole or not at all; raises `ArchiveError` where it is damaged, dangerous or another one"
     path, to = Path(path), Path(to)
     with _unpacking(path, to), opened(path) as (listed, read):
         if to.exists() or to.is_symlink(): raise ArchiveError(f'{to}: exists already; move it away, or choose another folder')

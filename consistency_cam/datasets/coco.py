@@ -32,7 +32,7 @@ def checked_categories(
     wanted: dict|None,  # {id: name} it must have; None: whatever it has
     where,  # the file, for the message
 ) -> dict:  # {id: name} in the order of the ids
-    "The categories, where they are those that are wanted; raises `LabelError`."
+    "The categories, where they are those that are wanted; raises `LabelError`"
     if not 0 < len(found) < 255: raise LabelError(f'{where}: {len(found)} categories; a mask holds 1 to 254')
     other = sorted(id for id in found.keys() | wanted.keys() if found.get(id) != wanted.get(id)) if wanted is not None else []
     said = lambda names, id: repr(names[id]) if id in names else 'missing'
@@ -45,7 +45,7 @@ def own_categories(
     used,  # ids that annotations are of
     where,  # the file, for the message
 ) -> tuple:  # {id: name}; what was decided, in words
-    "The categories that are classes; raises `LabelError`."
+    "The categories that are classes; raises `LabelError`"
     names, above = {id: clean_name(e.get('name') or '') for id, e in found.items()}, {}
     for id, e in found.items(): above.setdefault(clean_name(e.get('supercategory') or ''), set()).add(id)
     groups = [id for id, name in names.items() if id not in used and (name.strip('_').lower() == 'background' or above.get(name, set()) - {id})]
@@ -69,7 +69,7 @@ def _next(text, at, *wanted):
 def entries(
     text: str,  # a JSON object
 ):
-    "Yields (name, entry, start, end) of the entries of the lists in it, and (name, None, 0, 0) where a list begins; raises `ValueError`."
+    "Yield (name, entry, start, end) of the entries of the lists in it, and (name, None, 0, 0) where a list begins; raises `ValueError`"
     at, c = _next(text, 0, '{')
     while c != '}':
         name, at = _DECODE(text, at); at, _ = _next(text, at, ':')
@@ -149,9 +149,9 @@ def _ids(path, images, errors):
 
 def index(
     path,  # instances_train2014.json or its like
-    categories: dict|None=CATEGORIES,  # {id: name} it must have; None: whatever it has
+    categories: dict|None = CATEGORIES,  # {id: name} it must have; None: whatever it has
 ) -> Instances:
-    "The images, categories and labels of a file; raises `LabelError`, and has errors of single pictures and annotations in its list."
+    "The images, categories and labels of a file; raises `LabelError`, and has errors of single pictures and annotations in its list"
     path = Path(path); text = read_text(path)
     images, entries_, serial, found = _lists(path, text)
     names, said = own_categories(entries_, {*found[1::5]}, path) if categories is None else ({id: str(e.get('name')) for id, e in entries_.items()}, '')
@@ -177,7 +177,7 @@ def _official():
 def uncompressed(
     text: str,  # COCO's compressed run lengths
 ) -> list:  # of runs, background first
-    "The runs: 5 bits per character, the lowest first; from the fourth on, what is added to the run before last; raises `ValueError`."
+    "The runs: 5 bits per character, the lowest first; from the fourth on, what is added to the run before last; raises `ValueError`"
     runs, value, bits = [], 0, 0
     for c in text.encode():
         if not 48 <= c < 112: raise ValueError(f'run lengths with a character that is none of COCO\'s ({chr(c)!r})')
@@ -208,7 +208,7 @@ def region(
     segmentation,  # polygons [[x, y, x, y, ...], ...], or run lengths {size, counts}
     h: int, w: int,  # the picture's size
 ) -> np.ndarray:  # bool (H, W)
-    "The pixels of an object; raises `ValueError`."
+    "The pixels of an object; raises `ValueError`"
     return (_of_runs if isinstance(segmentation, dict) else _of_polygons)(segmentation, h, w)
 
 # %% ../../nbs/datasets/07_coco.ipynb #90aa9704
@@ -217,7 +217,7 @@ def mask_of(
     numbers: dict,  # {category's id: k in the mask}
     h: int, w: int,  # the picture's size
 ) -> np.ndarray:  # uint8 (H, W): 0 background, 1..C, 255 void
-    "The mask: crowds void, then the objects, largest first; raises `ValueError` that names the annotation."
+    "The mask: crowds void, then the objects, largest first; raises `ValueError` that names the annotation"
     mask, objects = np.zeros((h, w), np.uint8), []
     for a in annotations:
         try: pixels = region(a['segmentation'], h, w)
@@ -234,7 +234,7 @@ def _sha(path):
     with reading(path, LabelError), open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
 def _make(jobs, numbers):
-    "Writes some masks; what is wrong with them, by position"
+    "Write some masks; what is wrong with them, by position"
     wrong = {}
     for i, texts, (h, w), path in jobs:
         try: write_mask(mask_of([json.loads(t) for t in texts], numbers, h, w), path)
@@ -244,7 +244,7 @@ def _make(jobs, numbers):
     return wrong
 
 def _make_all(jobs, numbers, workers, bar):
-    "Writes all masks, from a pool where they are many; what is wrong with them, by position"
+    "Write all masks, from a pool where they are many; what is wrong with them, by position"
     workers = 0 if len(jobs) < 32 else cores() if workers is None else workers
     parts, wrong = [jobs[k:k+16] for k in range(0, len(jobs), 16)], {}
     ended = lambda paths: MaskError(f'{paths[0]}: a process that makes masks was ended from outside at this one or one of the next {64*workers}; often memory is short: make room, then run the same command again, it goes on from what is made')
@@ -259,7 +259,7 @@ _OTHER = re.compile('(captions|person_keypoints|stuff|panoptic|image_info|deprec
 def instance_files(
     root,  # folder of a data set
 ) -> dict:  # {split: path}
-    "The files of instances where COCO and the programs that write its format put them; 'all' is a file that is not of a split."
+    "The files of instances where COCO and the programs that write its format put them; 'all' is a file that is not of a split"
     root = Path(root)
     whole = [p for name in _WHOLE if (p := root/name).is_file()]
     named = {p.stem.removeprefix('instances_'): p for p in sorted((root/'annotations').glob('*.json')) if not _OTHER.match(p.name)}
@@ -268,7 +268,7 @@ def instance_files(
 def coco_splits(
     root,  # folder of a data set
 ) -> list:  # names
-    "The splits there are, without their year where no two differ by it only."
+    "The splits there are, without their year where no two differ by it only"
     names = [*instance_files(root)]; short = [re.sub(r'(?<=\D)20\d\d$', '', name) for name in names]
     return short if len({*short}) == len(short) else names
 
@@ -300,11 +300,11 @@ def _about(made, sha, wrong):
 def make_masks(
     root,  # COCO2014, or a folder as `instance_files` knows it
     split: str,  # 'train' or 'val', or with a year
-    workers: int=None,  # processes; 0: in this one; None: one for each core
-    progress: bool=True,  # show a bar
-    categories: dict|None=CATEGORIES,  # {id: name} the annotations must have; None: whatever they have
+    workers: int = None,  # processes; 0: in this one; None: one for each core
+    progress: bool = True,  # show a bar
+    categories: dict|None = CATEGORIES,  # {id: name} the annotations must have; None: whatever they have
 ) -> dict:  # the manifest
-    "Makes the masks of a split, all or not yet; raises `InputError`, and `ImportError` without pycocotools."
+    "Make the masks of a split, all or not yet; raises `InputError`, and `ImportError` without pycocotools"
     path, done = _places(root, split)
     sha = _sha(path); part = done.with_name(f'.{done.name}.{sha[:16]}.part')
     with writing(done.parent): done.parent.mkdir(parents=True, exist_ok=True); lock = open(done.parent/f'.{done.name}.lock', 'w')
@@ -336,11 +336,11 @@ class COCO(Files):
     "COCO in its own layout, or as other programs write it; an `InputError` says what is missing. Masks that are not there yet are made."
     def __init__(self,
         root,  # COCO2014: the folder that holds annotations, train2014 and val2014; or as `instance_files` knows it
-        split: str='train',  # 'train' or 'val', or with a year; 'all' for a file that is not of a split
-        empty: bool|None=None,  # also the pictures without any annotation; None: of a list of categories of one's own, for there they are pictures without its classes
-        errors: list=None,  # what is wrong with single annotations, collected, and such pictures left out; without, the first is raised
-        progress: bool=True,  # show a bar while masks are made
-        categories: dict|None=CATEGORIES,  # {id: name} the annotations must have; None: whatever they have
+        split: str = 'train',  # 'train' or 'val', or with a year; 'all' for a file that is not of a split
+        empty: bool|None = None,  # also the pictures without any annotation; None: of a list of categories of one's own, for there they are pictures without its classes
+        errors: list = None,  # what is wrong with single annotations, collected, and such pictures left out; without, the first is raised
+        progress: bool = True,  # show a bar while masks are made
+        categories: dict|None = CATEGORIES,  # {id: name} the annotations must have; None: whatever they have
     ):
         path, done = _places(root, split)
         about = make_masks(root, split, progress=progress, categories=categories); classes = [name for _, name in about['categories']]

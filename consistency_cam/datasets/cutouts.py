@@ -71,7 +71,7 @@ SURE = .75  # share of a pixel's colour that comes from one class, or from the b
 def read_cutout(
     path,  # a picture with transparency
     size: int,  # longest side it may keep, pixels
-    limit: int=16_384,  # longest side it may have, pixels
+    limit: int = 16_384,  # longest side it may have, pixels
 ) -> Image.Image:  # RGBA
     "The cut-out without its transparent margin; raises `PictureError`"
     with open_picture(path) as im:
@@ -213,11 +213,11 @@ class Cutouts(Samples):
     has_masks = True
     def __init__(self,
         root=PHOTOS,  # folder with `cutouts`, in it a folder per class, and `backgrounds`
-        n: int=200,  # number of pictures
-        seed: int=0,  # of everything random, 0 or more
-        split: str='train',  # 'train', or 'val': other objects over other backgrounds
-        size: int=128,  # side of a picture, pixels
-        errors: list=None,  # what is wrong with cut-outs, collected, and such ones left out; without, the first is raised
+        n: int = 200,  # number of pictures
+        seed: int = 0,  # of everything random, 0 or more
+        split: str = 'train',  # 'train', or 'val': other objects over other backgrounds
+        size: int = 128,  # side of a picture, pixels
+        errors: list = None,  # what is wrong with cut-outs, collected, and such ones left out; without, the first is raised
     ):
         if split not in ('train', 'val'): raise InputError(unknown('split', split, ('train', 'val')))
         if size < LEAST: raise InputError(f'cut-outs in pictures of {size} pixels: small things would vanish; take size {LEAST} or more')
@@ -290,7 +290,7 @@ def arrange_photos(
     share,  # folder `usr/share` of the unpacked packages
     root=PHOTOS,  # a folder for `cutouts` and `backgrounds`
 ) -> str:  # what there is now, in one line
-    "Copies stamps, backgrounds and licences to where `Cutouts` looks for them; raises `InputError` where there are none"
+    "Copy stamps, backgrounds and licences to where `Cutouts` looks for them; raises `InputError` where there are none"
     share, root = Path(share), Path(root)
     classes, photographs = stamp_classes(share/STAMPS), sorted((share/NATURE).glob('*.jpg'))
     if not classes or not photographs: raise InputError(f'{share}: no stamps in {STAMPS} or no photographs in {NATURE}; unpack tuxpaint-stamps-default and mate-backgrounds')

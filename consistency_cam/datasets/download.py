@@ -28,7 +28,7 @@ def _writing(path, error=DownloadError):
         raise error(f'{path}: cannot be written ({e.strerror or e}); make room or choose another folder, then run the same command again') from None
 
 class Part:
-    "A file on its way: what has come of it, and what the server said of it; raises `DownloadError`."
+    "A file on its way: what has come of it, and what the server said of it; raises `DownloadError`"
     def __init__(self,
         path,  # where the whole file will be
     ):
@@ -95,10 +95,10 @@ def _go_on(part, url, size, timeout, bar):
 # %% ../../nbs/datasets/12_download.ipynb #7a21cf7f
 def digest(
     path,  # a file
-    kind: str='sha256',  # or 'md5'
-    progress: bool=False,  # show a bar
+    kind: str = 'sha256',  # or 'md5'
+    progress: bool = False,  # show a bar
 ) -> str:  # hex digits
-    "The checksum of a file."
+    "The checksum of a file"
     h = hashlib.new(kind)
     with open(path, 'rb') as f, tqdm(total=os.path.getsize(path), desc=f'checking {Path(path).name}', unit='B', unit_scale=True, disable=not progress) as bar:
         while block := f.read(1 << 20): h.update(block); bar.update(len(block))
@@ -106,12 +106,12 @@ def digest(
 
 def verify(
     path,  # the archive
-    size: int=None,  # bytes, where known
-    md5: str=None,  # hex digits, where known
+    size: int = None,  # bytes, where known
+    md5: str = None,  # hex digits, where known
     record=None,  # JSON file that holds the SHA-256 of the first download, for an archive without a known md5
-    progress: bool=False,  # show a bar
+    progress: bool = False,  # show a bar
 ):
-    "Raises `DownloadError` where `path` is not the archive that was published, or not the one of the first time."
+    "Raise `DownloadError` where `path` is not the archive that was published, or not the one of the first time"
     path = Path(path)
     if not path.is_file(): raise DownloadError(f'{path}: no such file; check the name')
     if size and path.stat().st_size != size: raise DownloadError(f'{path}: {path.stat().st_size:,} bytes, but {size:,} were published; it is cut off or another file, remove it and download it again')
@@ -159,14 +159,14 @@ def _receive(part, url, size, tries, wait, timeout, bar):
 def fetch(
     url: str,  # http, https or file
     path,  # where the file goes; `path.part` until it is whole
-    size: int=None,  # bytes, where published
-    md5: str=None,  # hex digits, where published
-    tries: int=8,  # attempts in a row that bring nothing, before giving up
-    wait: float=1.,  # seconds before the next attempt, doubled up to a minute
-    timeout: float=30.,  # seconds without a byte that count as a broken connection
-    progress: bool=True,  # a bar with speed and time left
+    size: int = None,  # bytes, where published
+    md5: str = None,  # hex digits, where published
+    tries: int = 8,  # attempts in a row that bring nothing, before giving up
+    wait: float = 1.,  # seconds before the next attempt, doubled up to a minute
+    timeout: float = 30.,  # seconds without a byte that count as a broken connection
+    progress: bool = True,  # a bar with speed and time left
 ) -> Path:  # `path`, whole and checked
-    "Downloads a file, going on where an earlier attempt broke off; raises `DownloadError`."
+    "Download a file, going on where an earlier attempt broke off; raises `DownloadError`"
     path, record = Path(path), Path(f'{path}.json')
     if urlsplit(url).scheme not in ('http', 'https', 'file'): raise DownloadError(f'{url}: not an address that can be fetched; it must begin with https://, http:// or file://')
     if path.exists(): verify(path, size, md5, record, progress); return path
@@ -202,11 +202,11 @@ def get(
     dataset: str,  # of `DATASETS`
     root,  # folder for the data sets
     given=(),  # files, folders or addresses of archives that one has already
-    keep: bool=False,  # keep downloaded archives after unpacking
-    progress: bool=True,  # show bars
+    keep: bool = False,  # keep downloaded archives after unpacking
+    progress: bool = True,  # show bars
     **how,  # tries, wait, timeout of `fetch`
 ) -> list:  # the data set's folders
-    "A data set's folders below `root`, whole; raises `DownloadError` or `ArchiveError`."
+    "A data set's folders below `root`, whole; raises `DownloadError` or `ArchiveError`"
     if dataset not in DATASETS: raise DownloadError(unknown('data set', dataset, DATASETS))
     archives, root = DATASETS[dataset], Path(root)
     given = _given(archives, given)

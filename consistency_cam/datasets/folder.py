@@ -19,7 +19,7 @@ def find_pictures(
     root,  # folder, with sub-folders
     extensions=EXTENSIONS,  # lower case, with the dot
 ) -> dict:  # {id: [paths]}; the id is the path inside root, without extension, with '/'
-    "Every picture under a folder by its id; raises `PictureError` where there is none."
+    "Every picture under a folder by its id; raises `PictureError` where there is none"
     root, found = Path(root), {}
     if not root.is_dir(): raise PictureError(f'{root}: no such folder; name the one that holds the pictures')
     for path in sorted(Path(d)/f for d, _, names in os.walk(root) for f in names):
@@ -37,7 +37,7 @@ def plain_name(name) -> str:
 def plain_ids(
     found,  # ids
 ) -> dict:  # {plain name: [ids]}
-    "Ids by their plain names."
+    "Ids by their plain names"
     plain = {}
     for id in found: plain.setdefault(plain_name(id), []).append(id)
     return plain
@@ -55,10 +55,10 @@ def picture_of(
     name: str,  # an id, or the picture's name with its extension
     found: dict,  # of `find_pictures`
     root,  # the folder, for the message
-    place: str='',  # such as 'labels.csv, line 3', for the message
-    plain: dict=None,  # `plain_ids(found)`, where it is made already
+    place: str = '',  # such as 'labels.csv, line 3', for the message
+    plain: dict = None,  # `plain_ids(found)`, where it is made already
 ) -> tuple:  # (id, path)
-    "The one picture of that name; raises `PictureError` where there is none and `IdError` where there are two, or where it is not a name inside the folder."
+    "The one picture of that name; raises `PictureError` where there is none and `IdError` where there are two, or where it is not a name inside the folder"
     pictures = _candidates(name, found, plain_ids(found) if plain is None else plain)
     where = f'{place}: {root}' if place else root
     if not pictures:
@@ -90,7 +90,7 @@ def _beside(folders, names):
 def find_table(
     root,  # folder of pictures
 ) -> Path|None:
-    "The table of labels among some pictures or beside their folder; raises `LabelError` where there are several."
+    "The table of labels among some pictures or beside their folder; raises `LabelError` where there are several"
     found = _beside([root, Path(root).resolve().parent], TABLES)
     if len(found) > 1: raise LabelError(f'{found[0].parent}: {found[0].name} and {found[1].name} may each hold the labels; say which by --labels')
     return found[0] if found else None
@@ -100,7 +100,7 @@ def folder_labels(
     found: dict,  # its `find_pictures`
     classes=None,  # the C class names in their order; without, the sorted names of the folders
 ) -> Labels|None:  # None where the folders are not those of classes
-    "The folders' names as labels; raises `LabelError` for one that is not among the classes."
+    "The folders' names as labels; raises `LabelError` for one that is not among the classes"
     paths = [path for paths in found.values() for path in paths]
     parts = [path.relative_to(root).parts for path in paths]
     depth = int(all(len(p) > 2 and p[0].lower() in _SPLITS for p in parts))
@@ -117,10 +117,10 @@ def own_labels(
     root,  # folder of pictures
     labels='auto',  # the table, or 'auto' to look for one, or for class folders
     classes=None,  # the C class names in their order; without, the sorted names there are
-    errors: list=None,  # what is wrong in the table, collected; without, the first is raised
-    found: dict=None,  # the folder's `find_pictures`, where it is made already
+    errors: list = None,  # what is wrong in the table, collected; without, the first is raised
+    found: dict = None,  # the folder's `find_pictures`, where it is made already
 ) -> Labels:
-    "What is known of the pictures in a folder; raises `LabelError`."
+    "What is known of the pictures in a folder; raises `LabelError`"
     table = find_table(root) if labels in (None, '', 'auto') else labels
     if table is not None: return read_label_table(table, classes, errors)
     if labels := folder_labels(root, found or find_pictures(root), classes): return labels
@@ -132,7 +132,7 @@ def folder_in_front(
     found: dict,  # of `find_pictures`
     plain: dict,  # `plain_ids(found)`
 ) -> str:  # '' or a folder with its '/'
-    "The folder that stands in front of all names and does not belong to the ids."
+    "The folder that stands in front of all names and does not belong to the ids"
     shared = os.path.commonprefix([name.split('/')[:-1] for name in names])
     fronts = ('/'.join([*shared[:k], '']) for k in range(len(shared) + 1))
     return next((front for front in fronts if any(_candidates(name[len(front):], found, plain) for name in names)), '')
@@ -142,7 +142,7 @@ def class_order(
     masks=None,  # folder of masks
     classes=None,  # C names, a file of them, or None to look for classes.txt (or .json) beside pictures and masks
 ) -> tuple:  # C names or None, the file or None, what was decided in words
-    "The classes in the order of their ids in masks, where that is given; raises `LabelError`."
+    "The classes in the order of their ids in masks, where that is given; raises `LabelError`"
     if classes is not None and not isinstance(classes, (str, Path)): return list(classes), None, ''
     if classes: return (*_listed(classes),)
     places = [p for place in (root, masks) if place for p in (place, Path(place).resolve().parent)]
@@ -160,20 +160,20 @@ def _listed(file):
 def few_lacking(
     masks,  # N paths, None for a picture without a mask
 ) -> list:  # positions
-    "Where masks are missing that have probably got lost: of at most a twentieth of the pictures."
+    "Where masks are missing that have probably got lost: of at most a twentieth of the pictures"
     lacking = [i for i, path in enumerate(masks) if path is None]
     return lacking if 20*len(lacking) <= len(masks) else []
 
 # %% ../../nbs/datasets/08_folder.ipynb #f35c1d53
 class Folder(Files):
-    "Anybody's pictures with a table of labels, and masks where there are any; an `InputError` says what is missing."
+    "Anybody's pictures with a table of labels, and masks where there are any; an `InputError` says what is missing"
     def __init__(self,
         root,  # folder of pictures, with sub-folders
         labels_csv='auto',  # table with names of pictures, labels, and perhaps splits; 'auto': as `own_labels` finds it
         masks=None,  # folder of palette PNGs, ID.png each; a picture without one has the mask None
-        split: str=None,  # keep the rows of this split
+        split: str = None,  # keep the rows of this split
         classes=None,  # the C class names in their order, or a file of them; without, as `class_order` finds them, else the sorted names in the table
-        errors: list=None,  # what is wrong in the table, collected, and such rows left out; without, the first is raised
+        errors: list = None,  # what is wrong in the table, collected, and such rows left out; without, the first is raised
     ):
         found = find_pictures(root); plain = plain_ids(found)
         classes, file, order = class_order(root, masks, classes)

@@ -19,7 +19,7 @@ from .folder import EXTENSIONS
 def class_folders(
     folder,  # of a split
 ) -> list:  # sorted names of the folders in it
-    "The class folders of a split; raises `PictureError` where there are none."
+    "The class folders of a split; raises `PictureError` where there are none"
     if not Path(folder).is_dir():
         beside = sorted(p.name for p in Path(folder).parent.glob('*/'))
         raise PictureError(f'{folder}: no such folder; {"there are " + ", ".join(beside[:5]) if beside else "name the one that holds the splits"}')
@@ -33,7 +33,7 @@ def class_pictures(
     folder,  # of a split
     name: str,  # of a class folder in it
 ) -> list:  # sorted paths relative to `folder`, with '/'
-    "The pictures of a class; raises `PictureError` where there are none."
+    "The pictures of a class; raises `PictureError` where there are none"
     base = os.path.join(folder, '')
     found = [os.path.join(d[len(base):], f) for d, _, files in os.walk(base + name) for f in files
              if not f.startswith('.') and os.path.splitext(f)[1].lower() in EXTENSIONS]
@@ -51,9 +51,9 @@ COUNTS = dict(train=(1000, 1_281_167), val=(1000, 50_000))  # class folders and 
 
 def missing(
     root,  # folder that holds the splits
-    counts: dict=COUNTS,  # {split: (class folders, pictures)} there should be
+    counts: dict = COUNTS,  # {split: (class folders, pictures)} there should be
 ) -> list:  # sentences; empty where nothing is missing
-    "What is not there yet of a data set in ImageNet's layout."
+    "What is not there yet of a data set in ImageNet's layout"
     found = []
     for split, (num_classes, num_pictures) in counts.items():
         folder, pictures = Path(root)/split, 0
@@ -69,9 +69,9 @@ def missing(
 # %% ../../nbs/datasets/10_imagenet.ipynb #c3afaad0
 def read_class_names(
     path,  # text file with a line `FOLDER name, other names` a class
-    errors: list=None,  # what is wrong with its lines, collected; without, the first is raised
+    errors: list = None,  # what is wrong with its lines, collected; without, the first is raised
 ) -> dict:  # {folder: name}, in the file's order
-    "What each class folder shows; raises `LabelError`."
+    "What each class folder shows; raises `LabelError`"
     lines = read_text(path).splitlines()
     rows = [(n, *line.split(maxsplit=1)) for n, line in enumerate(lines, 1) if line.strip()]
     if not rows: raise LabelError(f'{path}: no classes in it; write a line `FOLDER name` a class')
@@ -85,7 +85,7 @@ def read_class_names(
 
 # %% ../../nbs/datasets/10_imagenet.ipynb #5745dbe2
 class OneHot:
-    "Labels (N, C) with one class a picture; indexing gives rows, float32."
+    "Labels (N, C) with one class a picture; indexing gives rows, float32"
     def __init__(self,
         targets: torch.Tensor,  # int64 (N,): the class of each picture, 0..C-1
         num_classes: int,  # C
@@ -95,12 +95,12 @@ class OneHot:
 
 # %% ../../nbs/datasets/10_imagenet.ipynb #81da0b16
 class ImageNet(Files):
-    "Pictures in folders that name their one class; an `InputError` says what is missing."
+    "Pictures in folders that name their one class; an `InputError` says what is missing"
     def __init__(self,
         root,  # folder that holds the splits
-        split: str='train',  # folder in it that holds the class folders
+        split: str = 'train',  # folder in it that holds the class folders
         names=None,  # file of `read_class_names`, or {folder: name}: the C classes in their order; without, the split's folders
-        errors: list=None,  # what is wrong, collected, and such classes and pictures left out; without, the first is raised
+        errors: list = None,  # what is wrong, collected, and such classes and pictures left out; without, the first is raised
     ):
         folder = Path(root)/split
         there = class_folders(folder)
@@ -139,11 +139,11 @@ NAMING = dict(random=_random, largest=_largest)  # rule(samples, i, seed) -> mas
 
 # %% ../../nbs/datasets/10_imagenet.ipynb #4416d6cf
 class OneLabel(Samples):
-    "The pictures of `parent` with one of their labels each, without those that have none; raises `LabelError`, and `MaskError` where a rule lacks a mask."
+    "The pictures of `parent` with one of their labels each, without those that have none; raises `LabelError`, and `MaskError` where a rule lacks a mask"
     def __init__(self,
         parent: Samples,  # pictures with all their labels
-        rule: str='random',  # which label is kept, of `NAMING`: 'random' or 'largest'
-        seed: int=0,  # of the random choice
+        rule: str = 'random',  # which label is kept, of `NAMING`: 'random' or 'largest'
+        seed: int = 0,  # of the random choice
     ):
         if rule not in NAMING: raise LabelError(unknown('rule', rule, NAMING))
         labelled = (parent.labels.sum(1) > 0).nonzero().flatten().tolist()

@@ -21,7 +21,7 @@ def label_against_mask(
     ids: list,  # that the mask has
     where: str,  # the mask's path, or the picture's id
 ) -> tuple:  # a `LabelError` or None, and a note or None
-    "Whether a picture's labels and its mask speak of the same classes."
+    "Whether a picture's labels and its mask speak of the same classes"
     masked, named = {k for k in ids if 0 < k <= len(samples.classes)}, set(samples.label_ids(i))
     words = lambda ks: ', '.join(samples.classes[k-1] for k in sorted(ks))
     extra = masked - named and LabelError(f'{where}: the mask shows {words(masked - named)}, the labels of {samples.ids[i]!r} name {words(named) or "no class"}; correct one of them')
@@ -108,9 +108,9 @@ def _folder_of(path, id):
 
 def hold_against_masks(
     samples: Samples,
-    most: int=200,  # masks to look at
+    most: int = 200,  # masks to look at
 ):
-    "Raises `LabelError` or `MaskError` where the masks as a whole are not what the labels say"
+    "Raise `LabelError` or `MaskError` where the masks as a whole are not what the labels say"
     if not samples.has_masks: return
     have = [i for i in range(len(samples)) if (samples.files(i) or (None, None))[1]]
     some = have if len(have) <= most else [have[k * len(have) // most] for k in range(most)]

@@ -276,7 +276,7 @@ def _shadow(x, y, foot):
 
 # %% ../../nbs/datasets/03_paint.ipynb #d1928b12
 def _draw(rng, canvas, thing, light):
-    "Adds the thing to picture, mask and part map"
+    "Add the thing to picture, mask and part map"
     size, colour = len(canvas.image), _body_colour(rng, thing.family)
     shapes, tilt = _shapes(rng, thing, colour), rng.uniform(-.06, .06)
     pattern = _PATTERNS[thing.name] if thing.name else _ALL_PATTERNS[rng.integers(4)]

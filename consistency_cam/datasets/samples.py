@@ -28,9 +28,9 @@ from ..files.masks import *
 def multi_hot(
     names,  # class names that are in a picture
     classes,  # all C class names
-    where: str='labels',  # place for the message
+    where: str = 'labels',  # place for the message
 ) -> torch.Tensor:  # float32 (C,)
-    "1 where a class is in the picture, else 0; raises `LabelError` for no name and for an unknown one."
+    "1 where a class is in the picture, else 0; raises `LabelError` for no name and for an unknown one"
     if not names: raise LabelError(f'{where}: no class named; name at least one, or leave the picture out')
     for name in names:
         if name not in classes: raise LabelError(f'{where}: {unknown("class", name, classes)}')
@@ -44,7 +44,7 @@ def check_classes(
     classes,  # C names
     where='',  # place for the message
 ):
-    "Raises `LabelError` where a name stands twice, or means that there is nothing."
+    "Raise `LabelError` where a name stands twice, or means that there is nothing"
     place = f'{where}: '*bool(where)
     if len(set(classes)) < len(classes): raise LabelError(f'{place}a class stands twice in {classes}; name each once')
     if nothing := [c for c in classes if _NO_CLASS.fullmatch(c.strip() or '-')]:
@@ -54,7 +54,7 @@ def masks_hold(
     classes,  # C names
     where='',  # place for the message
 ):
-    "Raises `LabelError` where there are more classes than a mask can hold."
+    "Raise `LabelError` where there are more classes than a mask can hold"
     if len(classes) > MOST_CLASSES: raise LabelError(f'{where}: '*bool(where) + f'{len(classes)} classes, and a mask holds {MOST_CLASSES} (0 is the background, 255 void); take fewer classes')
 
 # %% ../../nbs/datasets/01_samples.ipynb #314e0f4d
@@ -68,7 +68,7 @@ class Sample:
 
 # %% ../../nbs/datasets/01_samples.ipynb #e7ef342d
 class Samples(Dataset):
-    "Pictures with labels; a subclass says how picture `i` and its mask are got."
+    "Pictures with labels; a subclass says how picture `i` and its mask are got"
     has_masks = False  # whether there are masks
     mask_colours = ''  # of RGB masks, as in `read_mask`
     reading = ''  # how the labels were read, in one line, where that had to be decided
@@ -105,7 +105,7 @@ class Samples(Dataset):
 def index(self: Samples,
     id: str,  # name of a picture
 ) -> int:  # its position
-    "Where the picture stands; raises `IdError` for an unknown id."
+    "Where the picture stands; raises `IdError` for an unknown id"
     if id not in self._index: raise IdError(f'{id!r} is not among the {len(self)} ids ({self.ids[0]}, …); check the split')
     return self._index[id]
 
@@ -113,12 +113,12 @@ def index(self: Samples,
 def label_ids(self: Samples,
     i: int,  # position
 ) -> list:  # mask ids, 1..C
-    "The mask ids of the classes in picture `i`."
+    "The mask ids of the classes in picture `i`"
     return (self.labels[i].nonzero()[:, 0] + 1).tolist()
 
 @patch(as_prop=True)
 def labelled(self: Samples) -> bool:
-    "Whether anything is said of what is in the pictures; nothing is of VOC's test split."
+    "Whether anything is said of what is in the pictures; nothing is of VOC's test split"
     return not torch.is_tensor(self.labels) or bool(self.labels.any())
 
 # %% ../../nbs/datasets/01_samples.ipynb #e912a487
@@ -128,7 +128,7 @@ def pictures(self: Samples,
     threads: int = 4,  # that decode
     ahead: int = 16,  # pictures decoded or begun before they are asked for
 ):
-    "Yields (position, uint8 picture (3,H,W)) in the order of the indices; raises `PictureError`."
+    "Yield (position, uint8 picture (3,H,W)) in the order of the indices; raises `PictureError`"
     waiting = deque()
     with ThreadPoolExecutor(threads) as pool:
         for i in range(len(self)) if indices is None else indices:
@@ -138,7 +138,7 @@ def pictures(self: Samples,
 
 # %% ../../nbs/datasets/01_samples.ipynb #b3defbcb
 class Subset(Samples):
-    "Some of the pictures of `parent`, in the given order."
+    "Some of the pictures of `parent`, in the given order"
     def __init__(self,
         parent: Samples,  # where the pictures come from
         indices,  # positions in it
@@ -154,14 +154,14 @@ class Subset(Samples):
 def subset(self: Samples,
     which,  # a slice, or ids, or positions
 ) -> Subset:  # the same kind of samples, fewer
-    "Some of the pictures: `samples.subset(slice(8))`, `samples.subset(['2007_000032'])`."
+    "Some of the pictures: `samples.subset(slice(8))`, `samples.subset(['2007_000032'])`"
     if isinstance(which, slice): which = range(len(self))[which]
     return Subset(self, [self.index(w) if isinstance(w, str) else range(len(self))[w] for w in which])
 
 # %% ../../nbs/datasets/01_samples.ipynb #358a0137
 @patch
 def fingerprint(self: Samples) -> str:  # 64 hex digits
-    "SHA-256 of ids, classes and labels: what a stage compares to know whether its inputs changed."
+    "SHA-256 of ids, classes and labels: what a stage compares to know whether its inputs changed"
     head = json.dumps([self.ids, self.classes], ensure_ascii=False).encode()
     return hashlib.sha256(head + self.labels.to(torch.uint8).numpy().tobytes()).hexdigest()
 
@@ -177,15 +177,15 @@ def _digest(path, size, changed, ends):
 
 def file_digest(
     path,  # of a file
-    ends: int=0,  # bytes at its beginning and its end that count, beside its size; 0: all
+    ends: int = 0,  # bytes at its beginning and its end that count, beside its size; 0: all
 ) -> str:  # 64 hex digits; '' where it cannot be read
-    "SHA-256 of what a file holds, whenever it was written."
+    "SHA-256 of what a file holds, whenever it was written"
     try: s = os.stat(path); return _digest(os.fspath(path), s.st_size, s.st_mtime_ns, ends)
     except OSError: return ''
 
 @patch(as_prop=True)
 def decided_by(self: Samples):
-    "What decides pictures and masks that are not read from files of their own, fit for JSON; None: nothing but themselves."
+    "What decides pictures and masks that are not read from files of their own, fit for JSON; None: nothing but themselves"
     return self.parent.decided_by if isinstance(self, Subset) else None
 
 def _of_arrays(samples, get):
@@ -198,7 +198,7 @@ def _of_all(samples, found): return hashlib.sha256(json.dumps([samples.ids, foun
 
 @patch
 def pictures_fingerprint(self: Samples) -> str:  # 64 hex digits; '' where a file is missing
-    "SHA-256 of what the pictures are: of files the size and both ends, of more than 20,000 files both ends of some."
+    "SHA-256 of what the pictures are: of files the size and both ends, of more than 20,000 files both ends of some"
     if self.decided_by is not None: return _of_all(self, self.decided_by)
     if not self.files(0): return _of_all(self, _of_arrays(self, self.image))
     some, paths = len(self)//20_000 + 1, [self.files(i)[0] for i in range(len(self))]
@@ -207,7 +207,7 @@ def pictures_fingerprint(self: Samples) -> str:  # 64 hex digits; '' where a fil
 
 @patch
 def masks_fingerprint(self: Samples) -> str:  # 64 hex digits; '' where there are no masks
-    "SHA-256 of what the masks hold."
+    "SHA-256 of what the masks hold"
     if not self.has_masks: return ''
     if self.decided_by is not None: return _of_all(self, self.decided_by)
     if not self.files(0): return _of_all(self, _of_arrays(self, self.mask))
@@ -219,26 +219,26 @@ def masks_fingerprint(self: Samples) -> str:  # 64 hex digits; '' where there ar
 def check_one(self: Samples,
     i: int,  # position
 ):
-    "Raises what is wrong with picture `i` or its mask."
+    "Raise what is wrong with picture `i` or its mask"
     self[i]
 
 @patch
 def check(self: Samples,
-    progress: bool=False,  # show a progress bar
+    progress: bool = False,  # show a progress bar
 ):
-    "Looks at every picture and mask and raises the first error, so that none comes up in the middle of a training."
+    "Look at every picture and mask and raise the first error, so that none comes up in the middle of a training"
     for i in tqdm(range(len(self)), desc='checking pictures', disable=not progress): self.check_one(i)
 
 # %% ../../nbs/datasets/01_samples.ipynb #4ca32a73
 class Files(Samples):
-    "Samples whose pictures and masks are files: what `voc` and `folder` have in common."
+    "Samples whose pictures and masks are files: what `voc` and `folder` have in common"
     def __init__(self,
         ids,  # N names
         classes,  # C class names
         labels,  # (N, C) multi-hot tensor, or N lists of class names
         image_paths,  # N paths of pictures
         mask_paths=None,  # N paths of masks, None for a picture that has none; None where there are no masks at all
-        mask_colours: str='',  # of RGB masks, as in `read_mask`
+        mask_colours: str = '',  # of RGB masks, as in `read_mask`
     ):
         super().__init__(ids, classes, labels)
         self.image_paths, self.mask_paths, self.has_masks, self.mask_colours = image_paths, mask_paths, mask_paths is not None, mask_colours

@@ -20,7 +20,7 @@ def picture_notes(
     im,  # Pillow image of `samples.open_picture`
     size: tuple,  # (H, W) of the picture as it is read
 ) -> list:  # of sentences
-    "What happens to a picture of an unusual kind when it is read."
+    "What happens to a picture of an unusual kind when it is read"
     notes, packed, side = [], str(im.tile), im.getexif().get(0x0112, 1)  # a PNG's EXIF is known when its pixels are unpacked
     if im.mode in ('1', 'L', 'LA', 'La'): notes.append('greyscale, read as RGB with three equal channels')
     if im.mode in ('P', 'PA'): notes.append('palette, read as RGB by its colours')
@@ -36,10 +36,10 @@ def picture_notes(
 def look(
     image,  # path of a picture
     mask=None,  # path of its mask, where it has one
-    num_classes: int=None,  # C, the foreground classes a mask may have
-    colours: str='',  # of RGB masks, as in `read_mask`
+    num_classes: int = None,  # C, the foreground classes a mask may have
+    colours: str = '',  # of RGB masks, as in `read_mask`
 ) -> dict:  # 'problems': [[name of the error, line]], 'notes': [sentence], 'ids': ids in the mask, or None where they cannot be told
-    "Everything about a picture and its mask that one can know without the labels; never raises an `InputError`."
+    "Everything about a picture and its mask that one can know without the labels; never raises an `InputError`"
     found, size = dict(problems=[], notes=[], ids=None), None
     try:
         size = check_image(image, mask, decode=True)
@@ -55,7 +55,7 @@ def _ids(mask): return mask.flatten().bincount().nonzero()[:, 0].tolist()
 def mask_ids(
     path,  # of a mask
     size=None,  # (H, W) it must have
-    colours: str='',  # of RGB masks, as in `read_mask`
+    colours: str = '',  # of RGB masks, as in `read_mask`
 ) -> list:  # or None where the mask cannot be read
     "The ids in a mask, those too that are no class"
     try: return _ids(read_mask(path, size, colours=colours))
@@ -63,7 +63,7 @@ def mask_ids(
 
 # %% ../../nbs/datasets/14_scan.ipynb #7f5e91ca
 class Record:
-    "What has been found of pictures, kept in a file of JSON lines; raises `InputError` where the file is something else."
+    "What has been found of pictures, kept in a file of JSON lines; raises `InputError` where the file is something else"
     HEAD = dict(record='pictures that consistency-cam verify has looked at', version=2, sides=list(SIDES))
     def __init__(self,
         path=None,  # the file, made where there is none; None: kept in memory only
@@ -107,7 +107,7 @@ HANDFUL = 16  # pictures that a process takes at a time
 def _look_at(jobs): return [(job, Record.files(job), look(*job)) for job in jobs]
 
 def _handfuls(jobs, workers):
-    "Yields what `_look_at` returns for handfuls of jobs, from a pool, or from this process where `workers` is 0"
+    "Yield what `_look_at` returns for handfuls of jobs, from a pool, or from this process where `workers` is 0"
     parts = [(jobs[k][0], (jobs[k:k+HANDFUL],)) for k in range(0, len(jobs), HANDFUL)]
     ended = lambda pictures: InputError(f'{pictures[0]}: a process of the pool was ended from outside at this picture or one of the next {4*workers*HANDFUL}; often memory is short: make room, or take fewer by --workers, and do the same again')
     workers = min(workers, len(parts))
@@ -116,10 +116,10 @@ def _handfuls(jobs, workers):
 def scan(
     jobs,  # of (path of a picture, path of its mask or None, number of classes, colours of RGB masks)
     record=None,  # file that keeps what was found; None: nothing is kept
-    workers: int=None,  # processes; 0: in this one; None: one per core
-    progress: bool=True,  # show the bar
+    workers: int = None,  # processes; 0: in this one; None: one per core
+    progress: bool = True,  # show the bar
 ) -> dict:  # {job: what `look` found}
-    "Looks at all pictures that the record does not know as they are now; raises `InputError`."
+    "Look at all pictures that the record does not know as they are now; raises `InputError`"
     jobs, record = list(dict.fromkeys(jobs)), Record(record)
     found = {job: f for job in jobs if (f := record.get(job)) is not None}
     todo = [job for job in jobs if job not in found]

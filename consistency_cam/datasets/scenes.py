@@ -109,9 +109,9 @@ def _photographed(rng, image, light):
 
 def scene(
     rng: np.random.Generator,  # where everything random comes from
-    size: int=128,  # side of the picture, pixels
+    size: int = 128,  # side of the picture, pixels
 ) -> tuple:  # (image uint8 (H, W, 3), mask uint8 (H, W): 0 or a class 1..C, part uint8 (H, W): 0, BODY or PART)
-    "A generated picture with its mask and the map of bodies and telling parts."
+    "A generated picture with its mask and the map of bodies and telling parts"
     layout = _layout(rng)
     canvas = _background(rng, size, layout.place, layout.horizon, layout.land)
     light = rng.choice([-1, 1])*.8, 1.
@@ -122,13 +122,13 @@ def scene(
 _SMALLEST = 32
 
 class Scenes(Samples):
-    "Generated pictures of several things each, with exact masks; raises `InputError` for a size below 32 or a negative seed."
+    "Generated pictures of several things each, with exact masks; raises `InputError` for a size below 32 or a negative seed"
     has_masks = True
     def __init__(self,
-        n: int=200,  # number of pictures
-        seed: int=0,  # of everything random, 0 or more
-        split: str='train',  # another split has other pictures
-        size: int=128,  # side of a picture, pixels
+        n: int = 200,  # number of pictures
+        seed: int = 0,  # of everything random, 0 or more
+        split: str = 'train',  # another split has other pictures
+        size: int = 128,  # side of a picture, pixels
     ):
         if size < _SMALLEST: raise InputError(f'scenes of {size} pixels: small things would vanish; take size {_SMALLEST} or more')
         if seed < 0: raise InputError(f'scenes with seed {seed}: take a seed of 0 or more')
@@ -148,5 +148,5 @@ class Scenes(Samples):
     def part(self,
         i: int,  # position
     ) -> torch.Tensor:  # uint8 (H, W): BODY or PART of a class, 0 elsewhere
-        "Which pixels belong to telling parts, for measuring what CAMs find of parts and bodies."
+        "Which pixels belong to telling parts, for measuring what CAMs find of parts and bodies"
         return self._made(i)[2].clone()

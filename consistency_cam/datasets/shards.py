@@ -19,7 +19,7 @@ from .imagenet import ImageNet, OneHot, class_folders, read_class_names
 def shard_splits(
     root,  # folder that holds the splits
 ) -> dict:  # {split: sorted paths of its shards}
-    "The tar files of each split: in a folder of its name that has no folders in it, or named PREFIX-SPLIT-NUMBER.tar or SPLIT-NUMBER.tar."
+    "The tar files of each split: in a folder of its name that has no folders in it, or named PREFIX-SPLIT-NUMBER.tar or SPLIT-NUMBER.tar"
     found = {}
     for path in sorted(Path(root).glob('*/*.tar')): found.setdefault(path.parent.name, []).append(path)
     found = {split: paths for split, paths in found.items() if not any(paths[0].parent.glob('*/'))}
@@ -42,7 +42,7 @@ def _number(content, end):
 def shard_members(
     path,  # a tar file
 ) -> dict:  # {key: {ending: (offset, size)}}, in the file's order
-    "Where everything in a shard lies; raises `InputError`."
+    "Where everything in a shard lies; raises `InputError`"
     found, most = {}, os.path.getsize(path)
     with reading(path, ShardError), open(path, 'rb') as f:
         if f.read(2) in (b'\x1f\x8b', b'PK'): raise ShardError(f'{path}: compressed, so that nothing can be read from its middle; unpack it to a plain tar file')
@@ -59,7 +59,7 @@ def index_shard(
     path,  # a tar file
     errors: list,  # what is wrong with single pictures is added
 ) -> list:  # of (id, offset, size, class)
-    "The pictures of a shard; raises `InputError` where the shard itself is no good."
+    "The pictures of a shard; raises `InputError` where the shard itself is no good"
     rows, stem = [], Path(path).name.removesuffix('.tar')
     with open(path, 'rb') as f:
         for key, ends in shard_members(path).items():
@@ -76,7 +76,7 @@ def _state(paths): return [[p.name, (s := p.stat()).st_size, s.st_mtime_ns] for 
 def make_index(
     paths,  # of the shards
 ) -> tuple:  # ({ids, shard, offset, size, target}, lines of what is wrong)
-    "What is in some shards; raises `InputError`."
+    "What is in some shards; raises `InputError`"
     errors, rows = [], []
     for n, path in enumerate(paths): rows += [(row[0], n, *row[1:]) for row in index_shard(path, errors)]
     ids, *numbers = zip(*rows) if rows else [()]*5
@@ -87,7 +87,7 @@ def shard_index(
     paths,  # of the shards, all in one folder
     name: str,  # of the split
 ) -> tuple:  # as of `make_index`
-    "The index of a split, from the file beside its shards where that is of these shards as they are; raises `InputError`."
+    "The index of a split, from the file beside its shards where that is of these shards as they are; raises `InputError`"
     file, state = paths[0].parent/f'.{name}.index', json.dumps(_state(paths))
     try:
         with safe_open(file, 'pt') as f:
@@ -107,12 +107,12 @@ class _Bytes(io.BytesIO):
     def __str__(self): return self.where
 
 class Shards(Samples):
-    "Pictures in shards, each of one class, as `ImageNet`; an `InputError` says what is missing."
+    "Pictures in shards, each of one class, as `ImageNet`; an `InputError` says what is missing"
     def __init__(self,
         root,  # folder that holds the splits
-        split: str='train',  # as in `shard_splits`
+        split: str = 'train',  # as in `shard_splits`
         names=None,  # names of the C classes in the order of their numbers, or a file of `read_class_names`; without, the numbers
-        errors: list=None,  # what is wrong, collected, and such pictures left out; without, the first is raised
+        errors: list = None,  # what is wrong, collected, and such pictures left out; without, the first is raised
     ):
         self.root, self.split, splits = Path(root), split, shard_splits(root)
         if split not in splits: raise PictureError(f'{root}: no shards of the split {split!r}' + (f'; there are {", ".join(splits)}' if splits else '; they are named train/0000.tar or train-0000.tar'))
@@ -141,12 +141,12 @@ class Shards(Samples):
 # %% ../../nbs/datasets/13_shards.ipynb #4c598f0d
 def single_label(
     root,  # folder that holds the splits, in shards or in class folders
-    split: str='train',
+    split: str = 'train',
     names='auto',  # file of class names; 'auto': the classes of the split `first`
-    first: str='train',  # the split whose classes count
-    errors: list=None,  # what is wrong, collected; without, the first is raised
+    first: str = 'train',  # the split whose classes count
+    errors: list = None,  # what is wrong, collected; without, the first is raised
 ) -> Samples:  # `Shards` or `ImageNet`
-    "Pictures of one class each; raises `InputError`."
+    "Pictures of one class each; raises `InputError`"
     auto = names in ('', 'auto')
     if split not in (splits := shard_splits(root)): return ImageNet(root, split, dict.fromkeys(class_folders(Path(root)/first)) if auto else names, errors)
     return Shards(root, split, names if not auto else Shards(root, first).classes if first in splits and first != split else None, errors)

@@ -26,14 +26,14 @@ def _folders(place):
     return [d for d in sorted(place.glob('*/')) if d.is_dir() and not d.name.startswith('.')]
 
 def _own_tables(place):
-    "Yields (what it is known by, fields of a recipe) of the tables of labels in a folder, or among its pictures"
+    "Yield (what it is known by, fields of a recipe) of the tables of labels in a folder, or among its pictures"
     root = next((place/name for name in _PICTURES if (place/name).is_dir()), place)
     masks = next((str(place/name) for name in ('masks', 'SegmentationClass') if (place/name).is_dir()), '')
     for table in (folder/name for folder in dict.fromkeys((place, root)) for name in TABLES):
         if table.is_file() and not (table.stem == 'image_labels' and root.name == 'JPEGImages'): yield table, dict(data='folder', root=str(root), labels=str(table), masks=masks)
 
 def _layouts(place):
-    "Yields (what it is known by, fields of a recipe) of the data sets that a folder may be"
+    "Yield (what it is known by, fields of a recipe) of the data sets that a folder may be"
     for root in (place, *(place/name for name in ('VOC2012', 'VOC2007', 'VOCdevkit/VOC2012', 'VOCdevkit/VOC2007'))):
         if (root/'JPEGImages').is_dir() and ((root/'ImageSets').is_dir() or not any(_own_tables(root))): yield root/'JPEGImages', dict(data='voc', root=str(root))
     beside = next((p for pattern in ('*.xml', '*/*.xml') for p in sorted(place.glob(pattern)) if _holds_pictures(p.parent, f'{p.stem}.*')), None)
@@ -54,9 +54,9 @@ def _class_folders(place, known):
 
 def recognise(
     place,  # a folder, or 'scenes'
-    data: str='',  # the kind it is to be; '': the only one it can be
+    data: str = '',  # the kind it is to be; '': the only one it can be
 ) -> dict:  # fields of a recipe: data, root, labels, masks, train
-    "What kind of data set a folder holds; raises `InputError`, too where it may be two."
+    "What kind of data set a folder holds; raises `InputError`, too where it may be two"
     place = Path(place)
     if str(place) == 'scenes': return dict(data='scenes')
     if not place.is_dir(): raise InputError(f'{place}: no such folder')
@@ -72,9 +72,9 @@ def recognise(
 
 def all_splits(
     data: str,  # kind of the data set
-    root: str='',  # its folder
+    root: str = '',  # its folder
 ) -> list:  # names of splits
-    "The splits a data set has; raises `InputError` where there is none."
+    "The splits a data set has; raises `InputError` where there is none"
     found = ['all'] if data == 'folder' else ['train', 'val']
     if data == 'voc': found = voc_splits(root)
     if data == 'coco': found = coco_splits(root)

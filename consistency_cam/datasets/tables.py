@@ -40,12 +40,12 @@ def find_columns(
     columns,  # names of a table's columns
     wanted: list,  # of names, as `_key` gives them
 ) -> list:  # those that are wanted, in the order in which they are
-    "The columns that have one of some names, however these are written."
+    "The columns that have one of some names, however these are written"
     return [c for w in wanted for c in columns if _key(c) == w]
 
 # %% ../../nbs/datasets/02_tables.ipynb #5de95a3e
 def _lines(path, text, delimiter, line=1):
-    "Yields (number of its first line, cells) of the rows that are not blank; raises `LabelError` where a quote swallows lines"
+    "Yield (number of its first line, cells) of the rows that are not blank; raises `LabelError` where a quote swallows lines"
     reader, before = csv.reader(io.StringIO(text, newline=''), delimiter=delimiter, skipinitialspace=True, strict=True), line
     swallows = lambda line: LabelError(f'{path}, line {line}: a quote begins here that is not closed in its cell; close it, or take it away')
     try:
@@ -120,7 +120,7 @@ def _json_table(path, text):
 def open_table(
     path,  # CSV (UTF-8, with a header line) or JSON
 ) -> Table:
-    "The columns and rows of a file; raises `LabelError`."
+    "The columns and rows of a file; raises `LabelError`"
     text = read_text(path)
     return (_json_table if text.lstrip()[:1] in ('{', '[') else _csv_table)(Path(path), text)
 
@@ -128,9 +128,9 @@ def open_table(
 def read_table(
     path,  # CSV or JSON
     columns,  # names of the columns that must be there
-    errors: list=None,  # what is wrong with its rows, collected; without, the first is raised
+    errors: list = None,  # what is wrong with its rows, collected; without, the first is raised
 ) -> list:  # of (line number, {column: text})
-    "The rows of a table with some columns, by their names in small letters; raises `LabelError` where one is missing, or a row has other cells."
+    "The rows of a table with some columns, by their names in small letters; raises `LabelError` where one is missing, or a row has other cells"
     table = open_table(path)
     named = {_key(c): c for c in table.columns}
     if lacks := [c for c in columns if _key(c) not in named]: raise LabelError(f'{path}, line 1: no column {", ".join(lacks)} among {table.columns}; the first line must read {",".join(columns)}')
@@ -140,9 +140,9 @@ def read_table(
 def whole_rows(
     table: Table,
     columns: list,  # of it, in which each row must have a cell
-    errors: list=None,  # what is wrong with its rows, collected; without, the first is raised
+    errors: list = None,  # what is wrong with its rows, collected; without, the first is raised
 ) -> list:  # of (place, {column: text})
-    "The rows that have cells in some columns, and none beyond the last one; raises `LabelError`."
+    "The rows that have cells in some columns, and none beyond the last one; raises `LabelError`"
     if not table.rows: raise LabelError(f'{table.path}: no rows under the header; write one line per picture')
     good = []
     for place, cells in table.rows:
@@ -168,7 +168,7 @@ def _split(cell, mark):
 def doubtful_words(
     cells,  # texts without any of `_MARKS`
 ) -> list:  # words of which it is not sure that they are names of their own
-    "Words that never stand alone and in fewer than three companies; all, where none of those in company stands alone."
+    "Words that never stand alone and in fewer than three companies; all, where none of those in company stands alone"
     companies = {frozenset(c.split()) for c in cells}
     alone = {word for c in companies if len(c) == 1 for word in c}
     together = Counter(word for c in companies if len(c) > 1 for word in c)
@@ -178,9 +178,9 @@ def doubtful_words(
 def mark_between(
     cells: dict,  # {place: text} of the cells that may have several names
     classes=None,  # the class names, where they are known
-    single: bool=False,  # each row has one tag: a picture stands in several
+    single: bool = False,  # each row has one tag: a picture stands in several
 ) -> str|None:  # ';', '|', ',' or ' '; None: a cell is one name
-    "What separates the names within the cells of a table; raises `LabelError` where that cannot be known."
+    "What separates the names within the cells of a table; raises `LabelError` where that cannot be known"
     known = {clean_name(c) for c in classes or ()}
     cells = {place: cell for place, cell in cells.items() if cell and clean_name(cell) not in known}
     found = {mark: next((place for place, cell in cells.items() if mark in cell), None) for mark in _MARKS}
@@ -201,9 +201,9 @@ _QUOTED = re.compile(r"""'([^']*)'|"([^"]*)\"""")
 
 def listed_names(
     cell,  # of the column of labels: text, or what JSON has there
-    place: str='labels',  # for the message
+    place: str = 'labels',  # for the message
 ):  # list of names, or the text itself where it is not a list
-    "The names of a cell that is a list, such as ['cat', 'hot dog']; raises `LabelError`."
+    "The names of a cell that is a list, such as ['cat', 'hot dog']; raises `LabelError`"
     if isinstance(cell, bool) or not isinstance(cell, (str, int, list)): raise LabelError(f'{place}: {cell!r} as a label; write a list of names, empty for a picture with none of the classes')
     if isinstance(cell, list):
         if odd := [n for n in cell if isinstance(n, bool) or not isinstance(n, (str, int)) or not clean_name(n)]: raise LabelError(f'{place}: {odd[0]!r} as the name of a class; write it as text')
@@ -221,7 +221,7 @@ def one_hot(
     columns: list,  # one for each class
     rows: list,  # of `whole_rows`
 ) -> list:  # N lists of names
-    "The names of the columns in which a row has a 1 (true, yes, x); raises `LabelError` where a column holds something else."
+    "The names of the columns in which a row has a 1 (true, yes, x); raises `LabelError` where a column holds something else"
     text = lambda v: str(v).strip().casefold()
     for place, cells in rows:
         if odd := [c for c in columns if text(cells[c]) not in _YES | _NO]: raise LabelError(f'{place}: {cells[odd[0]]!r} in the column {odd[0]!r}; with no column of labels ({", ".join(LABEL_COLUMNS[:4])}, …) each other one is a class, and holds 0 or 1: rename the column of labels, or remove this one')
@@ -293,7 +293,7 @@ def _together(rows, errors):
     return [(place, id, names or [], split) for place, id, names, split in first.values()], several
 
 def _two_in_one(rows):
-    "Refuses a name such as 'cat/dog' where both are classes"
+    "Refuse a name such as 'cat/dog' where both are classes"
     known = {name for _, _, names, _ in rows for name in names}
     for place, _, names, _ in rows:
         for name in names:
@@ -304,9 +304,9 @@ def _two_in_one(rows):
 def read_label_table(
     path,  # CSV or JSON
     classes=None,  # the C class names in their order; without, the sorted names of the whole file
-    errors: list=None,  # what is wrong with its rows, collected; without, the first is raised
+    errors: list = None,  # what is wrong with its rows, collected; without, the first is raised
 ) -> Labels:
-    "What a table says of its pictures, and how it was read; raises `LabelError` or `IdError` with the file and the line."
+    "What a table says of its pictures, and how it was read; raises `LabelError` or `IdError` with the file and the line"
     table = open_table(path)
     ids, column, splits = _columns(table)
     others = [] if column else [c for c in table.columns if c and c not in find_columns(table.columns, ID_COLUMNS) and c != splits]
@@ -341,10 +341,10 @@ def _sentence(path, table, ids, how, several, classes, rows, splits, counts):
 def label_rows(
     csv_path,  # table with the names of pictures and their labels, perhaps splits
     classes=None,  # the C class names in their order; without, the sorted names of the whole file
-    split: str=None,  # keep the rows of this split
-    errors: list=None,  # what is wrong with its rows, collected; without, the first is raised
+    split: str = None,  # keep the rows of this split
+    errors: list = None,  # what is wrong with its rows, collected; without, the first is raised
 ) -> tuple:  # (classes, [(place, id, class names)]), the place such as 'labels.csv, line 3'
-    "The classes and the rows of a table of labels; raises `LabelError` or `IdError` with the file and the line."
+    "The classes and the rows of a table of labels; raises `LabelError` or `IdError` with the file and the line"
     labels = read_label_table(csv_path, classes, errors)
     good = [labels.rows[i] for i in good_ids([id for _, id, *_ in labels.rows], [place for place, *_ in labels.rows], errors)]
     return labels.classes, [row[:3] for row in of_split(labels, good, split, csv_path)]
@@ -364,10 +364,10 @@ def of_split(
 def read_labels(
     csv_path,  # table with the names of pictures and their labels, perhaps splits
     classes=None,  # the C class names in their order; without, the sorted names of the whole file
-    split: str=None,  # keep the rows of this split
-    errors: list=None,  # what is wrong with its rows, collected; without, the first is raised
+    split: str = None,  # keep the rows of this split
+    errors: list = None,  # what is wrong with its rows, collected; without, the first is raised
 ) -> tuple:  # (classes, {id: class names})
-    "The classes and each picture's class names; raises `LabelError` or `IdError` with the file and the line."
+    "The classes and each picture's class names; raises `LabelError` or `IdError` with the file and the line"
     classes, rows = label_rows(csv_path, classes, split, errors)
     return classes, {id: names for _, id, names in rows}
 
@@ -392,7 +392,7 @@ def _numbered(path, text):
 def read_classes(
     path,  # text, a name per line or `ID name` or `name,ID`; or JSON
 ) -> tuple:  # C names, that of mask id 1 first; what was decided, in words
-    "The names of the classes in the order of their ids in masks; raises `LabelError`."
+    "The names of the classes in the order of their ids in masks; raises `LabelError`"
     entries = [(id, clean_name(name)) for id, name in _numbered(path, read_text(path))]
     entries = [(id, name) for id, name in entries if not (_IGNORED.fullmatch(name) and id in (None, -1, 255))]
     if entries and entries[0][0] is None: entries = list(enumerate((name for _, name in entries), 0 if _BACKGROUND.fullmatch(entries[0][1]) else 1))

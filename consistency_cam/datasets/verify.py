@@ -33,14 +33,14 @@ class Checked:
     said: list = ()  # lines about classes and how the labels were read
 
     def summary(self) -> str:
-        "One line: how much was looked at, and how much of it is wrong."
+        "One line: how much was looked at, and how much of it is wrong"
         kinds = ', '.join(f'{n} {kind}' for kind, n in Counter(kind for kind, _ in self.problems).most_common())
         return f"{amount(self.pictures, 'picture')}, {amount(self.masks, 'mask')}: {amount(len(self.problems), 'problem') + f' ({kinds})' if kinds else 'no problem'}, {amount(len(self.notes), 'note')}"
 
     def lines(self,
-        most: int=None,  # problems to name; None: all, and all notes, each in its line
+        most: int = None,  # problems to name; None: all, and all notes, each in its line
     ) -> list:  # of lines
-        "What is said of the classes, one line per problem, then the notes."
+        "What is said of the classes, one line per problem, then the notes"
         told = [*self.said, *(f'{kind}: {line}' for kind, line in self.problems[:most])]
         if (rest := len(self.problems[most:]) if most is not None else 0): told.append(f'… and {rest:,} more problems')
         if most is None: return told + [f'note: {where}: {what}' for what, where in self.notes]
@@ -51,7 +51,7 @@ class Checked:
 def overlaps(
     sets: dict,  # {name of a split: samples}
 ) -> list:  # of notes
-    "Pictures that two splits share, where neither holds the other whole."
+    "Pictures that two splits share, where neither holds the other whole"
     ids = {name: set(s.ids) for name, s in sets.items()}
     pairs = [(a, b, ids[a] & ids[b]) for i, a in enumerate(ids) for b in list(ids)[i+1:]]
     return [(f'stands in {a} and in {b}', id) for a, b, both in pairs if both not in (ids[a], ids[b]) for id in sorted(both)]
@@ -59,7 +59,7 @@ def overlaps(
 def class_counts(
     sets: dict,  # {name of a split: samples}
 ) -> tuple:  # {class: pictures that have it}, pictures without any class, pictures; each picture once
-    "How often each class is named."
+    "How often each class is named"
     counts, seen, bare = Counter(), set(), 0
     for s in sets.values():
         new = [i for i, id in enumerate(s.ids) if id not in seen]; seen.update(s.ids)
@@ -71,7 +71,7 @@ def class_counts(
 def slips(
     sets: dict,  # {name of a split: samples}
 ) -> list:  # of notes
-    "Classes of a single picture, and those with less than a twentieth of the pictures of another class of nearly the same name."
+    "Classes of a single picture, and those with less than a twentieth of the pictures of another class of nearly the same name"
     notes, counts = [], class_counts({name: s for name, s in sets.items() if torch.is_tensor(s.labels)})[0]
     for c, n in counts.items():
         like = next((o for o in difflib.get_close_matches(c, counts, 4) if o != c and (n == 1 <= counts[o] or 20*n < counts[o])), None)
@@ -82,9 +82,9 @@ def slips(
 # %% ../../nbs/datasets/17_verify.ipynb #3a6c1d31
 def class_lines(
     sets: dict,  # {name of a split: samples}
-    most: int=24,  # classes to name, those with most pictures
+    most: int = 24,  # classes to name, those with most pictures
 ) -> list:  # of lines
-    "The classes with their pictures, how many have none, and how the labels were read."
+    "The classes with their pictures, how many have none, and how the labels were read"
     counts, bare, _ = class_counts({name: s for name, s in sets.items() if s.labelled})
     if not counts: return []
     shown = ', '.join(f'{c} {n:,}' for c, n in counts.most_common(most))
@@ -96,7 +96,7 @@ def class_lines(
 def everywhere(
     sets: dict,  # {name of a split: samples}
 ) -> list:  # of notes
-    "Classes that stand in every picture."
+    "Classes that stand in every picture"
     counts, _, n = class_counts({name: s for name, s in sets.items() if s.labelled})
     return [('a class in every picture, so no negatives: nothing shows what does not belong to it; add pictures without it, with no label', c) for c, k in counts.items() if k == n > 1]
 
@@ -104,7 +104,7 @@ def everywhere(
 _BESIDE = '.csv .tsv .txt .json .jsonl .xml .md .html .yaml .yml .ini .db'.split()  # lists and texts, which lie beside pictures
 
 def _passed_over(folder, used, masks, others):
-    "Yields (why, path) of the files below a folder that are not used, but for those in the other folders"
+    "Yield (why, path) of the files below a folder that are not used, but for those in the other folders"
     for d, inner, files in os.walk(folder):
         inner[:] = sorted(i for i in inner if os.path.normpath(os.path.join(d, i)) not in others)
         for path in (os.path.normpath(os.path.join(d, f)) for f in sorted(files)):
@@ -117,7 +117,7 @@ def _passed_over(folder, used, masks, others):
 def unlisted(
     sets: dict,  # {name of a split: samples}
 ) -> list:  # of notes
-    "Files among pictures and masks that no split uses."
+    "Files among pictures and masks that no split uses"
     used, folders = set(), ({}, {})  # those of pictures, those of masks
     for s in sets.values():
         for i, id in enumerate(s.ids):
@@ -129,7 +129,7 @@ def unlisted(
 def lost_masks(
     sets: dict,  # {name of a split: samples}
 ) -> list:  # of notes
-    "Pictures without a mask in a split where nearly all have one."
+    "Pictures without a mask in a split where nearly all have one"
     lost = [(s, i) for s in sets.values() if s.has_masks and s.files(0) for i in few_lacking([s.files(i)[1] for i in range(len(s))])]
     return [('has no mask, as nearly all others have', os.fspath(s.files(i)[0])) for s, i in lost]
 
@@ -137,7 +137,7 @@ def lost_masks(
 def mask_notes(
     held: list,  # of (samples, position, ids in the mask, the mask's path)
 ) -> list:  # of notes
-    "Classes that no mask shows although three pictures with masks or more name them, and masks without any background."
+    "Classes that no mask shows although three pictures with masks or more name them, and masks without any background"
     shown = {k for *_, ids, _ in held for k in ids}
     once = {mask: (s, i) for s, i, _, mask in held}
     named = Counter((s.classes[k-1], k) for s, i in once.values() for k in s.label_ids(i))
@@ -168,12 +168,12 @@ def _numbered_otherwise(held):
 def verify(
     sets: dict,  # {name of a split: samples}
     errors=(),  # what was found wrong when these were made with `errors`
-    whole: bool=False,  # they are all of the data set: also note files that none of them names
+    whole: bool = False,  # they are all of the data set: also note files that none of them names
     record=None,  # file that keeps what was found, so that a later check looks only at what is new or changed
-    workers: int=None,  # processes; 0: in this one; None: one for each core
-    progress: bool=True,  # show the bar
+    workers: int = None,  # processes; 0: in this one; None: one for each core
+    progress: bool = True,  # show the bar
 ) -> Checked:
-    "Looks at every picture, mask and label; what is wrong is in the result, not raised."
+    "Look at every picture, mask and label; what is wrong is in the result, not raised"
     begun, problems, notes, bad = time.perf_counter(), [(type(e).__name__, str(e)) for e in errors], overlaps(sets) + slips(sets) + everywhere(sets) + lost_masks(sets), {}
     job = lambda s, i: (os.fspath((f := s.files(i))[0]), f[1] and os.fspath(f[1]), len(s.classes), s.mask_colours) if s.files(i) else None
     places = [(s, i, job(s, i)) for s in sets.values() for i in range(len(s))]

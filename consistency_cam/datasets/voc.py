@@ -39,7 +39,7 @@ def _annotation(path):
 def xml_labels(
     path,  # a VOC annotation, Annotations/ID.xml
 ) -> list:  # class names, each once, in the file's order; none where no object is annotated
-    "The classes of the annotated objects, difficult ones included (as Puzzle-CAM has it); raises `LabelError`."
+    "The classes of the annotated objects, difficult ones included (as Puzzle-CAM has it); raises `LabelError`"
     tree = _annotation(path)
     names = [clean_name(o.findtext('name') or '') for o in tree.findall('object')]
     if '' in names: raise LabelError(f'{path}: object {names.index("") + 1} has no name; write its class there')
@@ -49,10 +49,10 @@ def xml_labels(
 # %% ../../nbs/datasets/06_voc.ipynb #531230ee
 def mask_labels(
     path,  # a mask with ids 0..C and 255
-    classes: list=CLASSES,  # C names
-    colours: str='',  # of RGB masks, as in `read_mask`
+    classes: list = CLASSES,  # C names
+    colours: str = '',  # of RGB masks, as in `read_mask`
 ) -> list:  # class names, in the order of the ids
-    "The classes that have a pixel in the mask; raises `MaskError`."
+    "The classes that have a pixel in the mask; raises `MaskError`"
     ids = read_mask(path, num_classes=len(classes), colours=colours).unique().tolist()
     return [classes[i-1] for i in ids if 0 < i < 255]
 
@@ -64,9 +64,9 @@ def _list(root, split):
 
 def read_list(
     path,  # a list in ImageSets
-    errors: list=None,  # what is wrong with its lines, collected; without, the first is raised
+    errors: list = None,  # what is wrong with its lines, collected; without, the first is raised
 ) -> list:  # ids
-    "The ids of a list, without extensions, the folder JPEGImages, and the column of 1 and -1 that lists of single classes have; raises `IdError`."
+    "The ids of a list, without extensions, the folder JPEGImages, and the column of 1 and -1 that lists of single classes have; raises `IdError`"
     lines = [(n, line.strip()) for n, line in enumerate(read_text(path, IdError).splitlines(), 1) if line.strip()]
     if not lines: raise IdError(f'{path}: no ids in it; write one id per line')
     if all(flags := [re.fullmatch(r'(\S.*?)\s+(-1|0|1)', line) for _, line in lines]): lines = [(n, flag[1]) for (n, _), flag in zip(lines, flags)]
@@ -78,7 +78,7 @@ def train_aug_ids(
     voc_root,  # VOC2012: the folder that holds ImageSets
     sbd_root,  # SBD: the folder that holds dataset/train.txt and dataset/val.txt
 ) -> list:  # sorted ids; 10,582 with VOC 2012 and SBD
-    "VOC's train and all of SBD, without VOC's val: the list that WSSS papers train on; raises `IdError`."
+    "VOC's train and all of SBD, without VOC's val: the list that WSSS papers train on; raises `IdError`"
     sbd = Path(sbd_root)/'dataset'
     ids = {id for path in (_list(voc_root, 'train'), sbd/'train.txt', sbd/'val.txt') for id in read_list(path)}
     return sorted(ids - set(read_list(_list(voc_root, 'val'))))
@@ -94,7 +94,7 @@ def sbd_mask(
     path,  # SBD's dataset/cls/ID.mat
     size=None,  # (H, W) the mask must have
 ) -> torch.Tensor:  # uint8 (H, W), ids 0..20
-    "SBD's mask of a picture; raises `MaskError`, and `ImportError` without SciPy."
+    "SBD's mask of a picture; raises `MaskError`, and `ImportError` without SciPy"
     try: from scipy.io import loadmat
     except ImportError: raise ImportError("SBD's masks are MATLAB files, and SciPy reads them: pip install scipy (the extra `sbd`)") from None
     with reading(path, MaskError), open(path, 'rb') as f: mask = np.asarray(loadmat(f)['GTcls']['Segmentation'][0, 0])
@@ -111,10 +111,10 @@ def _aug_mask(root, sbd, id, own):
 def make_train_aug(
     root,  # VOC2012; gets the folder SegmentationClassAug and the list train_aug
     sbd,  # SBD: the folder that holds dataset
-    workers: int=None,  # threads; None lets Python choose
-    progress: bool=False,  # show a bar
+    workers: int = None,  # threads; None lets Python choose
+    progress: bool = False,  # show a bar
 ) -> list:  # the ids; 10,582 with VOC 2012 and SBD
-    "Makes the augmented list and its masks, all or not yet; raises `InputError`."
+    "Make the augmented list and its masks, all or not yet; raises `InputError`"
     root, sbd, ids = Path(root), Path(sbd), train_aug_ids(root, sbd)
     own, done, part = set(read_ids(_list(root, 'train'))), root/'SegmentationClassAug', root/'.SegmentationClassAug.part'
     def make(id):
@@ -144,9 +144,9 @@ def _home(root, split):
 
 def voc_folders(
     root,  # VOC2012, or a folder laid out so, or one whose splits are folders of pictures with their annotations beside them
-    split: str='all',
+    split: str = 'all',
 ) -> tuple:  # of pictures, of annotations
-    "The folders of a split's pictures and annotations."
+    "The folders of a split's pictures and annotations"
     root = Path(root)
     beside = [f for f in (root/split, root) if not (root/'JPEGImages').is_dir() and next(f.glob('*.xml'), None)]
     return (beside[0], beside[0]) if beside else (root/'JPEGImages', root/'Annotations')
@@ -158,7 +158,7 @@ def _annotated(folder):
 def voc_splits(
     root,  # VOC2012, or a folder laid out so
 ) -> list:  # names
-    "The splits that have a list, in Main where Segmentation has none, without lists of single classes (cat_train), or a folder of their own; 'all' where there are annotations only."
+    "The splits that have a list, in Main where Segmentation has none, without lists of single classes (cat_train), or a folder of their own; 'all' where there are annotations only"
     for folder in (Path(root)/'ImageSets'/kind for kind in ('Segmentation', 'Main')):
         names = {p.stem for p in folder.glob('*.txt')}
         if names: return sorted(name for name in names if not any(name.endswith(f'_{other}') for other in names))
@@ -169,9 +169,9 @@ def split_ids(
     root,  # VOC2012
     split: str,  # 'train', 'val', 'trainval', 'train_aug', 'test', 'half_train', 'half_val', or any list in ImageSets; 'all': every picture with an annotation, where there is no such list
     sbd=None,  # SBD, for 'train_aug' where the root has no such list
-    errors: list=None,  # what is wrong in the list, collected; without, the first is raised
+    errors: list = None,  # what is wrong in the list, collected; without, the first is raised
 ) -> list:  # the ids of the split
-    "The ids of a split: the package's own halves, else the root's list, else made from SBD; raises `IdError`."
+    "The ids of a split: the package's own halves, else the root's list, else made from SBD; raises `IdError`"
     if split in ('half_train', 'half_val'): return read_ids(files('consistency_cam')/'data'/f'{split}.txt')
     path = _list(_home(root, split), split)
     if split == 'train_aug' and not path.exists() and _list(root, 'trainaug').exists(): path = _list(root, 'trainaug')
@@ -187,14 +187,14 @@ def split_ids(
 def voc_labels(
     root,  # VOC2012
     ids,  # N ids
-    source: str='auto',  # 'xml', 'csv', 'masks'; 'auto' takes the XML files, else image_labels.csv
+    source: str = 'auto',  # 'xml', 'csv', 'masks'; 'auto' takes the XML files, else image_labels.csv
     mask_paths=None,  # N paths of masks, for 'masks'
-    errors: list=None,  # what is wrong with single pictures, collected; without, the first is raised
-    classes: list=CLASSES,  # the C names there may be
-    colours: str='',  # of RGB masks, as in `read_mask`
-    split: str='all',  # that the ids are of, where each has a folder of its own
+    errors: list = None,  # what is wrong with single pictures, collected; without, the first is raised
+    classes: list = CLASSES,  # the C names there may be
+    colours: str = '',  # of RGB masks, as in `read_mask`
+    split: str = 'all',  # that the ids are of, where each has a folder of its own
 ) -> list:  # N lists of class names, None where they are wrong
-    "Each picture's class names from what the root has; raises `LabelError`."
+    "Each picture's class names from what the root has; raises `LabelError`"
     xmls, table = voc_folders(root, split)[1], Path(root)/'image_labels.csv'
     if source == 'auto': source = 'xml' if xmls.is_dir() else 'csv' if table.exists() else None
     if source == 'xml': return [_known(xml_labels, xmls/f'{id}.xml', classes, errors) for id in ids]
@@ -223,7 +223,7 @@ CLASS_LISTS = 'labelmap.txt', 'class_names.txt', 'labels.txt', 'classes.txt'
 def read_labelmap(
     path,  # `name:r,g,b:parts:actions` lines, or any list that `read_classes` knows
 ) -> tuple:  # C names; {name: (r, g, b)}, empty where there are no colours; what was decided, in words
-    "The classes of a list, and their colours; raises `LabelError`."
+    "The classes of a list, and their colours; raises `LabelError`"
     lines = [line.strip() for line in read_text(path).splitlines() if line.strip() and not line.startswith('#')]
     found = [re.fullmatch(r'([^:]+):(?:\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*)?:[^:]*(?::[^:]*)?', line) for line in lines]
     if not any(found): return read_classes(path)[0], {}, f'classes in the order of {Path(path).name}'
@@ -239,7 +239,7 @@ def mask_colours(
     classes,  # C names
     colours: dict,  # {name: (r, g, b)}
 ) -> str:  # of ids 0..C, as `read_mask` takes them; '' where a class has none
-    "The colours of RGB masks; raises `LabelError` where two classes have one."
+    "The colours of RGB masks; raises `LabelError` where two classes have one"
     if not classes or any(name not in colours for name in classes): return ''
     background = next((c for name, c in colours.items() if name.lower() == 'background'), (0, 0, 0))
     names = {background: 'the background'}
@@ -250,7 +250,7 @@ def mask_colours(
 def voc_classes(
     root,  # folder in VOC's layout
 ) -> tuple:  # C names; {name: (r, g, b)}; what was decided, in words; '' for VOC's 20
-    "The classes: those of a list, else VOC's 20, else where there are no masks and none of the 20 the sorted names in the annotations; raises `LabelError`."
+    "The classes: those of a list, else VOC's 20, else where there are no masks and none of the 20 the sorted names in the annotations; raises `LabelError`"
     lists = [(path, read_labelmap(path)) for name in CLASS_LISTS if (path := Path(root)/name).is_file()]
     for path, (classes, *_) in lists[1:]:
         if classes != lists[0][1][0]: raise LabelError(f'{path}: other classes than in {lists[0][0]}; remove one of the two')
@@ -276,14 +276,14 @@ def _names_of_test(root, ids, labels, mask_paths, errors, classes, colours):
 
 # %% ../../nbs/datasets/06_voc.ipynb #1abcd3df
 class VOC(Files):
-    "VOC in its own layout, or as other programs write it; an `InputError` says what is missing."
+    "VOC in its own layout, or as other programs write it; an `InputError` says what is missing"
     def __init__(self,
         root,  # VOC2012: the folder that holds JPEGImages and ImageSets
-        split: str='train',  # as in `split_ids`
-        labels: str='auto',  # where image labels come from, as in `voc_labels`
-        masks: bool=True,  # use the masks where there are any: SegmentationClassAug for 'train_aug', else SegmentationClass
+        split: str = 'train',  # as in `split_ids`
+        labels: str = 'auto',  # where image labels come from, as in `voc_labels`
+        masks: bool = True,  # use the masks where there are any: SegmentationClassAug for 'train_aug', else SegmentationClass
         sbd=None,  # SBD, for 'train_aug' where the root has no such list
-        errors: list=None,  # what is wrong in lists and labels, collected, and such pictures left out; without, the first is raised
+        errors: list = None,  # what is wrong in lists and labels, collected, and such pictures left out; without, the first is raised
     ):
         given, root = Path(root), _home(root, split)
         folder, annotations = voc_folders(root, split)
@@ -321,7 +321,7 @@ def _pictures(folder, ids):
     return [path if path.exists() else found.get(id, [path])[0] for id, path in zip(ids, paths)]
 
 def _check_colours(samples, colours, most=20):
-    "Raises `MaskError` where the palette of a mask gives a class another colour than the list of classes does, or the mask has none"
+    "Raise `MaskError` where the palette of a mask gives a class another colour than the list of classes does, or the mask has none"
     for path in [path for path in samples.mask_paths if path.is_file()][:most if colours else 0]:
         with opened(path, MaskError) as im:
             used, shown = [k for _, k in im.getcolors(256)] if im.mode == 'P' else [], im.getpalette('RGB') or []

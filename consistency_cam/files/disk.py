@@ -27,9 +27,9 @@ class WriteError(InputError): "A file that cannot be written: the disk is full, 
 # %% ../../nbs/files/03_disk.ipynb #78fdb389
 def refuse(
     error: InputError,  # what is wrong
-    errors: list=None,  # the others, where they are collected
+    errors: list = None,  # the others, where they are collected
 ):
-    "Raises the error, or puts it to the others."
+    "Raise the error, or put it to the others"
     if errors is None: raise error
     errors.append(error)
 
@@ -53,7 +53,7 @@ def reading(
     path,  # the file that is being read
     error,  # the `InputError` to raise
 ):
-    "A context in which whatever fails while reading `path` becomes one line of `error`."
+    "A context in which whatever fails while reading `path` becomes one line of `error`"
     try: yield
     except InputError: raise
     except FileNotFoundError: raise error(f'{path}: no such file; check the folder and the list of ids') from None
@@ -75,7 +75,7 @@ _UNSUPPORTED = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errn
 def writing(
     path,  # the file that is being written
 ):
-    "A context in which whatever keeps from writing `path` becomes one line of `WriteError`."
+    "A context in which whatever keeps from writing `path` becomes one line of `WriteError`"
     try: yield
     except OSError as e: raise WriteError(f'{path}: cannot be written ({e.strerror or e}); what is finished is kept, make room and run this again') from None
 
@@ -83,7 +83,7 @@ def writing(
 def where_supported(
     *more,  # further error numbers to pass over
 ):
-    "A context in which what a file system does not know is passed over; what goes wrong with the disk is raised."
+    "A context in which what a file system does not know is passed over; what goes wrong with the disk is raised"
     try: yield
     except OSError as e:
         if e.errno not in {*_UNSUPPORTED, *more}: raise
@@ -92,20 +92,20 @@ def part_name(
     name: str,  # of a file
     tail: str,  # tells one writer from another; '*' for a pattern of all
 ) -> str:
-    "How a file is called until it is whole: short, whatever its own name."
+    "How a file is called until it is whole: short, whatever its own name"
     return f'.{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}.{tail}.part'
 
 def sync(
     fd,  # descriptor of a file or a folder
 ):
-    "Forces it to the disk, where its file system knows how."
+    "Force it to the disk, where its file system knows how"
     with where_supported(): os.fsync(fd)
 
 def atomic_bytes(
     path,  # file to write; its folder is made
     content: bytes,
 ):
-    "Writes a file whole or not at all, synced to the disk, with the rights of any new file; raises `WriteError`."
+    "Write a file whole or not at all, synced to the disk, with the rights of any new file; raises `WriteError`"
     path = Path(path); part = path.with_name(part_name(path.name, secrets.token_hex(4)))
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,9 +122,9 @@ def _sync_folder(path):
 
 def take_lock(
     file,  # an open file, or its descriptor
-    wait: bool=False,  # for whoever holds it
+    wait: bool = False,  # for whoever holds it
 ) -> bool:  # whether it is locked
-    "Locks an open file for this process, or warns where there are no locks; raises `BlockingIOError` where another holds it."
+    "Lock an open file for this process, or warn where there are no locks; raises `BlockingIOError` where another holds it"
     try:
         if fcntl is None: raise OSError(errno.ENOSYS, 'no locks')
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -152,9 +152,9 @@ def _of_windows(id): return PureWindowsPath(id).is_absolute() or os.name == 'nt'
 def good_ids(
     ids,  # names of pictures
     where=None,  # as many places, such as 'train.txt, line 3', for the message
-    errors: list=None,  # what is wrong, collected; without, the first is raised
+    errors: list = None,  # what is wrong, collected; without, the first is raised
 ) -> list:  # positions of the good ones
-    "Where the ids stand that are fit to name a file inside a folder, each once; raises `IdError`."
+    "Where the ids stand that are fit to name a file inside a folder, each once; raises `IdError`"
     seen, good = {}, []
     for i, id in enumerate(ids):
         place = where[i] if where else f'id number {i+1}'
@@ -165,9 +165,9 @@ def good_ids(
 def checked_ids(
     ids,  # names of pictures
     where=None,  # as many places, such as 'train.txt, line 3', for the message
-    errors: list=None,  # what is wrong, collected; without, the first is raised
+    errors: list = None,  # what is wrong, collected; without, the first is raised
 ) -> list:  # the ids, without bad ones
-    "The ids, each fit to name a file inside a folder, and no two the same; raises `IdError`."
+    "The ids, each fit to name a file inside a folder, and no two the same; raises `IdError`"
     ids = list(ids)
     return [ids[i] for i in good_ids(ids, where, errors)]
 
@@ -178,7 +178,7 @@ def read_text(
     path,  # a text file
     error=LabelError,  # the `InputError` to raise
 ) -> str:
-    "The text of a file in UTF-8, or in what its first bytes say; raises `error`."
+    "The text of a file in UTF-8, or in what its first bytes say; raises `error`"
     with reading(path, error): content = Path(path).read_bytes()
     if content[:4] in (b'PK\3\4', b'\xd0\xcf\x11\xe0'): raise error(f"{path}: a workbook (Excel, OpenDocument), not text; save the sheet as 'CSV UTF-8'")
     try: text = content.decode(next((name for bom, name in _BOMS.items() if content.startswith(bom)), 'utf-8'))
@@ -190,9 +190,9 @@ def read_text(
 
 def read_ids(
     path,  # text file, one id per line
-    errors: list=None,  # what is wrong with its lines, collected; without, the first is raised
+    errors: list = None,  # what is wrong with its lines, collected; without, the first is raised
 ) -> list:  # the ids, in the file's order
-    "The ids of a list; raises `IdError` for a bad id, one that stands twice, and an empty or missing list."
+    "The ids of a list; raises `IdError` for a bad id, one that stands twice, and an empty or missing list"
     text = read_text(path, IdError)
     lines = [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not lines: raise IdError(f'{path}: no ids in it; write one id per line')

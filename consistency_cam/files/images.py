@@ -21,7 +21,7 @@ def opened(
     path,  # a file in any format that Pillow reads, or an open one
     error=PictureError,  # the `InputError` to raise
 ):
-    "A context with the Pillow image, header read and pixels not; raises `error`, and `BombError` above Pillow's limit."
+    "A context with the Pillow image, header read and pixels not; raises `error`, and `BombError` above Pillow's limit"
     if _on_disk(path) and os.path.exists(path) and not os.path.isfile(path): raise error(f'{path}: a folder or a device, not a file; name a file, or leave it out')
     with reading(path, error), warnings.catch_warnings():
         warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # of what is refused
@@ -34,7 +34,7 @@ def opened(
 def open_picture(
     path,  # a picture in any format that Pillow reads
 ):
-    "A context with the Pillow image of a picture that may be read; raises `PictureError`."
+    "A context with the Pillow image of a picture that may be read; raises `PictureError`"
     with opened(path) as im:
         if im.mode[0] in 'IF': raise PictureError(f'{path}: {im.mode} pixels, more than 8 bits each; save it as an 8-bit RGB picture')
         if not SIDES[0] <= min(im.size) <= max(im.size) <= SIDES[1]:
@@ -60,7 +60,7 @@ def to_rgb(
     im,  # Pillow image of `open_picture`
     mask=None,  # path of its mask, where it has one
 ) -> Image.Image:  # RGB, 8 bits a channel
-    "The picture upright, by its EXIF orientation and its mask; raises `MaskError` where it needs the mask and cannot read it."
+    "The picture upright, by its EXIF orientation and its mask; raises `MaskError` where it needs the mask and cannot read it"
     im.info.pop('transparency', None)
     return (im if _lies(im, mask) else ImageOps.exif_transpose(im)).convert('RGB')
 
@@ -68,7 +68,7 @@ def read_image(
     path,  # a picture in any format that Pillow reads, 8 bits a channel
     mask=None,  # path of its mask, where it has one
 ) -> torch.Tensor:  # uint8 (3, H, W), RGB
-    "The picture, upright as its EXIF orientation says, or as it lies where only that fits its mask; raises `PictureError`."
+    "The picture, upright as its EXIF orientation says, or as it lies where only that fits its mask; raises `PictureError`"
     with open_picture(path) as im: return torch.from_numpy(np.array(to_rgb(im, mask))).permute(2, 0, 1).contiguous()
 
 # %% ../../nbs/files/04_images.ipynb #3ef76f28
@@ -80,9 +80,9 @@ def _ends_as_jpeg(path):
 def check_image(
     path,  # a picture file
     mask=None,  # path of its mask, where it has one
-    decode: bool=False,  # decode every picture
+    decode: bool = False,  # decode every picture
 ) -> tuple:  # (H, W) as `read_image` would give it
-    "The picture's size, after a look for missing bytes that need not decode an intact JPEG; raises `PictureError`."
+    "The picture's size, after a look for missing bytes that need not decode an intact JPEG; raises `PictureError`"
     with open_picture(path) as im:
         if im.format == 'PNG':
             with opened(path) as again: again.verify()

@@ -44,7 +44,7 @@ def in_processes(
     ahead: int = 3,  # jobs per process that are under way
     ended=_was_ended,  # from the names of the jobs under way to the error to raise where a process is ended from outside
 ):
-    "Yields (name, function that returns the result), in the order of the jobs; raises the error of `ended`"
+    "Yield (name, function that returns the result), in the order of the jobs; raises the error of `ended`"
     if workers is None: workers = cores()
     if not workers: yield from ((name, partial(function, *arguments)) for name, arguments in jobs); return
     pool, waiting = ProcessPoolExecutor(workers, get_context('fork' if sys.platform == 'linux' else None), _begin), deque()

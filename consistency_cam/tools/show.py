@@ -21,7 +21,7 @@ from ..datasets.samples import InputError, palette
 def rgb(
     image,  # uint8 tensor (3, H, W), array (H, W, 3) or grey (H, W), or a Pillow picture
 ) -> np.ndarray:  # uint8 (H, W, 3)
-    "The picture as an array; `InputError` for other types or shapes."
+    "The picture as an array; `InputError` for other types or shapes"
     if isinstance(image, Image.Image): return np.array(image.convert('RGB'))
     array = np.asarray(image.detach().cpu() if torch.is_tensor(image) else image)
     if torch.is_tensor(image) and image.ndim == 3: array = np.moveaxis(array, 0, -1)
@@ -32,7 +32,7 @@ def rgb(
 
 # %% ../../nbs/tools/08_show.ipynb #e97763b7
 class Plot(Figure):
-    "A matplotlib figure of its own, that notebooks show as a picture."
+    "A matplotlib figure of its own, that notebooks show as a picture"
     def __init__(self, figsize, layout=None): super().__init__(figsize=figsize, dpi=72, layout=layout)
     def _repr_png_(self): return to_png(self)
 
@@ -41,7 +41,7 @@ def to_png(
     picture,  # a figure, or anything that `rgb` takes
     dpi: int = 72,  # pixels an inch, for figures
 ) -> bytes:
-    "The figure or picture as PNG, nothing cut off."
+    "The figure or picture as PNG, nothing cut off"
     file = io.BytesIO()
     if isinstance(picture, Figure): picture.savefig(file, format='png', dpi=dpi, bbox_inches='tight', metadata={'Software': None})
     else: Image.fromarray(rgb(picture)).save(file, 'PNG', compress_level=1)  # four times as fast as the default, an eighth larger
@@ -54,7 +54,7 @@ def grid(
     row_titles: list = None,  # one left of each row
     size: float = 2.2,  # width of a picture, inches
 ) -> Figure:
-    "Pictures in rows and columns, each row as high as its tallest picture."
+    "Pictures in rows and columns, each row as high as its tallest picture"
     rows = [[None if p is None else rgb(p) for p in row] for row in rows]
     tall = [max([p.shape[0] / p.shape[1] for p in row if p is not None], default=.1) for row in rows]
     wrap = lambda title, width: textwrap.fill(title, max(8, int(width * 11.5)), break_on_hyphens=False)
@@ -77,7 +77,7 @@ def heat(
     cam,  # map (H, W), 0..1: tensor or array
     cmap: str = 'inferno',  # a perceptual colour map: inferno, magma, viridis
 ) -> np.ndarray:  # uint8 (H, W, 3)
-    "The map in colour, dark for 0 and bright for 1; `InputError` where it is no map."
+    "The map in colour, dark for 0 and bright for 1; `InputError` where it is no map"
     cam = np.asarray(cam.detach().cpu().float() if torch.is_tensor(cam) else cam, dtype=float)
     if cam.ndim != 2: raise InputError(f'a CAM of {cam.shape} is no map; give one class, (H, W)')
     return colormaps[cmap](cam, bytes=True)[..., :3]
@@ -89,7 +89,7 @@ def overlay(
     alpha: float = .5,  # share of the heat, 0..1
     cmap: str = 'inferno',  # a perceptual colour map
 ) -> np.ndarray:  # uint8 (H, W, 3)
-    "The CAM's heat over the picture in grey."
+    "The CAM's heat over the picture in grey"
     picture, cam = rgb(image), torch.as_tensor(cam).float()
     if cam.ndim == 2 and cam.shape != picture.shape[:2]:
         cam = interpolate(cam[None, None], size=picture.shape[:2], mode='bilinear')[0, 0]
@@ -101,7 +101,7 @@ def mask_ids(
     mask,  # class ids and 255 (H, W): integer tensor, array or palette picture
     size: tuple = None,  # (H, W) of the picture it belongs to
 ) -> np.ndarray:  # int (H, W)
-    "The mask as an array of ids; `InputError` where it is none, or not of the picture's size."
+    "The mask as an array of ids; `InputError` where it is none, or not of the picture's size"
     ids = np.asarray(mask.cpu() if torch.is_tensor(mask) else mask)
     if ids.ndim != 2 or ids.dtype.kind not in 'ui' or ids.min() < 0 or ids.max() > 255:
         raise InputError(f'a mask of {ids.dtype} {ids.shape}; give integer ids 0 to 255, (H, W)')
@@ -112,7 +112,7 @@ def mask_ids(
 def mask_rgb(
     mask,  # class ids and 255 (H, W)
 ) -> np.ndarray:  # uint8 (H, W, 3)
-    "The mask in VOC's colours; unsure pixels (255) white with grey stripes."
+    "The mask in VOC's colours; unsure pixels (255) white with grey stripes"
     ids = mask_ids(mask)
     shown = palette().numpy().astype(np.uint8)[ids]
     y, x = np.nonzero(ids == 255)
@@ -127,7 +127,7 @@ def class_name(
     i: int,  # mask id: 0 background, 1..C, or 255
     classes: list,  # names of the C foreground classes
 ) -> str:
-    "The name of a mask id; `InputError` for an id past the last class."
+    "The name of a mask id; `InputError` for an id past the last class"
     if i in (0, 255): return 'background' if i == 0 else 'unsure'
     if not 0 < i <= len(classes): raise InputError(f'mask id {i} has no name: there are {len(classes)} classes')
     return classes[i - 1]
@@ -138,7 +138,7 @@ def legend(
     classes: list,  # names of the C foreground classes
     masks: list,  # masks shown in the figure, (H, W) each: their ids are listed
 ) -> Figure:  # the same figure
-    "The figure with the names and colours of all ids in the masks."
+    "The figure with the names and colours of all ids in the masks"
     colours = palette().numpy() / 255
     ids = sorted({int(i) for m in masks for i in np.unique(mask_ids(m))})
     patches = [Patch(label=class_name(i, classes), facecolor='white' if i == 255 else colours[i], edgecolor='grey', hatch='////' * (i == 255)) for i in ids]
@@ -152,7 +152,7 @@ def write_names(
     mask: np.ndarray,  # ids (H, W)
     classes: list,  # names of the C foreground classes
 ) -> np.ndarray:  # uint8 (H, W, 3)
-    "The picture with each class's name at the pixel of its region nearest to the region's middle."
+    "The picture with each class's name at the pixel of its region nearest to the region's middle"
     image = Image.fromarray(picture)
     draw, size = ImageDraw.Draw(image), max(11, max(mask.shape) // 14)
     for i in set(np.flatnonzero(np.bincount(mask.ravel())).tolist()) - {0, 255}:
@@ -170,7 +170,7 @@ def mask_overlay(
     classes: list = None,  # names of the C foreground classes, written on their regions
     alpha: float = .55,  # share of the mask's colour, 0..1
 ) -> np.ndarray:  # uint8 (H, W, 3)
-    "The picture with the mask's colours mixed in where it is not background."
+    "The picture with the mask's colours mixed in where it is not background"
     picture = rgb(image)
     ids = mask_ids(mask, picture.shape[:2])
     shown, inside = picture.copy(), ids > 0
@@ -182,7 +182,7 @@ def on_outline(
     ids: np.ndarray,  # mask ids (H, W)
     radius: int,  # pixels on either side
 ) -> np.ndarray:  # bool (H, W)
-    "Where a pixel within `radius` has another id."
+    "Where a pixel within `radius` has another id"
     below, right = np.zeros(ids.shape, bool), np.zeros(ids.shape, bool)
     below[:-1], right[:, :-1] = ids[1:] != ids[:-1], ids[:, 1:] != ids[:, :-1]
     return _spread(_spread(below, 0, radius - 1, radius), 1, radius, radius) | _spread(_spread(right, 1, radius - 1, radius), 0, radius, radius)
@@ -202,7 +202,7 @@ def contour(
     mask,  # class ids and 255, (H, W); 255 is taken as background
     width: int = None,  # pixels on either side of the outline; by default 1/250 of the picture
 ) -> np.ndarray:  # uint8 (H, W, 3)
-    "The picture with the mask's outlines in white, rimmed with black."
+    "The picture with the mask's outlines in white, rimmed with black"
     picture = rgb(image).copy()
     ids = mask_ids(mask, picture.shape[:2])
     ids, width = np.where(ids == 255, 0, ids), width or max(1, round(max(ids.shape) / 250))
@@ -220,7 +220,7 @@ def curve(
     title: str = '',
     size: tuple = (6, 3),  # width and height, inches
 ) -> Figure:
-    "mIoU in percent against the threshold, a line a method, the best point of each marked and named."
+    "mIoU in percent against the threshold, a line a method, the best point of each marked and named"
     fig = Plot(size, 'constrained')
     ax = fig.subplots()
     for k, (name, (thresholds, mious)) in enumerate(curves.items()):
@@ -240,7 +240,7 @@ def bars(
     title: str = '',
     width: float = 6.5,  # inches; the height follows the number of classes and methods
 ) -> Figure:
-    "IoU of each class in percent, a bar a method, and the mean over the classes that occur."
+    "IoU of each class in percent, a bar a method, and the mean over the classes that occur"
     names = list(next(iter(ious.values())))
     values = 100 * np.array([[row[c] for c in names] for row in ious.values()])
     values = np.hstack([values, np.nanmean(values, 1, keepdims=True)])
@@ -262,5 +262,5 @@ def bars(
 def data_uri(
     png: bytes,  # as from `to_png`
 ) -> str:
-    "The picture as an address that holds all of it, for `<img src=...>`."
+    "The picture as an address that holds all of it, for `<img src=...>`"
     return 'data:image/png;base64,' + base64.b64encode(png).decode()

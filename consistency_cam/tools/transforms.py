@@ -20,7 +20,7 @@ def seeded(
     seed: int,  # of the run, >= 0
     *key: int,  # what the numbers are for, such as epoch and index, >= 0
 ) -> torch.Generator:  # on the CPU
-    "A generator whose numbers depend on `seed` and `key` alone, and differ for every key."
+    "A generator whose numbers depend on `seed` and `key` alone, and differ for every key"
     state = np.random.SeedSequence(seed, spawn_key=key).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> 1))
 
@@ -28,9 +28,9 @@ def seeded(
 def rescale(
     x,  # uint8 (K, H, W): a picture, or a mask as (1, H, W)
     long_side: int,  # pixels of the longer side afterwards
-    nearest: bool=False,  # keep the values as they are, for masks
+    nearest: bool = False,  # keep the values as they are, for masks
 ) -> torch.Tensor:  # uint8 (K, H', W')
-    "The picture with its longer side at `long_side`: bicubic, antialiased; a mask takes its nearest pixels."
+    "The picture with its longer side at `long_side`: bicubic, antialiased; a mask takes its nearest pixels"
     scale = long_side / max(x.shape[-2:])
     size = [max(1, round(s*scale)) for s in x.shape[-2:]]
     mode = InterpolationMode.NEAREST_EXACT if nearest else InterpolationMode.BICUBIC
@@ -50,7 +50,7 @@ def place(
     crop: int,  # pixels wanted
     generator,  # torch.Generator
 ) -> tuple:  # (slice of the picture, (padding before, padding after))
-    "A random window along one axis: of a long axis a part is cut, a short one lies somewhere in the crop."
+    "A random window along one axis: of a long axis a part is cut, a short one lies somewhere in the crop"
     at = torch.randint(abs(crop-size) + 1, (), generator=generator).item()
     return (slice(at, at+crop), (0, 0)) if size > crop else (slice(size), (at, crop-size-at))
 
@@ -60,22 +60,22 @@ def jitter(
     strength: float,  # 0..1: each factor is drawn from 1-strength to 1+strength
     generator,  # torch.Generator
 ) -> torch.Tensor:  # uint8 (3, H, W)
-    "The picture with its brightness, contrast and saturation changed."
+    "The picture with its brightness, contrast and saturation changed"
     factors = 1 + strength*(2*torch.rand(3, generator=generator) - 1)
     for adjust, factor in zip((F.adjust_brightness, F.adjust_contrast, F.adjust_saturation), factors.tolist()): x = adjust(x, factor)
     return x
 
 # %% ../../nbs/tools/03_transforms.ipynb #7fda9b90
 class Augment:
-    "Training augmentation of Puzzle-CAM and the paper: rescale, mirror, normalise, crop with zero padding."
+    "Training augmentation of Puzzle-CAM and the paper: rescale, mirror, normalise, crop with zero padding"
     def __init__(self,
-        crop: int=512,  # side of the square that comes out, pixels
+        crop: int = 512,  # side of the square that comes out, pixels
         long_side=(320, 640),  # least and greatest length of the longer side, pixels
-        flip: float=.5,  # probability of the mirror image
+        flip: float = .5,  # probability of the mirror image
         mean=(.485, .456, .406),  # of the backbone's input, RGB in 0..1
         std=(.229, .224, .225),  # likewise
-        masks: bool=False,  # also give the mask, padded with 255; 255 all over where a sample has none
-        colour: float=0,  # strength of `jitter`, 0 for none
+        masks: bool = False,  # also give the mask, padded with 255; 255 all over where a sample has none
+        colour: float = 0,  # strength of `jitter`, 0 for none
     ):
         lo, hi = long_side
         if not 1 <= lo <= hi or crop < 1: raise InputError(f'{long_side=}, {crop=}: give pixels, the least first, such as (320, 640) and 512')
@@ -100,12 +100,12 @@ class Augment:
 
 # %% ../../nbs/tools/03_transforms.ipynb #3d2ded1b
 class Augmented(Dataset):
-    "Samples under an augmentation; item `(epoch, index)` depends on the seed, the epoch and the index alone."
+    "Samples under an augmentation; item `(epoch, index)` depends on the seed, the epoch and the index alone"
     def __init__(self,
         samples,  # `Samples`
         augment,  # called with (sample, generator), such as `Augment`
-        seed: int=0,  # of the run
-        cache: int=0,  # bytes of memory for decoded pictures, over all loader processes
+        seed: int = 0,  # of the run
+        cache: int = 0,  # bytes of memory for decoded pictures, over all loader processes
     ): self.samples, self.augment, self.seed, self.cache, self.kept, self.taken = samples, augment, seed, cache, {}, 0
     def __len__(self): return len(self.samples)
     def __getitem__(self, at):
@@ -123,15 +123,15 @@ class Augmented(Dataset):
 
 # %% ../../nbs/tools/03_transforms.ipynb #ffe3eb09
 class Batches(Sampler):
-    "Batches of `(epoch, index)` for the steps from `start` on: a permutation an epoch, what is left over at its end dropped."
+    "Batches of `(epoch, index)` for the steps from `start` on: a permutation an epoch, what is left over at its end dropped"
     def __init__(self,
         n: int,  # pictures
         batch_size: int,  # pictures a step, all processes together
         steps: int,  # of the whole training
-        seed: int=0,  # of the run
-        start: int=0,  # steps already done: resuming takes up the same stream here
-        rank: int=0,  # this process
-        world: int=1,  # processes
+        seed: int = 0,  # of the run
+        start: int = 0,  # steps already done: resuming takes up the same stream here
+        rank: int = 0,  # this process
+        world: int = 1,  # processes
     ):
         if batch_size < 1 or n < batch_size: raise InputError(f'{n} pictures do not fill a batch of {batch_size}; take a smaller batch or more pictures')
         if batch_size % world: raise InputError(f'a batch of {batch_size} does not divide among {world} processes; take a multiple of {world}')
@@ -150,5 +150,5 @@ class Batches(Sampler):
 def collate(
     samples,  # list of B dicts of `Augment`
 ) -> dict:  # image (B, 3, crop, crop), labels (B, C), mask (B, crop, crop) where wanted, id: list of B names
-    "One batch from its samples, tensors stacked, names listed."
+    "One batch from its samples, tensors stacked, names listed"
     return default_collate(samples)
