@@ -48,7 +48,8 @@ class AffinityNet(nn.Module):
         "Features"
         maps = self.net.features(_grown(x, self.net.stride))[-3:]
         maps = [F.elu(reduce(m)) for reduce, m in zip(self.reduce, maps)]
-        maps = [maps[0], *[F.interpolate(m, maps[0].shape[-2:], mode='bilinear', align_corners=False) for m in maps[1:]]]
+        maps = [maps[0], *[F.interpolate(m, maps[0].shape[-2:], mode='bilinear', align_corners=False)
+            for m in maps[1:]]]
         return _cut(F.elu(self.mix(torch.cat(maps, 1))), x.shape[-2:], self.stride)
 
     def affinity(self,
@@ -68,7 +69,8 @@ class BoundaryNet(nn.Module):
     ):
         super().__init__()
         self.net = net.requires_grad_(False).eval()
-        self.reduce = nn.ModuleList(nn.Sequential(nn.Conv2d(c, width, 1, bias=False), nn.GroupNorm(4, width)) for c in net.channels)
+        self.reduce = nn.ModuleList(nn.Sequential(nn.Conv2d(c, width, 1, bias=False), nn.GroupNorm(4, width))
+            for c in net.channels)
         self.edge = nn.Conv2d(width * len(net.channels), 1, 1)
 
     def train(self, mode=True):
@@ -83,7 +85,8 @@ class BoundaryNet(nn.Module):
         grown = _grown(x, self.net.stride)
         size = [s // self.stride for s in grown.shape[-2:]]
         with torch.no_grad(): maps = self.net.features(grown)
-        return _cut(self.edge(torch.cat([self._branch(r, m, size) for r, m in zip(self.reduce, maps)], 1))[:, 0], x.shape[-2:], self.stride)
+        return _cut(self.edge(torch.cat([self._branch(r, m, size) for r, m in zip(self.reduce, maps)], 1))[:, 0],
+            x.shape[-2:], self.stride)
 
     def _branch(self, reduce, m, size):
         "A map of the pyramid as `width` channels at stride 4"
@@ -112,7 +115,8 @@ class AffinityTask(nn.Module):
         step: int,  # steps done so far
     ) -> dict:  # named scalar losses
         "Losses of one step"
-        return affinity_loss(self.net.affinity(batch['image'], self.radius), pair_labels(to_grid(batch['mask'], self.net.stride), self.radius))
+        return affinity_loss(self.net.affinity(batch['image'], self.radius),
+            pair_labels(to_grid(batch['mask'], self.net.stride), self.radius))
 
 # %% ../nbs/10_affinity.ipynb #c0195d70
 @reused_memory()
@@ -135,4 +139,5 @@ def infer_affinity(
     radius: int = 5,  # cells
 ) -> torch.Tensor:  # (offsets,ceil(H/stride),ceil(W/stride)) in 0..1
     "Affinity of all pairs of a picture's cells, at one scale (psa)"
-    with eval_mode(net): return net.affinity(net.net.normalize(as_picture(image)[None].to(net.mix.weight.device)), radius)[0]
+    with eval_mode(net):
+        return net.affinity(net.net.normalize(as_picture(image)[None].to(net.mix.weight.device)), radius)[0]

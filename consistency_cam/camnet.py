@@ -69,7 +69,8 @@ def make_backbone(
 def _as_map(final, like, channels_last):
     "A backbone's last word as a map (B,c,h,w), where it may be tokens, behind some that stand for no place, or have its channels last"
     if not torch.is_tensor(final): raise TypeError('its classifier reads no map')
-    if final.ndim == 3: return final[:, -like[0].numel() // like.shape[1]:].transpose(1, 2).unflatten(2, like.shape[-2:]).contiguous()
+    if final.ndim == 3:
+        return final[:, -like[0].numel() // like.shape[1]:].transpose(1, 2).unflatten(2, like.shape[-2:]).contiguous()
     return final.permute(0, 3, 1, 2) if channels_last else final
 
 class BackboneNet(nn.Module):
@@ -81,21 +82,27 @@ class BackboneNet(nn.Module):
         classifier_layer: bool = True,  # keep the layer behind the last block that some backbones have for their classifier
     ):
         super().__init__()
-        if not isinstance(output_stride, int) or output_stride < 1: raise InputError(f'output_stride={output_stride!r}: give the pixels per cell of the last map, 8, 16 or 32')
+        if not isinstance(output_stride, int) or output_stride < 1:
+            raise InputError(f'output_stride={output_stride!r}: give the pixels per cell of the last map, 8, 16 or 32')
         self.backbone_name, self.frozen_bn, self.grows, self.classifier_layer = backbone, False, False, classifier_layer
         self.backbone = make_backbone(backbone, output_stride)
-        if not hasattr(self.backbone, 'forward_intermediates'): raise _unusable(backbone, 'timm gives no maps from inside of it')
+        if not hasattr(self.backbone, 'forward_intermediates'):
+            raise _unusable(backbone, 'timm gives no maps from inside of it')
         known = set(self.backbone.state_dict())
         if not classifier_layer: self.backbone.prune_intermediate_layers(prune_norm=True)
         if pretrained: load_backbone(self.backbone, backbone, pretrained, known)
         self._channels_last = getattr(self.backbone, 'output_fmt', 'NCHW') == 'NHWC'
-        self._options = dict(norm=True) if getattr(self.backbone, 'dynamic_img_size', False) and not self._channels_last else {}
+        self._options = (dict(norm=True)
+            if getattr(self.backbone, 'dynamic_img_size', False) and not self._channels_last else {})
         self.channels, self.strides = self._measure()
         self.stride = self.strides[-1]
         self._try_sizes()
-        if self.stride != output_stride: raise InputError(f"backbone '{backbone}' has output stride {self.stride} and cannot have {output_stride}; say output_stride={self.stride if self.stride > 7 else '8, 16 or 32'}")
+        if self.stride != output_stride:
+            raise InputError(f"backbone '{backbone}' has output stride {self.stride} and cannot have {output_stride}; say output_stride={self.stride if self.stride > 7 else '8, 16 or 32'}")
         config = getattr(self.backbone, 'pretrained_cfg', None) or {}
-        for name, usual in dict(mean=timm.data.IMAGENET_DEFAULT_MEAN, std=timm.data.IMAGENET_DEFAULT_STD).items(): self.register_buffer(name, torch.tensor(config.get(name) or usual).expand(3).reshape(3, 1, 1), persistent=False)
+        for name, usual in dict(mean=timm.data.IMAGENET_DEFAULT_MEAN, std=timm.data.IMAGENET_DEFAULT_STD).items():
+            self.register_buffer(name, torch.tensor(config.get(name) or usual).expand(3).reshape(3, 1, 1),
+                persistent=False)
 
     def features(self,
         x: torch.Tensor,  # (B,3,H,W) normalised pictures
@@ -104,12 +111,14 @@ class BackboneNet(nn.Module):
         h, w = x.shape[-2:]
         if self.grows: x = F.pad(x, (0, -w % self.stride, 0, -h % self.stride), mode='replicate')
         with traced(self.backbone_name): final, maps = self.backbone.forward_intermediates(x, **self._options)
-        if self.classifier_layer and not self._options: maps = [*maps[:-1], _as_map(final, maps[-1], self._channels_last)]
+        if self.classifier_layer and not self._options:
+            maps = [*maps[:-1], _as_map(final, maps[-1], self._channels_last)]
         if not self.grows: return maps
         grids = [cells((h, w), s) for s in self.strides]
         return [m[..., :rows, :columns] for m, (rows, columns) in zip(maps, grids)]
 
-    def __prepare_scriptable__(self): raise InputError('torch.jit.script cannot read these networks; torch.jit.trace(net.eval(), pictures) makes a TorchScript of them that takes pictures of any size')
+    def __prepare_scriptable__(self):
+        raise InputError('torch.jit.script cannot read these networks; torch.jit.trace(net.eval(), pictures) makes a TorchScript of them that takes pictures of any size')
 
     def normalize(self,
         images: torch.Tensor,  # (...,3,H,W) uint8 pictures
@@ -126,9 +135,12 @@ def _measure(self: BackboneNet):
     for side in (64, 224):  # in the larger one cells of 7, 14 and 28 pixels are whole, too
         maps = []
         try: fast(self.eval(), lambda: maps.extend(self.features(torch.zeros(1, 3, side, side))) or maps)
-        except Exception as e: reason = f'a picture of {side}x{side} pixels does not go through timm\'s network ({_first_line(e)})'; continue
+        except Exception as e:
+            reason = f'a picture of {side}x{side} pixels does not go through timm\'s network ({_first_line(e)})'
+            continue
         finally: self.train(training)
-        if all(m.shape[-2] == m.shape[-1] and side % m.shape[-1] == 0 for m in maps): return [m.shape[1] for m in maps], [side // m.shape[-1] for m in maps]
+        if all(m.shape[-2] == m.shape[-1] and side % m.shape[-1] == 0 for m in maps):
+            return [m.shape[1] for m in maps], [side // m.shape[-1] for m in maps]
     raise _unusable(self.backbone_name, reason)
 
 def _misfit(net, size):
@@ -136,7 +148,8 @@ def _misfit(net, size):
     name, wanted = f'a picture of {size[0]}x{size[1]} pixels', [(1, c, *cells(size, s)) for c, s in zip(net.channels, net.strides)]
     try: found = [tuple(m.shape) for m in net.features(torch.zeros(1, 3, *size))]
     except Exception as e: return f"{name} does not go through timm's network ({_first_line(e)})"
-    return next((f'of {name} it makes a map of {"x".join(map(str, f[2:]))} cells where stride {s} wants {w[2]}x{w[3]}' for f, w, s in zip(found, wanted, net.strides) if f != w), None)
+    return next((f'of {name} it makes a map of {"x".join(map(str, f[2:]))} cells where stride {s} wants {w[2]}x{w[3]}'
+        for f, w, s in zip(found, wanted, net.strides) if f != w), None)
 
 @patch
 @torch.no_grad()
@@ -145,7 +158,8 @@ def _try_sizes(self: BackboneNet):
     training, s = self.training, self.stride
     self.eval()
     for self.grows in (False, True):
-        reason = next(filter(None, (_misfit(self, size) for size in ((s, 2 * s), (3 * s + 1, 2 * s - 1), (s // 2 + 3, 2 * s + s // 2 - 1)))), None)
+        reason = next(filter(None, (_misfit(self, size)
+            for size in ((s, 2 * s), (3 * s + 1, 2 * s - 1), (s // 2 + 3, 2 * s + s // 2 - 1)))), None)
         if not reason: break
     else: raise _unusable(self.backbone_name, reason)
     self.train(training)
@@ -162,7 +176,8 @@ class CAMNet(BackboneNet):
         bias: float|None = None,  # start of the classifier's bias; None: no bias
     ):
         if pool not in POOLINGS: raise InputError(unknown('pooling', pool, POOLINGS))
-        if not isinstance(num_classes, int) or num_classes < 1: raise InputError(f'num_classes={num_classes!r}: give the number of foreground classes, 1 or more')
+        if not isinstance(num_classes, int) or num_classes < 1:
+            raise InputError(f'num_classes={num_classes!r}: give the number of foreground classes, 1 or more')
         super().__init__(backbone, output_stride, pretrained)
         self.pool, self.num_classes = pool, num_classes
         self.classifier = nn.Conv2d(self.channels[-1], num_classes, 1, bias=bias is not None)
@@ -198,7 +213,8 @@ def freeze(self: BackboneNet,
     "Hold the backbone's batch norm and its first stages fixed, also through later calls of `train()`"
     self.frozen_bn = batch_norm
     if stages:
-        if stages >= len(self.backbone.feature_info): raise InputError(f'cannot freeze {stages} stages: {self.backbone_name} has {len(self.backbone.feature_info)}')
+        if stages >= len(self.backbone.feature_info):
+            raise InputError(f'cannot freeze {stages} stages: {self.backbone_name} has {len(self.backbone.feature_info)}')
         last = self.backbone.feature_info[stages - 1]['module']
         for name, child in self._stages():
             child.requires_grad_(False)
@@ -210,7 +226,8 @@ def freeze(self: BackboneNet,
 def _stages(self: BackboneNet):
     "Named parts of the backbone in order, a sequence of blocks taken block by block"
     for name, child in self.backbone.named_children():
-        if isinstance(child, nn.Sequential) and name in ('blocks', 'stages'): yield from ((f'{name}.{i}', b) for i, b in child.named_children())
+        if isinstance(child, nn.Sequential) and name in ('blocks', 'stages'):
+            yield from ((f'{name}.{i}', b) for i, b in child.named_children())
         else: yield name, child
 
 @patch
@@ -225,7 +242,8 @@ def train(self: BackboneNet, mode=True):
 @patch
 def compile_features(self: BackboneNet) -> BackboneNet:
     "Have the feature pyramid computed by compiled code, the same for all sizes of pictures"
-    compiled = torch.compile(self.features, dynamic=True, options=dict(force_layout_optimization=True))  # without it, code for one size of the last map
+    # without it, code for one size of the last map
+    compiled = torch.compile(self.features, dynamic=True, options=dict(force_layout_optimization=True))
     self.features = lambda x: compiled(x.contiguous(memory_format=torch.channels_last))
     return self
 
@@ -240,7 +258,8 @@ def compiling():
     "Within the block, what torch cannot compile is an `InputError` of one line"
     try: yield
     except Exception as e:
-        if not any(c.__name__ == 'TorchDynamoException' or c.__module__.startswith('torch._inductor') for c in type(e).__mro__): raise
+        if not any(c.__name__ == 'TorchDynamoException' or c.__module__.startswith('torch._inductor') for c in type(e).__mro__):
+            raise
         raise _cannot_compile(e) from e
 
 def try_compiler(

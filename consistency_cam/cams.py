@@ -33,7 +33,8 @@ def _colours_first(x):
     "The picture (3,H,W); raises `PictureError`"
     places = [k for k in (0, 2) if x.ndim == 3 and x.shape[k] == 3]
     if len(places) == 1 and x.numel(): return x if places == [0] else x.permute(2, 0, 1)
-    what = 'a batch' if x.ndim == 4 else 'either order' if len(places) == 2 else 'a grey picture' if x.ndim == 2 or 1 in x.shape else 'no RGB picture'
+    what = ('a batch' if x.ndim == 4 else 'either order' if len(places) == 2 else 'a grey picture'
+        if x.ndim == 2 or 1 in x.shape else 'no RGB picture')
     raise PictureError(f'the picture is {tuple(x.shape)}, {what}; give one RGB picture, (3,H,W) or (H,W,3)')
 
 def as_picture(
@@ -42,14 +43,17 @@ def as_picture(
     "A picture in the form that data sets give it; raises `PictureError`"
     if isinstance(image, (str, Path)): return read_image(image)
     if isinstance(image, Image.Image):
-        if image.mode[0] in 'IF': raise PictureError(f'the picture has {image.mode} pixels, more than 8 bits each; give 8-bit RGB')
+        if image.mode[0] in 'IF':
+            raise PictureError(f'the picture has {image.mode} pixels, more than 8 bits each; give 8-bit RGB')
         return torch.from_numpy(np.array(to_rgb(image.copy()))).permute(2, 0, 1).contiguous()
     x = _numbers(image)
-    if x is None: raise PictureError(f'the picture is {getattr(image, "dtype", type(image).__name__)}; give uint8 or floats from 0 to 1, in a tensor, an array or a Pillow image')
+    if x is None:
+        raise PictureError(f'the picture is {getattr(image, "dtype", type(image).__name__)}; give uint8 or floats from 0 to 1, in a tensor, an array or a Pillow image')
     x = _colours_first(x)
     if x.dtype == torch.uint8: return x.contiguous()
     if not x.is_floating_point(): raise PictureError(f'the picture is {x.dtype}; give uint8, or floats from 0 to 1')
-    if not (x.min() >= -1e-4 and x.max() <= 1.0001): raise PictureError(f'a float picture with values from {x.min():.3g} to {x.max():.3g}; give uint8, or floats from 0 to 1 that are not normalised')
+    if not (x.min() >= -1e-4 and x.max() <= 1.0001):
+        raise PictureError(f'a float picture with values from {x.min():.3g} to {x.max():.3g}; give uint8, or floats from 0 to 1 that are not normalised')
     return (x.float() * 255).round().clamp(0, 255).to(torch.uint8).contiguous()
 
 # %% ../nbs/03_cams.ipynb #5c1e7a95
@@ -62,8 +66,10 @@ def as_labels(
     try: x = labels.detach() if torch.is_tensor(labels) else torch.tensor(np.asarray(labels).tolist())
     except (TypeError, ValueError, RuntimeError):
         raise LabelError(f'labels {str(labels)[:60]}: not numbers; give {wanted}, 1 for a class in the picture and 0 for another; `multi_hot(names, classes)` makes them') from None
-    if tuple(x.shape) != tuple(shape): raise LabelError(f'labels {tuple(x.shape)}; give {wanted}, 1 for a class in the picture and 0 for another, the network knows {shape[-1]} classes')
-    if not ((x == 0) | (x == 1)).all(): raise LabelError(f'labels from {x.min():.3g} to {x.max():.3g}; give 1 for a class in the picture and 0 for another, {wanted}')
+    if tuple(x.shape) != tuple(shape):
+        raise LabelError(f'labels {tuple(x.shape)}; give {wanted}, 1 for a class in the picture and 0 for another, the network knows {shape[-1]} classes')
+    if not ((x == 0) | (x == 1)).all():
+        raise LabelError(f'labels from {x.min():.3g} to {x.max():.3g}; give 1 for a class in the picture and 0 for another, {wanted}')
     return x == 1
 
 # %% ../nbs/03_cams.ipynb #5c1e7a98
@@ -84,8 +90,10 @@ def checked_ways(
 ):
     "Go on where a picture can be looked at so; raises `InputError`"
     good = lambda s: isinstance(s, (int, float)) and .01 <= s <= 16
-    if not isinstance(scales, (tuple, list)) or not scales or not all(map(good, scales)): raise InputError(f'scales {scales!r}; give one or more, each from .01 to 16 of the sides of the picture, such as (.5, 1., 1.5, 2.)')
-    if type(stride) is not int or stride < 1: raise InputError(f'stride {stride!r}; give the pixels per cell of the result, a whole number of at least 1')
+    if not isinstance(scales, (tuple, list)) or not scales or not all(map(good, scales)):
+        raise InputError(f'scales {scales!r}; give one or more, each from .01 to 16 of the sides of the picture, such as (.5, 1., 1.5, 2.)')
+    if type(stride) is not int or stride < 1:
+        raise InputError(f'stride {stride!r}; give the pixels per cell of the result, a whole number of at least 1')
 
 # %% ../nbs/03_cams.ipynb #c9f677b2
 def snapped(
@@ -96,7 +104,8 @@ def snapped(
     "The scaled size (H,W), each side rounded to a multiple of the stride"
     return tuple(max(stride, round(scale * s / stride) * stride) for s in size)
 
-PIXELS = dict(cpu=2**20, cuda=2**22)  # that go through the network at once: two, ten of VOC's pictures with their mirror images
+# that go through the network at once: two, ten of VOC's pictures with their mirror images
+PIXELS = dict(cpu=2**20, cuda=2**22)
 
 def scaled_evidence(
     net: CAMNet,
@@ -118,10 +127,13 @@ def scaled_evidence(
 # %% ../nbs/03_cams.ipynb #c268eda0
 def _batch(images):
     "Pictures of one size, uint8 (B,3,H,W); raises `PictureError`"
-    if torch.is_tensor(images) and images.dtype == torch.uint8 and images.ndim == 4 and images.shape[1] == 3 != images.shape[3] and images.numel(): return images
-    if not isinstance(images, (torch.Tensor, np.ndarray, list, tuple)) or not len(images): raise PictureError('no pictures; give at least one')
+    if torch.is_tensor(images) and images.dtype == torch.uint8 and images.ndim == 4 and images.shape[1] == 3 != images.shape[3] and images.numel():
+        return images
+    if not isinstance(images, (torch.Tensor, np.ndarray, list, tuple)) or not len(images):
+        raise PictureError('no pictures; give at least one')
     images = [as_picture(x) for x in images]
-    if len(sizes := {x.shape for x in images}) > 1: raise PictureError(f'pictures of {len(sizes)} sizes in one batch; give those of one size together')
+    if len(sizes := {x.shape for x in images}) > 1:
+        raise PictureError(f'pictures of {len(sizes)} sizes in one batch; give those of one size together')
     return torch.stack(images)
 
 @reused_memory()
@@ -145,10 +157,13 @@ def infer_batch(
     keep = labels.any(0).nonzero().flatten()
     size = cells(images.shape[-2:], stride)
     ground = found[0][0].shape[1] > net.num_classes  # the background's map stands in front
-    total = sum(F.interpolate(m[:, keep + ground], size, mode='bilinear', align_corners=False) for m, _ in found) if len(keep) else None
-    maps = [{c.item() + 1: _normalised(total[i, k]) for k, c in enumerate(keep) if labels[i, c]} for i in range(len(images))]
+    total = (sum(F.interpolate(m[:, keep + ground], size, mode='bilinear', align_corners=False) for m, _ in found)
+        if len(keep) else None)
+    maps = [{c.item() + 1: _normalised(total[i, k]) for k, c in enumerate(keep) if labels[i, c]}
+        for i in range(len(images))]
     if not (background and ground): return maps
-    scores = sum(F.interpolate(m[:, :1], size, mode='bilinear', align_corners=False) for m, _ in found) / (len(scales) * (1 + flip))
+    scores = sum(F.interpolate(m[:, :1], size, mode='bilinear', align_corners=False)
+        for m, _ in found) / (len(scales) * (1 + flip))
     return [{0: score.clamp(0, 1)} | m for score, m in zip(scores[:, 0], maps)]
 
 def _normalised(m):
@@ -186,7 +201,8 @@ def infer(
     def flush(size):
         indices, images = zip(*groups.pop(size))
         labels = samples.labels[list(indices)] if given else None
-        for i, cams in zip(indices, infer_batch(net, torch.stack(images), labels, scales, flip, stride, background)): yield i, size, cams
+        for i, cams in zip(indices, infer_batch(net, torch.stack(images), labels, scales, flip, stride, background)):
+            yield i, size, cams
     with reused_memory():
         for i, x in samples.pictures(indices):
             size = tuple(x.shape[-2:])
@@ -202,7 +218,8 @@ def full_size(
     size: tuple,  # (H,W) of the picture
 ) -> dict:
     "The maps at the picture's size, in float32"
-    return {c: F.interpolate(m[None, None].float(), size, mode='bilinear', align_corners=False)[0, 0] for c, m in cams.items()}
+    return {c: F.interpolate(m[None, None].float(), size, mode='bilinear', align_corners=False)[0, 0]
+        for c, m in cams.items()}
 
 class StoreError(InputError): "A CAM store that is absent, damaged, or made for other classes"
 
@@ -216,9 +233,12 @@ class CamStore:
         self.folder = Path(folder); about = self.folder/'store.json'
         if about.exists():
             known = read_json(about, 'classes', 'stride'); self.classes, self.stride = known['classes'], known['stride']
-            if not (isinstance(self.classes, list) and all(isinstance(c, str) for c in self.classes) and type(self.stride) is int and self.stride > 0): raise StoreError(f'{about}: no names of classes and a stride; remove the folder and infer again')
-            if classes is not None and list(classes) != self.classes: raise StoreError(f'{about}: made for other classes ({len(self.classes)}: {", ".join(self.classes[:4])}, …); use another folder')
-        elif classes is None: raise StoreError(f'{self.folder}: no CAM store here; make one with `consistency-cam cams`')
+            if not (isinstance(self.classes, list) and all(isinstance(c, str) for c in self.classes) and type(self.stride) is int and self.stride > 0):
+                raise StoreError(f'{about}: no names of classes and a stride; remove the folder and infer again')
+            if classes is not None and list(classes) != self.classes:
+                raise StoreError(f'{about}: made for other classes ({len(self.classes)}: {", ".join(self.classes[:4])}, …); use another folder')
+        elif classes is None:
+            raise StoreError(f'{self.folder}: no CAM store here; make one with `consistency-cam cams`')
         else:
             self.classes, self.stride = list(classes), stride
             write_json(about, dict(classes=self.classes, stride=stride))
@@ -241,8 +261,10 @@ def put(self: CamStore,
     h, w = cells(size, self.stride)
     checked_ids([id], [str(self.folder)])
     maps = torch.stack(list(cams.values())) if cams else torch.zeros(0, h, w)
-    if maps.shape[1:] != (h, w): raise StoreError(f"{id}: maps of {tuple(maps.shape[1:])} do not fit a {size[0]}x{size[1]} picture at stride {self.stride}; wanted ({h}, {w})")
-    if not maps.isfinite().all(): raise StoreError(f"{id}: maps with nan or infinite values; the network's weights or the picture are damaged")
+    if maps.shape[1:] != (h, w):
+        raise StoreError(f"{id}: maps of {tuple(maps.shape[1:])} do not fit a {size[0]}x{size[1]} picture at stride {self.stride}; wanted ({h}, {w})")
+    if not maps.isfinite().all():
+        raise StoreError(f"{id}: maps with nan or infinite values; the network's weights or the picture are damaged")
     tensors = dict(cams=maps.half().cpu().contiguous(), ids=torch.tensor(list(cams), dtype=torch.int32))
     atomic_bytes(self.path(id), save(tensors, dict(size=json.dumps(size))))
 
@@ -252,9 +274,12 @@ def _read(self: CamStore, id, full):
     try:
         tensors, texts = read_tensors(self.path(id))
         maps, ids, size = tensors['cams'].float(), tensors['ids'].tolist(), json.loads(texts['size'])
-        if [len(ids), *cells(size, self.stride)] != list(maps.shape): raise ValueError(f'{len(ids)} ids and maps {tuple(maps.shape)} for a picture {size}')
-    except FileNotFoundError: raise StoreError(f"{self.folder}: no CAMs for picture '{id}'; `consistency-cam cams` makes them") from None
-    except Exception as e: raise StoreError(f'{self.path(id)}: damaged CAM file ({e}); remove it and infer again') from None
+        if [len(ids), *cells(size, self.stride)] != list(maps.shape):
+            raise ValueError(f'{len(ids)} ids and maps {tuple(maps.shape)} for a picture {size}')
+    except FileNotFoundError:
+        raise StoreError(f"{self.folder}: no CAMs for picture '{id}'; `consistency-cam cams` makes them") from None
+    except Exception as e:
+        raise StoreError(f'{self.path(id)}: damaged CAM file ({e}); remove it and infer again') from None
     cams = dict(zip(ids, maps))
     return full_size(cams, size) if full else cams
 

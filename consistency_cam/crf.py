@@ -18,7 +18,8 @@ from .datasets.samples import InputError
 from .tools.transforms import rescale
 
 # %% ../nbs/08_crf.ipynb #fed1037c
-class CRFError(InputError): "A picture and probabilities that no CRF can work on, a picture of a pool that failed, or no CRF installed"
+class CRFError(InputError):
+    "A picture and probabilities that no CRF can work on, a picture of a pool that failed, or no CRF installed"
 
 @dataclass(frozen=True)
 class CRFSetting:
@@ -29,7 +30,8 @@ class CRFSetting:
     bilateral_rgb: float = 13.  # theta 3: difference of colour it bears, of 255
     bilateral: float = 10.  # w2: its weight
     steps: int = 10  # of mean field
-    side: int = 0  # longer side, pixels, of the smaller copy on which it works where a picture is larger; 0: on the picture itself
+    # longer side, pixels, of the smaller copy on which it works where a picture is larger; 0: on the picture itself
+    side: int = 0
 
 # %% ../nbs/08_crf.ipynb #6f62e360
 def mean_field(
@@ -39,12 +41,14 @@ def mean_field(
 ) -> np.ndarray:  # (K,H,W) float32
     "Probabilities after mean field with filtered kernels; raises `CRFError` where pydensecrf2 is not installed"
     try: from pydensecrf.densecrf import DenseCRF2D
-    except ImportError: raise CRFError('the dense CRF needs the package pydensecrf2, which is not installed: pip install "consistency_cam[crf]"') from None
+    except ImportError:
+        raise CRFError('the dense CRF needs the package pydensecrf2, which is not installed: pip install "consistency_cam[crf]"') from None
     K, H, W = probs.shape
     crf = DenseCRF2D(W, H, K)
     crf.setUnaryEnergy(np.ascontiguousarray(-np.log(probs.clip(1e-5, 1)).reshape(K, -1), np.float32))
     crf.addPairwiseGaussian(sxy=setting.smooth_xy, compat=setting.smooth)
-    crf.addPairwiseBilateral(sxy=setting.bilateral_xy, srgb=setting.bilateral_rgb, rgbim=np.ascontiguousarray(image), compat=setting.bilateral)
+    crf.addPairwiseBilateral(sxy=setting.bilateral_xy, srgb=setting.bilateral_rgb, rgbim=np.ascontiguousarray(image),
+        compat=setting.bilateral)
     return np.array(crf.inference(setting.steps), np.float32).reshape(K, H, W)
 
 # %% ../nbs/08_crf.ipynb #7fb68355
@@ -82,7 +86,8 @@ def dense_crf(
     "Probabilities that follow the picture's edges (Krähenbühl and Koltun 2011); raises `CRFError`"
     image, probs = _checked(image, probs)
     here = [k for k, p in enumerate(probs) if p.any()] if present is None else sorted(present)
-    if not here or not 0 <= here[0] <= here[-1] < len(probs): raise CRFError(f'classes {here} present among {len(probs)}: name at least one, from 0 to {len(probs) - 1}')
+    if not here or not 0 <= here[0] <= here[-1] < len(probs):
+        raise CRFError(f'classes {here} present among {len(probs)}: name at least one, from 0 to {len(probs) - 1}')
     kept = probs[here] + 1e-12
     kept = kept / kept.sum(0)
     out = torch.zeros_like(probs)
@@ -108,7 +113,8 @@ def label_probs(
     "Probabilities of the present ids from a hard label map; raises `CRFError` for a label that is none of them"
     labels, ids = torch.as_tensor(labels), torch.as_tensor(present)
     given = labels == ids.to(labels.device)[:, None, None]
-    if not given.any(0).all(): raise CRFError(f'labels {labels.unique().tolist()} where only {list(present)} are present')
+    if not given.any(0).all():
+        raise CRFError(f'labels {labels.unique().tolist()} where only {list(present)} are present')
     return torch.where(given, certainty, (1 - certainty) / (len(ids) - 1)) if len(ids) > 1 else given.float()
 
 def label_crf(
@@ -164,11 +170,13 @@ def crf_many(
 ):
     "Yield (id, result) in the order of the jobs, from a pool of processes; raises `CRFError` that names the picture"
     jobs, workers = tqdm(jobs, title, total, disable=not progress), cores() if workers is None else workers
-    if workers: function, jobs = partial(_work, function), ((id, (_each(_packed, arguments),)) for id, arguments in jobs)
+    if workers:
+        function, jobs = partial(_work, function), ((id, (_each(_packed, arguments),)) for id, arguments in jobs)
     ended = lambda ids: CRFError(f"a process of the pool was ended from outside, at picture '{ids[-1]}' or one of the {2 * workers} before it; often memory is short: make room and do the same again, or take fewer workers")
     for id, get in in_processes(function, jobs, workers, 2, ended): yield _finished(id, get)
 
 def _finished(id, get):
     "The id and what `get` returns; what it raises becomes a `CRFError` that names the picture"
     try: return id, _each(_unpacked, get())
-    except Exception as e: raise CRFError(f"picture '{id}': {e if isinstance(e, InputError) else f'{type(e).__name__}: {e}'}") from e
+    except Exception as e:
+        raise CRFError(f"picture '{id}': {e if isinstance(e, InputError) else f'{type(e).__name__}: {e}'}") from e

@@ -64,7 +64,8 @@ class ASPP(nn.Module):
         norm: str = 'batch',  # 'batch' or 'group'
     ):
         super().__init__()
-        self.branches = nn.ModuleList([conv_norm(channels, 256, rate, norm) for rate in (0, *rates)] + [ImagePooling(channels, 256, norm)])
+        self.branches = nn.ModuleList([conv_norm(channels, 256, rate, norm)
+            for rate in (0, *rates)] + [ImagePooling(channels, 256, norm)])
         self.project = nn.Sequential(*conv_norm(256 * len(self.branches), 256, norm=norm), nn.Dropout(.1))
 
     def forward(self, x): return self.project(torch.cat([branch(x) for branch in self.branches], 1))
@@ -78,7 +79,8 @@ class Segmenter(BackboneNet):
         output_stride: int,  # pixels a cell of the last map
         pretrained: bool|str|Path,  # backbone weights: True (installed package, else hub), a file, or False for random
     ):
-        if not isinstance(num_classes, int) or num_classes < 2: raise InputError(f'num_classes={num_classes!r}: give the number of classes, background among them, 2 or more')
+        if not isinstance(num_classes, int) or num_classes < 2:
+            raise InputError(f'num_classes={num_classes!r}: give the number of classes, background among them, 2 or more')
         super().__init__(backbone, output_stride, pretrained, classifier_layer=False)
         self.num_classes = num_classes
 
@@ -106,7 +108,8 @@ class DeepLabV3(Segmenter):
         norm: str = 'batch',  # normalisation of the head: 'batch' or 'group'
     ):
         super().__init__(backbone, num_classes, output_stride, pretrained)
-        self.head = nn.Sequential(ASPP(self.channels[-1], rates or rates_at(output_stride), norm), conv_norm(256, 256, 1, norm), nn.Conv2d(256, num_classes, 1))
+        self.head = nn.Sequential(ASPP(self.channels[-1], rates or rates_at(output_stride), norm),
+            conv_norm(256, 256, 1, norm), nn.Conv2d(256, num_classes, 1))
         self.head.lr_factor = 10.
         fast(self)
 
@@ -144,12 +147,14 @@ class DeepLabV3Plus(Segmenter):
         refinements: int = 2,  # 3x3 layers of the decoder, at least 1
     ):
         super().__init__(backbone, num_classes, output_stride, pretrained)
-        if 4 not in self.strides: raise InputError(f"backbone '{backbone}' has maps of stride {self.strides} and none of stride 4 for the decoder; use DeepLabV3 with it")
+        if 4 not in self.strides:
+            raise InputError(f"backbone '{backbone}' has maps of stride {self.strides} and none of stride 4 for the decoder; use DeepLabV3 with it")
         self.level = self.strides.index(4)
         self.aspp = ASPP(self.channels[-1], rates or rates_at(output_stride), norm)
         self.low = conv_norm(self.channels[self.level], 48, norm=norm)
         self.merge = Merge(256, 48, norm)
-        self.decoder = nn.Sequential(*(conv_norm(256, 256, 1, norm) for _ in range(refinements - 1)), nn.Conv2d(256, num_classes, 1))
+        self.decoder = nn.Sequential(*(conv_norm(256, 256, 1, norm) for _ in range(refinements - 1)),
+            nn.Conv2d(256, num_classes, 1))
         for part in (self.aspp, self.low, self.merge, self.decoder): part.lr_factor = 10.
         fast(self)
 
@@ -166,7 +171,8 @@ def multiply_adds(
     size: int = 513,  # side of the picture, pixels
 ) -> int:
     "Multiply-adds of the convolutions for one picture"
-    with torch.no_grad(), FlopCounterMode(display=False) as counter: net(torch.zeros(1, 3, size, size, device=net.mean.device))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        net(torch.zeros(1, 3, size, size, device=net.mean.device))
     return counter.get_total_flops() // 2
 
 def parameters(

@@ -67,11 +67,14 @@ class IteratedLearning(nn.Module):
     ):
         super().__init__()
         if not 0 < rho < 1: raise InputError(f'rho={rho}: give a probability between 0 and 1, such as .25')
-        if k_teacher < 1 or k_student < 0: raise InputError(f'{k_teacher=}, {k_student=}: give steps, at least 1 for the teacher and 0 for the student')
+        if k_teacher < 1 or k_student < 0:
+            raise InputError(f'{k_teacher=}, {k_student=}: give steps, at least 1 for the teacher and 0 for the student')
         self.net, self.rho, self.k_teacher, self.k_student, self.with_given = net, rho, k_teacher, k_student, with_given
         self.teacher = copy.deepcopy(net).requires_grad_(False).eval()
-        for name in ('taught', 'left_out'): self.register_buffer(name, torch.zeros((), dtype=torch.long))  # pictures, over all steps
-        self.register_buffer('silent', torch.zeros((), dtype=torch.long), persistent=False)  # batches of this round in which the teacher said nothing
+        for name in ('taught', 'left_out'):
+            self.register_buffer(name, torch.zeros((), dtype=torch.long))  # pictures, over all steps
+        # batches of this round in which the teacher said nothing
+        self.register_buffer('silent', torch.zeros((), dtype=torch.long), persistent=False)
 
     def train(self, mode=True):
         super().train(mode)
@@ -92,7 +95,8 @@ def teach(self: IteratedLearning,
 @patch
 def warn_of_silence(self: IteratedLearning):
     "At the end of a round, say whether there were batches that taught nothing"
-    if self.silent: warnings.warn(f'the teacher is sure of nothing: in {self.silent} whole batches of this round it gives no class a probability above rho={self.rho}, and they teach nothing; a lower rho, or more steps on the given labels (k_teacher), usually helps')
+    if self.silent:
+        warnings.warn(f'the teacher is sure of nothing: in {self.silent} whole batches of this round it gives no class a probability above rho={self.rho}, and they teach nothing; a lower rho, or more steps on the given labels (k_teacher), usually helps')
     self.silent.zero_()
 
 @patch

@@ -59,8 +59,10 @@ def offsets(
     radius: int,  # cells; pairs nearer than this
 ) -> list:  # (dy,dx): first row by row downwards, then from left to right
     "Offsets from a cell to the neighbours it is paired with, half of the disc; raises `InputError` for a radius that has none"
-    if radius < 2: raise InputError(f'radius {radius}: no cell is nearer than that to another; take 2 or more (5 in the random walk)')
-    return [(dy, dx) for dy in range(radius) for dx in range(1 - radius, radius) if (dy or dx > 0) and dy * dy + dx * dx < radius * radius]
+    if radius < 2:
+        raise InputError(f'radius {radius}: no cell is nearer than that to another; take 2 or more (5 in the random walk)')
+    return [(dy, dx) for dy in range(radius)
+        for dx in range(1 - radius, radius) if (dy or dx > 0) and dy * dy + dx * dx < radius * radius]
 
 # %% ../nbs/09_pairs.ipynb #99903ac1
 def _neighbours(x, radius, outside):
@@ -104,7 +106,8 @@ def affinity_loss(
     a = affinity if affinity.dtype == torch.float64 else affinity.float()
     loss = -torch.where(pairs.different, 1 + 1e-5 - a, a + 1e-5).log()
     mean = lambda mask: shared_mean(torch.where(mask, loss, 0.).sum(), mask.sum())
-    return dict(background=mean(pairs.background) / 4, foreground=mean(pairs.foreground) / 4, different=mean(pairs.different) / 2)
+    return dict(background=mean(pairs.background) / 4, foreground=mean(pairs.foreground) / 4,
+        different=mean(pairs.different) / 2)
 
 # %% ../nbs/09_pairs.ipynb #419e43f0
 def feature_affinity(
@@ -122,7 +125,8 @@ def path(
     dx: int,  # columns to the right, negative to the left
 ) -> list:  # cells (y,x) from (0,0) to (dy,dx)
     "The way from a cell to its neighbour: cells of the bounding box less than 1 from the line (IRNet)"
-    return [(y, x) for y in range(dy + 1) for x in range(min(0, dx), max(0, dx) + 1) if (dy * x - dx * y) ** 2 < dy * dy + dx * dx]
+    return [(y, x) for y in range(dy + 1)
+        for x in range(min(0, dx), max(0, dx) + 1) if (dy * x - dx * y) ** 2 < dy * dy + dx * dx]
 
 # %% ../nbs/09_pairs.ipynb #1687d598
 @lru_cache

@@ -14,7 +14,8 @@ from .datasets.samples import InputError
 # %% ../nbs/01_pooling.ipynb #d19602c5
 def _maps(cams):
     "The maps, where they are such; raises `InputError`"
-    if not isinstance(cams, torch.Tensor) or cams.ndim < 2: raise InputError(f'class maps {tuple(getattr(cams, "shape", ()))} in {type(cams).__name__}; give a tensor (B,C,h,w)')
+    if not isinstance(cams, torch.Tensor) or cams.ndim < 2:
+        raise InputError(f'class maps {tuple(getattr(cams, "shape", ()))} in {type(cams).__name__}; give a tensor (B,C,h,w)')
     return cams
 
 def gap(

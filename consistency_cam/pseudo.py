@@ -38,7 +38,8 @@ class PseudoSetting:
     beta: float = 10.  # power of the affinities
     steps: int = 256  # of the walk
     stride: int = 4  # pixels a cell of the grid on which they walk: 4 for a BoundaryNet, an AffinityNet has its own
-    background: float|tuple = .3  # score of the background, or level of its rule; two of them: what they disagree on is 255, unsure
+    # score of the background, or level of its rule; two of them: what they disagree on is 255, unsure
+    background: float|tuple = .3
     rule: str = 'constant'  # where the background's score comes from, of `background.RULES`
     crf: CRFSetting|None = LABEL_CRF  # for hard labels; None: no CRF
     certainty: float = .7  # how much the CRF believes the label that it is given
@@ -49,7 +50,8 @@ def _ready(cams, size, relation, setting):
     maps, wanted = torch.stack(list(cams.values())).float(), cells(size, setting.stride)
     if maps.shape[1:] != wanted: maps = F.interpolate(maps[None], wanted, mode='bilinear', align_corners=False)[0]
     if relation is None: return maps, None
-    if relation.shape[-2:] != wanted: raise PseudoError(f'{"edges" if relation.ndim == 2 else "affinities"} {tuple(relation.shape)} for a picture of {size[0]}x{size[1]}: at stride {setting.stride} it has {wanted[0]}x{wanted[1]} cells; set the stride of the network that made them')
+    if relation.shape[-2:] != wanted:
+        raise PseudoError(f'{"edges" if relation.ndim == 2 else "affinities"} {tuple(relation.shape)} for a picture of {size[0]}x{size[1]}: at stride {setting.stride} it has {wanted[0]}x{wanted[1]} cells; set the stride of the network that made them')
     return walk_inputs(maps, relation, setting.radius)
 
 def walked(
@@ -61,7 +63,8 @@ def walked(
     "The class maps after the walk, a cell a stride, the highest score 1; zeros where there is no score. Raises `InputError`"
     if not cams: return {}
     maps, affinity = _ready(cams, size, relation, setting)
-    return dict(zip(cams, _highest_one(maps if affinity is None else walk(maps, affinity, setting.beta, setting.steps))))
+    return dict(zip(cams, _highest_one(maps if affinity is None
+        else walk(maps, affinity, setting.beta, setting.steps))))
 
 def _highest_one(maps):
     "Maps (K,h,w) divided by their one maximum; zeros stay zeros"
@@ -77,7 +80,8 @@ def class_scores(
     "The class maps after the walk, at the picture's size, the highest score 1; zeros where there is no score. Raises `InputError`"
     if not cams: return {}
     maps = torch.stack(list(walked(cams, size, relation, setting).values()))
-    maps = F.interpolate(maps[None], scale_factor=setting.stride, mode='bilinear', align_corners=False)[0, :, :size[0], :size[1]]
+    maps = F.interpolate(maps[None], scale_factor=setting.stride, mode='bilinear', align_corners=False)[0, :, :size[0],
+        :size[1]]
     return dict(zip(cams, _highest_one(maps)))
 
 # %% ../nbs/12_pseudo.ipynb #c878dc77
@@ -111,20 +115,24 @@ def pseudo_label(
 ) -> torch.Tensor:  # (H,W) uint8: 0 background, 1..C, 255 unsure
     "The pseudo-label of a picture; background all over where its CAMs are 0. Raises `InputError`"
     size = tuple(image.shape[1:])
-    return score_mask(image, class_scores(cams, size, relation, setting), setting, None if own is None else full_size({0: own}, size)[0])
+    return score_mask(image, class_scores(cams, size, relation, setting), setting, None if own is None
+        else full_size({0: own}, size)[0])
 
 # %% ../nbs/12_pseudo.ipynb #deb79a9f
 def _check(samples, store):
     "`StoreError` where a store was made for other classes or lacks pictures"
-    if store.classes != samples.classes: raise StoreError(f'{store.folder}: made for other classes ({len(store.classes)}: {", ".join(store.classes[:4])}, …) than these pictures have ({len(samples.classes)}: {", ".join(samples.classes[:4])}, …); infer CAMs for these')
+    if store.classes != samples.classes:
+        raise StoreError(f'{store.folder}: made for other classes ({len(store.classes)}: {", ".join(store.classes[:4])}, …) than these pictures have ({len(samples.classes)}: {", ".join(samples.classes[:4])}, …); infer CAMs for these')
     missing = [id for id in samples.ids if id not in store]
-    if missing: raise StoreError(f"{store.folder}: no CAMs for {len(missing)} of {len(samples)} pictures, the first '{missing[0]}'; infer them first")
+    if missing:
+        raise StoreError(f"{store.folder}: no CAMs for {len(missing)} of {len(samples)} pictures, the first '{missing[0]}'; infer them first")
 
 def _job(samples, store, i, relation, setting):
     "What `pseudo_label` takes, for picture `i`; raises `StoreError`"
     id, image = samples.ids[i], samples.image(i)
     cams, size = store.get(id, full=False), tuple(image.shape[1:])
-    if any(m.shape != cells(size, store.stride) for m in cams.values()): raise StoreError(f'{store.path(id)}: CAMs of a picture of another size than {size[0]}x{size[1]}; remove the file and infer again')
+    if any(m.shape != cells(size, store.stride) for m in cams.values()):
+        raise StoreError(f'{store.path(id)}: CAMs of a picture of another size than {size[0]}x{size[1]}; remove the file and infer again')
     return image, cams, relation and relation(image), setting, store.background(id, full=False) if setting.rule == 'map' else None
 
 # %% ../nbs/12_pseudo.ipynb #ddbe22b2
@@ -133,7 +141,8 @@ def _walked_in_batches(jobs, setting, batch_size=16):
     jobs = iter(jobs)
     while batch := list(islice(jobs, batch_size)):
         walking = [(id, *arguments) for id, arguments in batch if arguments[0]]
-        moved = walk_many([_ready(*arguments) for _, *arguments in walking], setting.beta, setting.steps) if walking else []
+        moved = (walk_many([_ready(*arguments) for _, *arguments in walking], setting.beta, setting.steps) if walking
+            else [])
         done = {id: dict(zip(cams, _highest_one(maps))) for (id, cams, *_), maps in zip(walking, moved)}
         yield from ((id, done.get(id, {})) for id, _ in batch)
 
@@ -155,7 +164,8 @@ def walk_cams(
         sizes[samples.ids[i]] = tuple(image.shape[1:])
         return cams, sizes[samples.ids[i]], related, replace(setting, stride=into.stride)
     jobs = ((samples.ids[i], job(i)) for i in missing)
-    found = _walked_in_batches(tqdm(jobs, title, len(missing), disable=not progress), setting) if torch.cuda.is_available() else crf_many(jobs, walked, workers, title, progress, len(missing))
+    found = (_walked_in_batches(tqdm(jobs, title, len(missing), disable=not progress), setting)
+        if torch.cuda.is_available() else crf_many(jobs, walked, workers, title, progress, len(missing)))
     for id, maps in found:
         into.put(id, maps, sizes[id])
     return into
@@ -191,7 +201,9 @@ def pseudo_labels(
     data: dict|None = None,  # {what they are made from: fingerprint}; None: the pictures
 ) -> dict:  # the manifest: settings, versions, counts, and what is known of each picture
     "Make the pseudo-labels that are not there yet; raises `InputError`, with the folder left as a later call can take it up"
-    stage = StageFolder(folder, dict(asdict(setting), walk=relation is not None), fingerprint(samples.fingerprint(), inputs), force, data or dict(pictures=samples.pictures_fingerprint()[:16]), as_now=lambda config: asdict(PseudoSetting()) | config)
+    stage = StageFolder(folder, dict(asdict(setting), walk=relation is not None),
+        fingerprint(samples.fingerprint(), inputs), force, data or dict(pictures=samples.pictures_fingerprint()[:16]),
+        as_now=lambda config: asdict(PseudoSetting()) | config)
     about = stage.folder/'manifest.json'
     if stage.settled(): return read_json(about)
     _check(samples, store)
@@ -201,10 +213,14 @@ def pseudo_labels(
         jobs = ((samples.ids[i], _job(samples, store, i, relation, setting)) for i in missing)
         for id, mask in crf_many(jobs, pseudo_label, workers, 'pseudo-labels', progress, len(missing)):
             write_mask(mask, path(id))
-        pictures = {id: described(read_mask(path(id)), store.get(id, full=False), samples.classes) for id in samples.ids}
+        pictures = {id: described(read_mask(path(id)), store.get(id, full=False), samples.classes)
+            for id in samples.ids}
         mean = lambda key: round(sum(p[key] for p in pictures.values()) / len(pictures), 4)
-        result = dict(pictures=len(pictures), all_zero=sum(p['all_zero'] for p in pictures.values()), background=mean('background'), unsure=mean('unsure'))
-        write_json(about, dict(setting=stage.config, inputs=stage.inputs, data=stage.data, versions=_versions(), classes=samples.classes, result=result, pictures=pictures))
+        result = dict(pictures=len(pictures), all_zero=sum(p['all_zero'] for p in pictures.values()),
+            background=mean('background'), unsure=mean('unsure'))
+        write_json(about, dict(setting=stage.config, inputs=stage.inputs, data=stage.data, versions=_versions(),
+            classes=samples.classes, result=result, pictures=pictures))
         stage.finish(result)
-    if result['all_zero']: warnings.warn(f"{result['all_zero']} of {len(pictures)} pictures have class maps without any score; their pseudo-labels are all background. They are marked all_zero in {about}")
+    if result['all_zero']:
+        warnings.warn(f"{result['all_zero']} of {len(pictures)} pictures have class maps without any score; their pseudo-labels are all background. They are marked all_zero in {about}")
     return read_json(about)

@@ -41,8 +41,10 @@ def step_change(
 ) -> torch.Tensor:  # sparse CSR (n,n), n = h*w
     "T - 1, the change that one step makes to n scores; raises `InputError`"
     radius = next((r for r in range(2, 33) if len(offsets(r)) == len(affinity)), None)
-    if radius is None: raise InputError(f'{len(affinity)} affinities a cell belong to no radius; radius 5 has {len(offsets(5))}, radius 10 {len(offsets(10))}')
-    if not (affinity.min() >= 0 and affinity.max() <= 1): raise InputError(f'affinities from {affinity.min():.3g} to {affinity.max():.3g}; they must be 0..1')
+    if radius is None:
+        raise InputError(f'{len(affinity)} affinities a cell belong to no radius; radius 5 has {len(offsets(5))}, radius 10 {len(offsets(10))}')
+    if not (affinity.min() >= 0 and affinity.max() <= 1):
+        raise InputError(f'affinities from {affinity.min():.3g} to {affinity.max():.3g}; they must be 0..1')
     cells, inside = neighbours(affinity.shape[1:], radius, affinity.device)
     a = affinity.flatten(1).T.double() ** beta
     a = torch.cat([a, a.gather(0, cells[:, len(affinity):])], 1) * inside
@@ -52,7 +54,8 @@ def step_change(
     rows = torch.arange(n + 1, device=cells.device, dtype=torch.int32) * columns.shape[1]
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', 'Sparse CSR tensor support is in beta')
-        return torch.sparse_csr_tensor(rows, columns.flatten(), a.flatten().to(torch.promote_types(affinity.dtype, torch.float32)), (n, n), check_invariants=False)
+        return torch.sparse_csr_tensor(rows, columns.flatten(),
+            a.flatten().to(torch.promote_types(affinity.dtype, torch.float32)), (n, n), check_invariants=False)
 
 # %% ../nbs/11_randomwalk.ipynb #05991ddc
 def power_weights(
@@ -67,8 +70,10 @@ def power_weights(
 # %% ../nbs/11_randomwalk.ipynb #5879982c
 def _checked(cams, affinity):
     "`InputError` where maps cannot walk along the affinities"
-    if cams.ndim != 3 or affinity.ndim != 3: raise InputError(f'class maps {tuple(cams.shape)} and affinities {tuple(affinity.shape)}; give (K,h,w), one map as cams[None], and (offsets,h,w)')
-    if cams.shape[1:] != affinity.shape[1:]: raise InputError(f'class maps {tuple(cams.shape)} and affinities {tuple(affinity.shape)} are on different grids; resize the maps to (K,{affinity.shape[1]},{affinity.shape[2]})')
+    if cams.ndim != 3 or affinity.ndim != 3:
+        raise InputError(f'class maps {tuple(cams.shape)} and affinities {tuple(affinity.shape)}; give (K,h,w), one map as cams[None], and (offsets,h,w)')
+    if cams.shape[1:] != affinity.shape[1:]:
+        raise InputError(f'class maps {tuple(cams.shape)} and affinities {tuple(affinity.shape)} are on different grids; resize the maps to (K,{affinity.shape[1]},{affinity.shape[2]})')
     if not cams.isfinite().all(): raise InputError(f'class maps {tuple(cams.shape)} hold nan or infinite scores')
 
 def movements(
@@ -111,7 +116,8 @@ def _blocks(changes):
     cells, numbers = ([0, *accumulate(f(c) for c in changes)] for f in (len, lambda c: len(c.values())))
     rows = [c.crow_indices()[0 if i == 0 else 1:] + n for i, (c, n) in enumerate(zip(changes, numbers))]
     columns = [c.col_indices() + n for c, n in zip(changes, cells)]
-    return torch.sparse_csr_tensor(torch.cat(rows), torch.cat(columns), torch.cat([c.values() for c in changes]), (cells[-1], cells[-1]), check_invariants=False)
+    return torch.sparse_csr_tensor(torch.cat(rows), torch.cat(columns), torch.cat([c.values() for c in changes]),
+        (cells[-1], cells[-1]), check_invariants=False)
 
 @torch.no_grad()
 def walk_many(
@@ -123,7 +129,8 @@ def walk_many(
     for cams, affinity in pictures: _checked(cams, affinity)
     change, most = _blocks([step_change(a, beta) for _, a in pictures]), max(len(c) for c, _ in pictures)
     start = torch.cat([F.pad(c.flatten(1), (0, 0, 0, most - len(c))).T.to(change) for c, _ in pictures]).contiguous()
-    ends = after_steps(start, movements(change, start), steps).split([c[0].numel() if len(c) else a[0].numel() for c, a in pictures])
+    ends = after_steps(start, movements(change, start),
+        steps).split([c[0].numel() if len(c) else a[0].numel() for c, a in pictures])
     return [end.T[:len(c)].reshape(c.shape) for end, (c, _) in zip(ends, pictures)]
 
 # %% ../nbs/11_randomwalk.ipynb #0719ae6b
@@ -144,5 +151,6 @@ def random_walk(
     steps: int = 256,  # t
 ) -> torch.Tensor:  # (K,h,w)
     "The class maps times 1 - edge, after the walk along paths that cross no boundary (IRNet, Puzzle-CAM); raises `InputError`"
-    if cams.ndim != 3 or cams.shape[1:] != edge.shape: raise InputError(f'class maps {tuple(cams.shape)} and edges {tuple(edge.shape)} are on different grids; resize the maps to (K,h,w) of the edges')
+    if cams.ndim != 3 or cams.shape[1:] != edge.shape:
+        raise InputError(f'class maps {tuple(cams.shape)} and edges {tuple(edge.shape)} are on different grids; resize the maps to (K,h,w) of the edges')
     return walk(*walk_inputs(cams, edge, radius), beta, steps)

@@ -60,7 +60,8 @@ def segment_image(
     most = PIXELS.get(x.device.type, 2**22)
     with eval_mode(net):
         for scale in scales:
-            y = F.interpolate(x, snapped(size, scale, net.stride), mode='bicubic', align_corners=False, antialias=scale < 1)
+            y = F.interpolate(x, snapped(size, scale, net.stride), mode='bicubic', align_corners=False,
+                antialias=scale < 1)
             pair = [y, y.flip(-1)] if mirror else [y]
             if y[0, 0].numel() <= most: pair = [torch.cat(pair)]
             logits = torch.cat([net.logits(y.contiguous(memory_format=torch.channels_last)).float() for y in pair])
@@ -100,7 +101,8 @@ def write_masks(
     missing = [i for i in wanted if not path(samples.ids[i]).exists()]
     found = segment(net, samples, missing, scales, mirror)
     found = refine(found) if refine else ((id, probs) for id, (_, probs) in found)
-    for id, probs in tqdm(found, title, len(wanted), initial=len(wanted) - len(missing), disable=not progress): write_mask(probs.argmax(0), path(id))
+    for id, probs in tqdm(found, title, len(wanted), initial=len(wanted) - len(missing), disable=not progress):
+        write_mask(probs.argmax(0), path(id))
     return Path(folder)
 
 # %% ../nbs/14_segment.ipynb #d487a51a
@@ -110,5 +112,6 @@ def server_folder(
     competition: str = 'comp6',  # 'comp5': trained on VOC alone; 'comp6': on other data too, ImageNet among it
 ) -> Path:
     "The folder in which VOC's server and devkit look for ID.png; raises `InputError`"
-    if competition not in ('comp5', 'comp6'): raise InputError(f"competition '{competition}': VOC's segmentation has comp5 (trained on VOC alone) and comp6 (on other data too)")
+    if competition not in ('comp5', 'comp6'):
+        raise InputError(f"competition '{competition}': VOC's segmentation has comp5 (trained on VOC alone) and comp6 (on other data too)")
     return Path(root)/'results'/'VOC2012'/'Segmentation'/f'{competition}_{split}_cls'

@@ -17,7 +17,8 @@ def _at_least_one(n):
 
 def _four(x):
     "Sizes of a batch of pictures or maps; raises `TileError`"
-    if not isinstance(x, torch.Tensor) or x.ndim != 4: raise TileError(f'{tuple(getattr(x, "shape", ()))} in {type(x).__name__}; give a tensor (B,C,H,W), one picture as x[None]')
+    if not isinstance(x, torch.Tensor) or x.ndim != 4:
+        raise TileError(f'{tuple(getattr(x, "shape", ()))} in {type(x).__name__}; give a tensor (B,C,H,W), one picture as x[None]')
     return x.shape
 
 def tile(
@@ -27,7 +28,8 @@ def tile(
     "The n x n tiles of each picture (B*n*n,C,H/n,W/n), picture by picture, row by row; raises `TileError`"
     B, C, H, W = _four(x)
     _at_least_one(n)
-    if H % n or W % n: raise TileError(f'{H}x{W} does not divide into {n}x{n} tiles: {H % n} rows and {W % n} columns would be left; use a size that is a multiple of {n}')
+    if H % n or W % n:
+        raise TileError(f'{H}x{W} does not divide into {n}x{n} tiles: {H % n} rows and {W % n} columns would be left; use a size that is a multiple of {n}')
     return x.reshape(B, C, n, H // n, n, W // n).permute(0, 2, 4, 1, 3, 5).reshape(B * n * n, C, H // n, W // n)
 
 # %% ../nbs/04_tiling.ipynb #2423fa09

@@ -57,7 +57,8 @@ class Tiles(View):
     ) -> Tiling:
         "Tiles of one step; raises `InputError` where an n does not fit"
         wrong = [n for n in self.ns if any(s % (n * stride) for s in size)]
-        if wrong: raise InputError(f"tiles n={wrong} do not fit {size[0]}x{size[1]} pictures at output stride {stride}; fitting: {fitting_tiles(min(size), stride)}")
+        if wrong:
+            raise InputError(f"tiles n={wrong} do not fit {size[0]}x{size[1]} pictures at output stride {stride}; fitting: {fitting_tiles(min(size), stride)}")
         return Tiling(_choice(generator, self.ns))
 
 # %% ../nbs/05_views.ipynb #1f752b23
@@ -111,7 +112,8 @@ def resize(
     size: tuple,  # wanted (height, width)
 ) -> torch.Tensor:
     "Bilinear interpolation of `x` to `size`, antialiased when shrinking, corners not aligned; in float32 inside mixed precision"
-    return F.interpolate(x if x.dtype == torch.float64 else x.float(), size, mode='bilinear', align_corners=False, antialias=size[0] < x.shape[-2])
+    return F.interpolate(x if x.dtype == torch.float64
+        else x.float(), size, mode='bilinear', align_corners=False, antialias=size[0] < x.shape[-2])
 
 @dataclass(frozen=True)
 class Resize:

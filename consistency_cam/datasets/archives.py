@@ -51,7 +51,8 @@ DATASETS = {  # what `consistency-cam download` knows: the archives of each data
 # %% ../../nbs/datasets/11_archives.ipynb #62eee750
 _TAR = {tarfile.REGTYPE: 'a file', tarfile.AREGTYPE: 'a file', tarfile.CONTTYPE: 'a file', tarfile.DIRTYPE: 'a folder', tarfile.SYMTYPE: 'a symbolic link',
         tarfile.LNKTYPE: 'a hard link', tarfile.CHRTYPE: 'a device', tarfile.BLKTYPE: 'a device', tarfile.FIFOTYPE: 'a fifo'}
-_ZIP = {0: 'a file', stat.S_IFREG: 'a file', stat.S_IFDIR: 'a folder', stat.S_IFLNK: 'a symbolic link', stat.S_IFCHR: 'a device', stat.S_IFBLK: 'a device', stat.S_IFIFO: 'a fifo'}
+_ZIP = {0: 'a file', stat.S_IFREG: 'a file', stat.S_IFDIR: 'a folder', stat.S_IFLNK: 'a symbolic link',
+    stat.S_IFCHR: 'a device', stat.S_IFBLK: 'a device', stat.S_IFIFO: 'a fifo'}
 
 class _Blocks:
     "A stream that is read in blocks, of which it remembers the last"
@@ -98,7 +99,8 @@ def _wrong_name(name):
     if '\0' in name: return 'has a zero byte in its name'
     if name[0] in '/\\' or re.match('[A-Za-z]:', name): return 'has an absolute path'
     if '..' in re.split(r'[/\\]', name): return 'leads out of its folder by ..'
-    if len(name) > 1000 or any(len(os.fsencode(part)) > 255 for part in name.split('/')): return 'has a name that is too long'
+    if len(name) > 1000 or any(len(os.fsencode(part)) > 255 for part in name.split('/')):
+        return 'has a name that is too long'
 
 def checked(
     members,  # (name, kind, size, handle) each, as `opened` yields them
@@ -109,7 +111,8 @@ def checked(
     "The members, if none of them could do harm; raises `ArchiveError` with the first that could"
     found, total = {}, 0
     for n, (name, kind, size, handle) in enumerate(members, 1):
-        def refuse(why): raise ArchiveError(f'{where}: refused, its member {name[:80]!r} {why}; nothing is unpacked, get the archive from where it is published')
+        def refuse(why):
+            raise ArchiveError(f'{where}: refused, its member {name[:80]!r} {why}; nothing is unpacked, get the archive from where it is published')
         if why := _wrong_name(name): refuse(why)
         if kind not in ('a file', 'a folder'): refuse(f'is {kind}')
         path, total = str(PurePosixPath(name)), total + size
@@ -126,7 +129,8 @@ def checked(
 # %% ../../nbs/datasets/11_archives.ipynb #12ff68d9
 def _room(folder, size):
     free = shutil.disk_usage(folder).free
-    if size > free: raise DownloadError(f'{folder}: {size/1e9:.2f} GB needed, {free/1e9:.2f} GB free; make room or choose another folder')
+    if size > free:
+        raise DownloadError(f'{folder}: {size/1e9:.2f} GB needed, {free/1e9:.2f} GB free; make room or choose another folder')
 
 def _lock(folder, sure=False):
     f = open(folder/'.lock', 'w')
@@ -155,7 +159,8 @@ def _write(source, path, size, where):
         while block := source.read(1 << 20):
             f.write(block)
             if f.tell() > size: break
-        if f.tell() != size: raise ArchiveError(f'{where}: damaged, {path.name} is not the {size:,} bytes long that it says; remove it and download it again')
+        if f.tell() != size:
+            raise ArchiveError(f'{where}: damaged, {path.name} is not the {size:,} bytes long that it says; remove it and download it again')
 
 # %% ../../nbs/datasets/11_archives.ipynb #ea10259a
 def recognised(
@@ -180,11 +185,13 @@ def _unpacking(path, to):
     try: yield
     except InputError: raise
     except OSError as e:
-        if e.errno is None: raise ArchiveError(f'{path}: cut off or damaged ({e}); remove it and download it again') from None
+        if e.errno is None:
+            raise ArchiveError(f'{path}: cut off or damaged ({e}); remove it and download it again') from None
         raise ArchiveError(f'{path if e.filename == str(path) else to}: {e.strerror}; nothing is unpacked, mend this or choose another folder, then run the same command again') from None
     except Exception as e:
         with open(path, 'rb') as f: page = b'<html' in f.read(1000).lower()
-        what = 'a web page and no archive' if page else f'cut off, damaged, or no archive ({str(e) or type(e).__name__})'
+        what = ('a web page and no archive' if page
+            else f'cut off, damaged, or no archive ({str(e) or type(e).__name__})')
         raise ArchiveError(f'{path}: {what}; remove it and download it again') from None
 
 def unpack(
@@ -198,9 +205,11 @@ def unpack(
     "Unpack an archive whole or not at all; raises `ArchiveError` where it is damaged, dangerous or another one"
     path, to = Path(path), Path(to)
     with _unpacking(path, to), opened(path) as (listed, read):
-        if to.exists() or to.is_symlink(): raise ArchiveError(f'{to}: exists already; move it away, or choose another folder')
+        if to.exists() or to.is_symlink():
+            raise ArchiveError(f'{to}: exists already; move it away, or choose another folder')
         found = checked(listed, path, path.stat().st_size, limits)
-        if lacks := _lacks(found, inner, members): raise ArchiveError(f'{path}: another archive, it has no {lacks[0]}; {recognised(found)}')
+        if lacks := _lacks(found, inner, members):
+            raise ArchiveError(f'{path}: another archive, it has no {lacks[0]}; {recognised(found)}')
         total = sum(size for _, size, _ in found.values())
         to.parent.mkdir(parents=True, exist_ok=True); _room(to.parent, total)
         with staging(to) as stage, tqdm(total=total, desc=f'unpacking {path.name}', unit='B', unit_scale=True, disable=not progress) as bar:
@@ -208,6 +217,7 @@ def unpack(
                 if kind == 'a folder': (stage/'all'/name).mkdir(parents=True, exist_ok=True); continue
                 with read(handle) as source: _write(source, stage/'all'/name, size, path)
                 bar.update(size)
-            if total > 1 << 27: os.sync()  # a power cut must not leave empty files; small archives are not worth the wait
+            if total > 1 << 27:
+                os.sync()  # a power cut must not leave empty files; small archives are not worth the wait
             os.rename(stage/'all'/inner, to)
     return to

@@ -34,9 +34,11 @@ def checked_categories(
 ) -> dict:  # {id: name} in the order of the ids
     "The categories, where they are those that are wanted; raises `LabelError`"
     if not 0 < len(found) < 255: raise LabelError(f'{where}: {len(found)} categories; a mask holds 1 to 254')
-    other = sorted(id for id in found.keys() | wanted.keys() if found.get(id) != wanted.get(id)) if wanted is not None else []
+    other = (sorted(id for id in found.keys() | wanted.keys() if found.get(id) != wanted.get(id)) if wanted is not None
+        else [])
     said = lambda names, id: repr(names[id]) if id in names else 'missing'
-    if other: raise LabelError(f"{where}: not the {len(wanted)} categories of COCO 2014: {other[0]} is {said(found, other[0])} here, {said(wanted, other[0])} there, and {len(other) - 1} more differ; unpack the annotations again, or take the file's own list by --labels file (categories=None)")
+    if other:
+        raise LabelError(f"{where}: not the {len(wanted)} categories of COCO 2014: {other[0]} is {said(found, other[0])} here, {said(wanted, other[0])} there, and {len(other) - 1} more differ; unpack the annotations again, or take the file's own list by --labels file (categories=None)")
     return dict(sorted(found.items()))
 
 # %% ../../nbs/datasets/07_coco.ipynb #c0c00002
@@ -48,11 +50,13 @@ def own_categories(
     "The categories that are classes; raises `LabelError`"
     names, above = {id: clean_name(e.get('name') or '') for id, e in found.items()}, {}
     for id, e in found.items(): above.setdefault(clean_name(e.get('supercategory') or ''), set()).add(id)
-    groups = [id for id, name in names.items() if id not in used and (name.strip('_').lower() == 'background' or above.get(name, set()) - {id})]
+    groups = [id for id, name in names.items()
+        if id not in used and (name.strip('_').lower() == 'background' or above.get(name, set()) - {id})]
     kept = {id: name for id, name in sorted(names.items()) if id not in groups}
     for id, name in kept.items():
         if not name: raise LabelError(f'{where}: category {id} has no name; write one')
-        if same := [other for other in kept if kept[other] == name and other != id]: raise LabelError(f'{where}: categories {id} and {same[0]} are both called {name!r}; rename one, or give their annotations one category')
+        if same := [other for other in kept if kept[other] == name and other != id]:
+            raise LabelError(f'{where}: categories {id} and {same[0]} are both called {name!r}; rename one, or give their annotations one category')
     try: check_classes(list(kept.values()))
     except LabelError as e: raise LabelError(f'{where}: {e}') from None
     return kept, ''.join(f', without category {id} {names[id]!r}, which no annotation is of' for id in groups)
@@ -102,20 +106,24 @@ class Instances:
 
 def _numbers(path, name, entry, *keys):
     try: return [int(entry[k]) for k in keys]
-    except (TypeError, KeyError, ValueError, OverflowError): raise LabelError(f'{path}: an entry of {name!r} without a number as {" and ".join(keys)}: not a file of instances; take instances_train2014.json or instances_val2014.json') from None
+    except (TypeError, KeyError, ValueError, OverflowError):
+        raise LabelError(f'{path}: an entry of {name!r} without a number as {" and ".join(keys)}: not a file of instances; take instances_train2014.json or instances_val2014.json') from None
 
 def _key(path, name, entry, key):
     "The id of an image, a number or a text, as text"
     id = entry.get(key) if isinstance(entry, dict) else None
     if isinstance(id, float) and id.is_integer(): id = int(id)
-    if isinstance(id, bool) or not isinstance(id, (int, str)): raise LabelError(f'{path}: an entry of {name!r} without a number as {key}: not a file of instances; take instances_train2014.json or instances_val2014.json')
+    if isinstance(id, bool) or not isinstance(id, (int, str)):
+        raise LabelError(f'{path}: an entry of {name!r} without a number as {key}: not a file of instances; take instances_train2014.json or instances_val2014.json')
     return str(id)
 
 def _image(path, id, entry):
     "File name and size of an image; raises `LabelError`"
     h, w = _numbers(path, 'images', entry, 'height', 'width')
-    if not 1 <= min(h, w) <= max(h, w) <= SIDES[1]: raise LabelError(f'{path}: image {id} is {h} x {w} (H x W); write the size that the picture has')
-    if not isinstance(name := entry.get('file_name'), str): raise LabelError(f"{path}: image {id} has no file_name; write the picture's name inside its folder")
+    if not 1 <= min(h, w) <= max(h, w) <= SIDES[1]:
+        raise LabelError(f'{path}: image {id} is {h} x {w} (H x W); write the size that the picture has')
+    if not isinstance(name := entry.get('file_name'), str):
+        raise LabelError(f"{path}: image {id} has no file_name; write the picture's name inside its folder")
     return re.sub(r'^(\./)+', '', name.replace('\\', '/')), h, w
 
 def _lists(path, text):
@@ -126,17 +134,22 @@ def _lists(path, text):
             seen.add(name)
             if entry is None: continue
             if name == 'images':
-                if (id := _key(path, name, entry, 'id')) in images: raise LabelError(f'{path}: image {id} stands there a second time; remove one of the two, or give it another id')
+                if (id := _key(path, name, entry, 'id')) in images:
+                    raise LabelError(f'{path}: image {id} stands there a second time; remove one of the two, or give it another id')
                 images[id] = _image(path, id, entry)
             if name == 'categories':
                 [id] = _numbers(path, name, entry, 'id')
-                if id in categories: raise LabelError(f'{path}: category {id} stands there a second time; unpack the annotations again')
+                if id in categories:
+                    raise LabelError(f'{path}: category {id} stands there a second time; unpack the annotations again')
                 categories[id] = entry
-            if name == 'annotations': found.extend([serial.setdefault(_key(path, name, entry, 'image_id'), len(serial)), *_numbers(path, name, entry, 'category_id'), bool(entry.get('segmentation')), start, end])
+            if name == 'annotations':
+                found.extend([serial.setdefault(_key(path, name, entry, 'image_id'), len(serial)),
+                    *_numbers(path, name, entry, 'category_id'), bool(entry.get('segmentation')), start, end])
     except (ValueError, RecursionError, OverflowError) as e:
         if isinstance(e, InputError): raise
         raise LabelError(f'{path}: no whole JSON file ({e}); it is cut off or damaged, unpack the annotations again') from None
-    if lacks := [n for n in ('images', 'annotations', 'categories') if n not in seen]: raise LabelError(f'{path}: no list {lacks[0]!r} in it: not a file of instances; take instances_train2014.json or instances_val2014.json')
+    if lacks := [n for n in ('images', 'annotations', 'categories') if n not in seen]:
+        raise LabelError(f'{path}: no list {lacks[0]!r} in it: not a file of instances; take instances_train2014.json or instances_val2014.json')
     return images, categories, list(serial), found
 
 # %% ../../nbs/datasets/07_coco.ipynb #a3e30a7c
@@ -158,13 +171,18 @@ def index(
     names = checked_categories(names, categories, path)
     numbers, position = {id: k for k, id in enumerate(names, 1)}, {id: i for i, id in enumerate(images)}
     ids, bad = _ids(path, images, errors := [])
-    made = Instances(path, text, names, numbers, list(images.values()), ids, torch.zeros(len(images), len(names), dtype=torch.uint8), [[] for _ in images], errors, bad, set(), said)
+    made = Instances(path, text, names, numbers, list(images.values()), ids,
+        torch.zeros(len(images), len(names), dtype=torch.uint8), [[] for _ in images], errors, bad, set(), said)
     labels, about = made.labels.numpy(), lambda: f"{path}: annotation {json.loads(text[start:end]).get('id')}"
     for n in range(0, len(found), 5):
         image, category, outlined, start, end = found[n:n+5]
         i, k = position.get(serial[image]), numbers.get(category)
-        if i is None: errors.append(IdError(f'{about()} is of image {serial[image]}, which is not listed; unpack the annotations again')); continue
-        if k is None: errors.append(LabelError(f'{about()} is of category {category}, which is not listed; unpack the annotations again')); bad.add(i); continue
+        if i is None:
+            errors.append(IdError(f'{about()} is of image {serial[image]}, which is not listed; unpack the annotations again'))
+            continue
+        if k is None:
+            errors.append(LabelError(f'{about()} is of category {category}, which is not listed; unpack the annotations again'))
+            bad.add(i); continue
         labels[i, k-1] = 1; made.places[i].append((start, end))
         if not outlined: made.bare.add(i)
     return made
@@ -172,7 +190,8 @@ def index(
 # %% ../../nbs/datasets/07_coco.ipynb #4daff26b
 def _official():
     try: from pycocotools import mask; return mask
-    except ImportError: raise ImportError('the outlines of COCO are read by pycocotools, which is not installed: pip install "consistency_cam[coco]"') from None
+    except ImportError:
+        raise ImportError('the outlines of COCO are read by pycocotools, which is not installed: pip install "consistency_cam[coco]"') from None
 
 def uncompressed(
     text: str,  # COCO's compressed run lengths
@@ -190,13 +209,16 @@ def uncompressed(
 def _of_runs(coded, h, w):
     if coded.get('size') != [h, w]: raise ValueError(f'run lengths of {coded.get("size")} in a picture of {[h, w]}')
     runs = uncompressed(counts) if isinstance(counts := coded.get('counts'), str) else counts
-    if not isinstance(runs, list) or not all(type(n) is int and n >= 0 for n in runs): raise ValueError('run lengths that are not whole numbers from 0 on')
+    if not isinstance(runs, list) or not all(type(n) is int and n >= 0 for n in runs):
+        raise ValueError('run lengths that are not whole numbers from 0 on')
     if sum(runs) != h*w: raise ValueError(f'run lengths of {sum(runs)} pixels in a picture of {h*w}')
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(w, h).T
 
 def _of_polygons(polygons, h, w):
-    if not isinstance(polygons, list) or not all(isinstance(p, list) and all(type(v) in (int, float) for v in p) for p in polygons): raise ValueError('an outline of another form; write [[x, y, x, y, …]]')
-    if not polygons or any(len(p) < 6 or len(p) % 2 or not all(map(math.isfinite, p)) for p in polygons): raise ValueError('a polygon of fewer than three points, or half a point')
+    if not isinstance(polygons, list) or not all(isinstance(p, list) and all(type(v) in (int, float) for v in p) for p in polygons):
+        raise ValueError('an outline of another form; write [[x, y, x, y, …]]')
+    if not polygons or any(len(p) < 6 or len(p) % 2 or not all(map(math.isfinite, p)) for p in polygons):
+        raise ValueError('a polygon of fewer than three points, or half a point')
     for p in polygons:
         x, y = p[::2], p[1::2]
         if min(x) < -w or max(x) > 2*w or min(y) < -h or max(y) > 2*h or min(x) > w or min(y) > h or max(x) < 0 or max(y) < 0:
@@ -253,7 +275,8 @@ def _make_all(jobs, numbers, workers, bar):
     return wrong
 
 # %% ../../nbs/datasets/07_coco.ipynb #d063b00d
-_WHOLE = '_annotations.coco.json', 'result.json', 'annotations.json'  # of Roboflow, of Label Studio, of `export --as coco`
+# of Roboflow, of Label Studio, of `export --as coco`
+_WHOLE = '_annotations.coco.json', 'result.json', 'annotations.json'
 _OTHER = re.compile('(captions|person_keypoints|stuff|panoptic|image_info|deprecated)_')  # other annotations of COCO's
 
 def instance_files(
@@ -262,8 +285,10 @@ def instance_files(
     "The files of instances where COCO and the programs that write its format put them; 'all' is a file that is not of a split"
     root = Path(root)
     whole = [p for name in _WHOLE if (p := root/name).is_file()]
-    named = {p.stem.removeprefix('instances_'): p for p in sorted((root/'annotations').glob('*.json')) if not _OTHER.match(p.name)}
-    return ({'all': whole[0]} if whole else {}) | {p.parent.name: p for p in sorted(root.glob('*/_annotations.coco.json'))} | named
+    named = {p.stem.removeprefix('instances_'): p
+        for p in sorted((root/'annotations').glob('*.json')) if not _OTHER.match(p.name)}
+    return (({'all': whole[0]} if whole else {}) | {p.parent.name: p
+        for p in sorted(root.glob('*/_annotations.coco.json'))} | named)
 
 def coco_splits(
     root,  # folder of a data set
@@ -276,7 +301,8 @@ def _places(root, split):
     "The file of instances of a split, and the folder of its masks; raises `LabelError`"
     files = instance_files(root)
     dated = [name for name in files if re.fullmatch(re.escape(split) + r'20\d\d', name)]
-    if split not in files and len(dated) > 1: raise LabelError(f'{root}: {split!r} may be {" or ".join(dated)}; say which, as --train {dated[0]}')
+    if split not in files and len(dated) > 1:
+        raise LabelError(f'{root}: {split!r} may be {" or ".join(dated)}; say which, as --train {dated[0]}')
     name = split if split in files else dated[0] if dated else None
     if name: return files[name], Path(root)/'masks'/name
     if not files:
@@ -287,13 +313,15 @@ def _places(root, split):
 def _pictures(root, path, name, files):
     "The folder that the file names of pictures begin in"
     short = re.sub(r'20\d\d$', '', name)
-    folders = [folder for n in dict.fromkeys((name, short)) for folder in (root/n, root/'images'/n)] + [path.parent, root/'images', root]
+    folders = ([folder for n in dict.fromkeys((name, short))
+        for folder in (root/n, root/'images'/n)] + [path.parent, root/'images', root])
     return next((folder for folder in folders if any((folder/f).is_file() for f in files[:20])), folders[0])
 
 def _about(made, sha, wrong):
     "What the manifest says"
     bad = made.bad | wrong.keys()
-    errors = [[type(e).__name__, str(e).removeprefix(f'{made.path}: ')] for e in made.errors] + [['MaskError', f'{made.images[i][0]}: {line}; correct it, or leave the picture out'] for i, line in wrong.items()]
+    errors = ([[type(e).__name__, str(e).removeprefix(f'{made.path}: ')] for e in made.errors] + [['MaskError',
+        f'{made.images[i][0]}: {line}; correct it, or leave the picture out'] for i, line in wrong.items()])
     return dict(sha256=sha, rule=_RULE, categories=[*made.categories.items()], files=[f for f, *_ in made.images], ids=made.ids, labels=[row.nonzero()[:, 0].tolist() for row in made.labels],
                 annotated=[bool(p) for p in made.places], bad=sorted(bad), bare=sorted(made.bare), errors=errors, reading=made.reading)
 
@@ -307,15 +335,18 @@ def make_masks(
     "Make the masks of a split, all or not yet; raises `InputError`, and `ImportError` without pycocotools"
     path, done = _places(root, split)
     sha = _sha(path); part = done.with_name(f'.{done.name}.{sha[:16]}.part')
-    with writing(done.parent): done.parent.mkdir(parents=True, exist_ok=True); lock = open(done.parent/f'.{done.name}.lock', 'w')
+    with writing(done.parent):
+        done.parent.mkdir(parents=True, exist_ok=True); lock = open(done.parent/f'.{done.name}.lock', 'w')
     with lock:
         take_lock(lock, wait=True)
         if done.exists(): return _manifest(done, path, sha, categories)
         _official(); made = index(path, categories)
         for old in set(done.parent.glob(f'.{done.name}.*.part')) - {part}: shutil.rmtree(old)
         target, without = (lambda i: part/f'{made.ids[i]}.png'), made.bad | made.bare
-        jobs = [(i, [made.text[a:b] for a, b in made.places[i]], made.images[i][1:], target(i)) for i in range(len(made.images)) if i not in without and not target(i).exists()]
-        with tqdm(total=len(made.images), initial=len(made.images) - len(jobs), desc=f"{done.name}'s masks", disable=not progress, unit=' masks') as bar: wrong = _make_all(jobs, made.numbers, workers, bar)
+        jobs = [(i, [made.text[a:b] for a, b in made.places[i]], made.images[i][1:], target(i))
+            for i in range(len(made.images)) if i not in without and not target(i).exists()]
+        with tqdm(total=len(made.images), initial=len(made.images) - len(jobs), desc=f"{done.name}'s masks", disable=not progress, unit=' masks') as bar:
+            wrong = _make_all(jobs, made.numbers, workers, bar)
         atomic_bytes(part/_MANIFEST, json.dumps(about := _about(made, sha, wrong)).encode())
         for half in part.rglob('.*.part'): half.unlink()
         with writing(done): os.rename(part, done)
@@ -323,12 +354,15 @@ def make_masks(
 
 def _manifest(done, path, sha, categories):
     "The manifest of a folder of masks; raises `MaskError` where it is not of this JSON"
-    if not (done/_MANIFEST).exists(): raise MaskError(f'{done}: masks are made here from {path.name}, and the folder is there and was not made so (no {_MANIFEST}); move it away')
+    if not (done/_MANIFEST).exists():
+        raise MaskError(f'{done}: masks are made here from {path.name}, and the folder is there and was not made so (no {_MANIFEST}); move it away')
     with reading(done/_MANIFEST, MaskError): about = json.loads((done/_MANIFEST).read_text())
-    if (about['sha256'], about['rule']) != (sha, _RULE): raise MaskError(f'{done}: these masks were made from another {path.name}, or by another version; move the folder away, so that they are made anew')
+    if (about['sha256'], about['rule']) != (sha, _RULE):
+        raise MaskError(f'{done}: these masks were made from another {path.name}, or by another version; move the folder away, so that they are made anew')
     checked_categories(dict(about['categories']), categories, path)
     have, without = {os.path.relpath(os.path.join(d, f), done) for d, _, names in os.walk(done) for f in names}, {*about['bad'], *about['bare']}
-    if lacks := [f for i, (f, id) in enumerate(zip(about['files'], about['ids'])) if os.path.normpath(f'{id}.png') not in have and i not in without]: raise MaskError(f'{done}: {len(lacks)} of {len(about["files"]):,} masks are missing, first that of {lacks[0]}; move the folder away, so that they are made anew')
+    if lacks := [f for i, (f, id) in enumerate(zip(about['files'], about['ids'])) if os.path.normpath(f'{id}.png') not in have and i not in without]:
+        raise MaskError(f'{done}: {len(lacks)} of {len(about["files"]):,} masks are missing, first that of {lacks[0]}; move the folder away, so that they are made anew')
     return about
 
 # %% ../../nbs/datasets/07_coco.ipynb #8c88763d
@@ -343,7 +377,8 @@ class COCO(Files):
         categories: dict|None = CATEGORIES,  # {id: name} the annotations must have; None: whatever they have
     ):
         path, done = _places(root, split)
-        about = make_masks(root, split, progress=progress, categories=categories); classes = [name for _, name in about['categories']]
+        about = make_masks(root, split, progress=progress, categories=categories)
+        classes = [name for _, name in about['categories']]
         kinds = {e.__name__: e for e in (IdError, LabelError, MaskError)}
         for kind, line in about['errors']: refuse(kinds[kind](f'{path}: {line}'), errors)
         empty, bad = categories is None if empty is None else empty, {*about['bad']}
@@ -352,7 +387,8 @@ class COCO(Files):
         for row, i in enumerate(keep): labels[row, about['labels'][i]] = 1
         pictures = _pictures(Path(root), path, done.name, files)
         masks = [None if i in bare else done/f"{about['ids'][i]}.png" for i in keep]
-        super().__init__([about['ids'][i] for i in keep], classes, labels, [pictures/f for f in files], masks if any(masks) else None)
+        super().__init__([about['ids'][i] for i in keep], classes, labels, [pictures/f for f in files], masks
+            if any(masks) else None)
         self.root, self.split, self.reading = Path(root), split, _sentence(path, about, keep, categories)
 
 def _sentence(path, about, keep, categories):

@@ -47,7 +47,8 @@ def usable_backgrounds(
     folder = Path(root)/'backgrounds'
     paths = sorted(path for paths in find_pictures(folder).values() for path in paths)
     usable = [path for path in paths if not {*classes} & {*path.relative_to(folder).parts[:-1]}]
-    if not usable: raise PictureError(f'{folder}: each of its {len(paths)} pictures is in a folder named like a class, so shows one; add photographs that show none')
+    if not usable:
+        raise PictureError(f'{folder}: each of its {len(paths)} pictures is in a folder named like a class, so shows one; add photographs that show none')
     return usable
 
 # %% ../../nbs/datasets/09_cutouts.ipynb #47bf8e1f
@@ -60,7 +61,8 @@ def in_split(
 ) -> list:  # of paths, sorted
     "The files that the pictures of a split may show; raises `InputError` where they cannot be divided"
     by_content = {file_digest(path): path for path in sorted(paths, reverse=True)}
-    if len(by_content) < 2: raise InputError(f'{where}: only one picture, and train and val may share none; add another, or leave the folder out')
+    if len(by_content) < 2:
+        raise InputError(f'{where}: only one picture, and train and val may share none; add another, or leave the folder out')
     order = [by_content[digest] for digest in sorted(by_content)]
     n = max(1, round(HELD_OUT*len(order)))
     return sorted(order[:n] if split == 'val' else order[n:])
@@ -75,13 +77,17 @@ def read_cutout(
 ) -> Image.Image:  # RGBA
     "The cut-out without its transparent margin; raises `PictureError`"
     with open_picture(path) as im:
-        if not im.has_transparency_data: raise PictureError(f'{path}: {im.mode} pixels without transparency; cut the object out, or move the picture to backgrounds')
+        if not im.has_transparency_data:
+            raise PictureError(f'{path}: {im.mode} pixels without transparency; cut the object out, or move the picture to backgrounds')
         rgba = ImageOps.exif_transpose(im).convert('RGBA')
     least, most = rgba.getchannel('A').getextrema()
-    if least == 255: raise PictureError(f'{path}: transparent nowhere; cut the object out, or move the picture to backgrounds')
-    if most < 255*SURE: raise PictureError(f'{path}: wholly transparent, the most opaque pixel at {most/255:.0%}; replace the picture, or leave it out')
+    if least == 255:
+        raise PictureError(f'{path}: transparent nowhere; cut the object out, or move the picture to backgrounds')
+    if most < 255*SURE:
+        raise PictureError(f'{path}: wholly transparent, the most opaque pixel at {most/255:.0%}; replace the picture, or leave it out')
     rgba = rgba.crop(rgba.getchannel('A').point(lambda alpha: 255*(alpha > 255*(1-SURE))).getbbox())
-    if max(rgba.size) > limit: raise PictureError(f'{path}: {rgba.height} x {rgba.width} pixels (H x W), larger than the smallest background, {limit} at its shorter side; make a smaller copy')
+    if max(rgba.size) > limit:
+        raise PictureError(f'{path}: {rgba.height} x {rgba.width} pixels (H x W), larger than the smallest background, {limit} at its shorter side; make a smaller copy')
     rgba.thumbnail((size, size))
     return rgba
 
@@ -121,7 +127,8 @@ def _piece(thing, size):
 
 # %% ../../nbs/datasets/09_cutouts.ipynb #6526b0ac
 LEAST = 64  # smallest side of a picture, pixels
-IN_SIGHT, OF_PICTURE = .5, .01  # least share of a thing's pixels that is seen, and of the picture's pixels that it fills
+# least share of a thing's pixels that is seen, and of the picture's pixels that it fills
+IN_SIGHT, OF_PICTURE = .5, .01
 MOST = 3  # things in a picture
 
 def _all_seen(things):
@@ -152,7 +159,8 @@ def _visible_cutouts(paths, size, limit, errors):
             cutout = read_cutout(path, size, limit)
             width, height = (LONGEST*side/max(cutout.size) for side in cutout.size)
             if _all_seen([_Thing('', cutout, 0, 0, width, height, False)]): yield cutout
-            else: raise PictureError(f'{path}: so thin, or so little of it opaque, that it would fill less than {OF_PICTURE:.0%} of a picture; replace it, or leave it out')
+            else:
+                raise PictureError(f'{path}: so thin, or so little of it opaque, that it would fill less than {OF_PICTURE:.0%} of a picture; replace it, or leave it out')
         except PictureError as e: refuse(e, errors)
 
 # %% ../../nbs/datasets/09_cutouts.ipynb #99a8912a
@@ -220,7 +228,8 @@ class Cutouts(Samples):
         errors: list = None,  # what is wrong with cut-outs, collected, and such ones left out; without, the first is raised
     ):
         if split not in ('train', 'val'): raise InputError(unknown('split', split, ('train', 'val')))
-        if size < LEAST: raise InputError(f'cut-outs in pictures of {size} pixels: small things would vanish; take size {LEAST} or more')
+        if size < LEAST:
+            raise InputError(f'cut-outs in pictures of {size} pixels: small things would vanish; take size {LEAST} or more')
         if seed < 0: raise InputError(f'cut-outs with seed {seed}: take a seed of 0 or more')
         self.root, self.seed, self.split, self.size, self._cache = Path(root), seed, split, size, {}
         found = class_cutouts(root)
@@ -235,13 +244,15 @@ class Cutouts(Samples):
     def _limit(self, backgrounds):
         "The shorter side of the smallest background, pixels"
         limit, path = min(zip(_shorter_sides(backgrounds), backgrounds))
-        if limit < self.size: raise PictureError(f'{path}: {limit} pixels at its shorter side, too small for pictures of {self.size}; leave it out, or take a smaller --size')
+        if limit < self.size:
+            raise PictureError(f'{path}: {limit} pixels at its shorter side, too small for pictures of {self.size}; leave it out, or take a smaller --size')
         return limit
 
     def _random_layouts(self, n, limit, errors):
         cutouts = {name: [*_visible_cutouts(paths, self.size, limit, errors)] for name, paths in self.cutouts.items()}
         cutouts = {name: good for name, good in cutouts.items() if good}
-        if not cutouts: raise PictureError(f"{self.root/'cutouts'}: no cut-out for {self.split} that can be used; {errors[0]}")
+        if not cutouts:
+            raise PictureError(f"{self.root/'cutouts'}: no cut-out for {self.split} that can be used; {errors[0]}")
         rngs = [np.random.default_rng([self.seed, i, *self.split.encode()]) for i in range(n)]
         return [_random_layout(rng, cutouts, self.backgrounds) for rng in rngs]
 
@@ -262,7 +273,8 @@ class Cutouts(Samples):
 # %% ../../nbs/datasets/09_cutouts.ipynb #98b89bde
 STAMPS, NATURE = 'tuxpaint/stamps', 'backgrounds/mate/nature'  # folders in /usr/share
 NOT_PHOTOGRAPHS, NOT_THINGS = {'cartoon', 'toys', 'plastic'}, {'seasonal', 'symbols'}  # folders of stamps
-STAMP_SIDES, COLOURS, ENOUGH = (100, 1000), 200, 8  # longer side, pixels; least colours of a photograph; least stamps of a class
+# longer side, pixels; least colours of a photograph; least stamps of a class
+STAMP_SIDES, COLOURS, ENOUGH = (100, 1000), 200, 8
 SHOW_FLOWERS = 'FreshFlower', 'Garden', 'LadyBird', 'TwoWings', 'YellowFlower'
 
 def is_photograph(
@@ -293,7 +305,8 @@ def arrange_photos(
     "Copy stamps, backgrounds and licences to where `Cutouts` looks for them; raises `InputError` where there are none"
     share, root = Path(share), Path(root)
     classes, photographs = stamp_classes(share/STAMPS), sorted((share/NATURE).glob('*.jpg'))
-    if not classes or not photographs: raise InputError(f'{share}: no stamps in {STAMPS} or no photographs in {NATURE}; unpack tuxpaint-stamps-default and mate-backgrounds')
+    if not classes or not photographs:
+        raise InputError(f'{share}: no stamps in {STAMPS} or no photographs in {NATURE}; unpack tuxpaint-stamps-default and mate-backgrounds')
     copies = [(path, f'cutouts/{name}/{path.name}') for name, paths in classes.items() for path in paths]
     copies += [(path, f'backgrounds/{"flowers/"*(path.stem in SHOW_FLOWERS)}{path.name}') for path in photographs]
     copies += [(path, f'{path.parent.name}.copyright') for path in share.glob('doc/*/copyright')]

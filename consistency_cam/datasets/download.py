@@ -34,9 +34,12 @@ class Part:
     ):
         self.path, self.note = (path.with_name(path.name + end) for end in ('.part', '.part.json'))
         with _writing(self.path): path.parent.mkdir(parents=True, exist_ok=True); self.file = open(self.path, 'ab')
-        try: take_lock(self.file); ours = self.path.exists() and os.path.samestat(os.stat(self.path), os.fstat(self.file.fileno()))
+        try:
+            take_lock(self.file)
+            ours = self.path.exists() and os.path.samestat(os.stat(self.path), os.fstat(self.file.fileno()))
         except BlockingIOError: ours = False
-        if not ours: self.file.close(); raise DownloadError(f'{self.path}: another process is downloading this; wait for it')
+        if not ours:
+            self.file.close(); raise DownloadError(f'{self.path}: another process is downloading this; wait for it')
         try: self.known = dict(json.loads(self.note.read_text()))
         except (OSError, ValueError, TypeError): self.known = {}
         if not self.known: self.begin({})
@@ -64,7 +67,8 @@ def _request(part, url):
     if part.have:
         headers['Range'] = f'bytes={part.have}-'
         etag = part.known.get('etag') or ''
-        if mark := (etag if etag and not etag.startswith('W/') else part.known.get('modified')): headers['If-Range'] = mark
+        if mark := (etag if etag and not etag.startswith('W/') else part.known.get('modified')):
+            headers['If-Range'] = mark
     return Request(url, headers=headers)
 
 def _says(answer, url):
@@ -89,7 +93,9 @@ def _go_on(part, url, size, timeout, bar):
         bar.total, bar.n = total, part.have
         while block := answer.read1(1 << 18):
             part.write(block); bar.update(len(block))
-            if total and part.have > total: part.begin({}); raise DownloadError(f'{url}: more than the {total:,} bytes that were announced; try again, or name an archive by --from FILE')
+            if total and part.have > total:
+                part.begin({})
+                raise DownloadError(f'{url}: more than the {total:,} bytes that were announced; try again, or name an archive by --from FILE')
     return part.have == total if total else True
 
 # %% ../../nbs/datasets/12_download.ipynb #7a21cf7f
@@ -114,15 +120,19 @@ def verify(
     "Raise `DownloadError` where `path` is not the archive that was published, or not the one of the first time"
     path = Path(path)
     if not path.is_file(): raise DownloadError(f'{path}: no such file; check the name')
-    if size and path.stat().st_size != size: raise DownloadError(f'{path}: {path.stat().st_size:,} bytes, but {size:,} were published; it is cut off or another file, remove it and download it again')
+    if size and path.stat().st_size != size:
+        raise DownloadError(f'{path}: {path.stat().st_size:,} bytes, but {size:,} were published; it is cut off or another file, remove it and download it again')
     found, record = digest(path, 'md5' if md5 else 'sha256', progress), Path(record) if record else None
     if md5:
-        if found != md5: raise DownloadError(f'{path}: wrong checksum (md5 {found}, published {md5}); it is damaged or another file, remove it and download it again')
+        if found != md5:
+            raise DownloadError(f'{path}: wrong checksum (md5 {found}, published {md5}); it is damaged or another file, remove it and download it again')
     elif record and record.exists():
         with reading(record, DownloadError): first = json.loads(record.read_text())['sha256']
-        if found != first: raise DownloadError(f'{path}: not the file of the first download (sha256 {found[:12]}…, then {first[:12]}…); remove {record.name} if you want this one')
+        if found != first:
+            raise DownloadError(f'{path}: not the file of the first download (sha256 {found[:12]}…, then {first[:12]}…); remove {record.name} if you want this one')
     elif record:
-        with _writing(record): record.write_text(json.dumps(dict(name=path.name, size=path.stat().st_size, sha256=found)) + '\n')
+        with _writing(record):
+            record.write_text(json.dumps(dict(name=path.name, size=path.stat().st_size, sha256=found)) + '\n')
 
 # %% ../../nbs/datasets/12_download.ipynb #ebf07206
 def _hopeless(e):
@@ -144,7 +154,8 @@ def _receive(part, url, size, tries, wait, timeout, bar):
             if _go_on(part, url, size, timeout, bar): return
         except (OSError, http.client.HTTPException) as e:
             reason = _reason(e)
-            if _hopeless(e): raise DownloadError(f'{url}: {reason}; check the address, or get the archive elsewhere and name it by --from FILE') from None
+            if _hopeless(e):
+                raise DownloadError(f'{url}: {reason}; check the address, or get the archive elsewhere and name it by --from FILE') from None
             if isinstance(e, HTTPError):
                 if e.code == 416: part.begin({})
                 asked = e.headers.get('Retry-After') or ''
@@ -168,10 +179,12 @@ def fetch(
 ) -> Path:  # `path`, whole and checked
     "Download a file, going on where an earlier attempt broke off; raises `DownloadError`"
     path, record = Path(path), Path(f'{path}.json')
-    if urlsplit(url).scheme not in ('http', 'https', 'file'): raise DownloadError(f'{url}: not an address that can be fetched; it must begin with https://, http:// or file://')
+    if urlsplit(url).scheme not in ('http', 'https', 'file'):
+        raise DownloadError(f'{url}: not an address that can be fetched; it must begin with https://, http:// or file://')
     if path.exists(): verify(path, size, md5, record, progress); return path
     with Part(path) as part:
-        with tqdm(desc=path.name, unit='B', unit_scale=True, disable=not progress) as bar: _receive(part, url, size, tries, wait, timeout, bar)
+        with tqdm(desc=path.name, unit='B', unit_scale=True, disable=not progress) as bar:
+            _receive(part, url, size, tries, wait, timeout, bar)
         try: verify(part.path, size, md5, record, progress)
         except DownloadError as e:
             part.forget()
@@ -186,7 +199,8 @@ def _given(archives, given):
     for g in map(str, given):
         if Path(g).is_dir(): found |= {n: str(Path(g)/n) for n in names if (Path(g)/n).exists()}; continue
         name = unquote(urlsplit(g).path).split('/')[-1] if '://' in g else Path(g).name
-        if name not in names and len(names) > 1: raise DownloadError(f'{g}: which of the archives is this? name it as it is published: {", ".join(names)}')
+        if name not in names and len(names) > 1:
+            raise DownloadError(f'{g}: which of the archives is this? name it as it is published: {", ".join(names)}')
         found[name if name in names else names[0]] = g
     if given and not found: raise DownloadError(f'{given[0]}: none of {", ".join(names)} in this folder')
     return found
@@ -194,7 +208,8 @@ def _given(archives, given):
 def _whole(a, to):
     "Whether the folder is there; raises `DownloadError` where something else is there in its place"
     if not to.exists(): return False
-    if lacks := [m for m in a.members if not (to/m).exists()]: raise DownloadError(f'{to}: is there, but has no {lacks[0]}; move it away, then run the same command again')
+    if lacks := [m for m in a.members if not (to/m).exists()]:
+        raise DownloadError(f'{to}: is there, but has no {lacks[0]}; move it away, then run the same command again')
     return True
 
 # %% ../../nbs/datasets/12_download.ipynb #96180813

@@ -64,22 +64,28 @@ def picture_of(
     if not pictures:
         good_ids([os.path.splitext(name)[0] and name], [place or root])
         raise PictureError(f'{where}: no picture {name!r} in this folder; add it, or take its row out of the table{_instead(name, found, Path(root))}')
-    if len(pictures) > 1: raise IdError(f'{where}: {name!r} may be {pictures[0][1].name} or {pictures[1][1].name}; keep one of them, or write the extension in the table')
+    if len(pictures) > 1:
+        raise IdError(f'{where}: {name!r} may be {pictures[0][1].name} or {pictures[1][1].name}; keep one of them, or write the extension in the table')
     return pictures[0]
 
 def _instead(name, found, root):
     "What there is of nearly that name"
     stem = os.path.splitext(name)[0]
-    like = next((id for id in found if id.endswith(f'/{stem}')), next((path.name for key in (name, stem) for path in found.get(key, [])), None))
+    like = next((id for id in found if id.endswith(f'/{stem}')),
+        next((path.name for key in (name, stem) for path in found.get(key, [])), None))
     if like: return f' (there is {like!r})'
     folder, last = (root/name).parent, Path(name).name
-    other = next((f for f in sorted(os.listdir(folder)) if f == last or f.startswith(f'{last}.')), None) if folder.is_dir() else None
+    other = (next((f for f in sorted(os.listdir(folder)) if f == last or f.startswith(f'{last}.')), None)
+        if folder.is_dir() else None)
     return f' (there is {other!r}, which does not end as pictures do: {" ".join(EXTENSIONS[:9])}, …)' if other else ''
 
 # %% ../../nbs/datasets/08_folder.ipynb #ca36849d
-TABLES = [f'{stem}.{end}' for stem in ('labels', 'tags', 'image_labels', 'metadata') for end in ('csv', 'tsv', 'jsonl', 'json')]
+TABLES = [f'{stem}.{end}' for stem in ('labels', 'tags', 'image_labels', 'metadata')
+    for end in ('csv', 'tsv', 'jsonl', 'json')]
 _SPLITS = {'train', 'training', 'val', 'valid', 'validation', 'test', 'dev'}
-_NO_CLASSES = {'images', 'image', 'imgs', 'img', 'pictures', 'photos', 'pics', 'masks', 'mask', 'labels', 'annotations', 'jpegimages', 'segmentationclass', 'segmentationobject', 'data', 'raw', 'overlays', 'predictions'} | _SPLITS
+_NO_CLASSES = ({'images', 'image', 'imgs', 'img', 'pictures', 'photos', 'pics', 'masks', 'mask', 'labels',
+    'annotations', 'jpegimages', 'segmentationclass', 'segmentationobject', 'data', 'raw', 'overlays',
+    'predictions'} | _SPLITS)
 
 def _beside(folders, names):
     "The files of some names in the first of some folders that has any"
@@ -92,7 +98,8 @@ def find_table(
 ) -> Path|None:
     "The table of labels among some pictures or beside their folder; raises `LabelError` where there are several"
     found = _beside([root, Path(root).resolve().parent], TABLES)
-    if len(found) > 1: raise LabelError(f'{found[0].parent}: {found[0].name} and {found[1].name} may each hold the labels; say which by --labels')
+    if len(found) > 1:
+        raise LabelError(f'{found[0].parent}: {found[0].name} and {found[1].name} may each hold the labels; say which by --labels')
     return found[0] if found else None
 
 def folder_labels(
@@ -108,10 +115,13 @@ def folder_labels(
     names = [clean_name(p[depth]) for p in parts]
     if len({*names}) < 2 or any(name.lower() in _NO_CLASSES for name in names): return None
     classes = sorted({*names}) if classes is None else list(classes)
-    if unknown := sorted({*names}.difference(classes)): raise LabelError(f'{root}: the folder {unknown[0]!r} is not among the classes {", ".join(classes[:30])}; rename it, or add it to their list')
+    if unknown := sorted({*names}.difference(classes)):
+        raise LabelError(f'{root}: the folder {unknown[0]!r} is not among the classes {", ".join(classes[:30])}; rename it, or add it to their list')
     rows = [(str(path), '/'.join(p), [name], p[0] if depth else None) for path, p, name in zip(paths, parts, names)]
     splits = dict(Counter(p[0] for p in parts)) if depth else None
-    return Labels(classes, rows, splits, f'{Path(root).name}: a folder for each class, {len(classes)} classes, ' + (f'splits {", ".join(f"{k} {v}" for k, v in splits.items())}' if splits else 'no splits: all is trained on, nothing held out'))
+    return Labels(classes, rows, splits, f'{Path(root).name}: a folder for each class, {len(classes)} classes, '
+        + (f'splits {", ".join(f"{k} {v}" for k, v in splits.items())}' if splits
+        else 'no splits: all is trained on, nothing held out'))
 
 def own_labels(
     root,  # folder of pictures
@@ -149,7 +159,8 @@ def class_order(
     files = [f for place in places for f in _beside([place], ['classes.txt', 'classes.json'])]
     if not files: return None, None, ''
     for other in files[1:]:
-        if read_classes(other)[0] != read_classes(files[0])[0]: raise LabelError(f'{other}: other classes than in {files[0]}; say which by --classes')
+        if read_classes(other)[0] != read_classes(files[0])[0]:
+            raise LabelError(f'{other}: other classes than in {files[0]}; say which by --classes')
     return (*_listed(files[0]),)
 
 def _listed(file):
@@ -181,7 +192,8 @@ class Folder(Files):
         masks_hold(labels.classes, root)
         front = folder_in_front([name for _, name, *_ in labels.rows], found, plain)
         rows = of_split(labels, labels.rows, split, labels_csv)
-        rows = [(place, *picture, names) for place, name, names, _ in rows if (picture := self._picture(name.removeprefix(front), found, root, place, plain, errors))]
+        rows = [(place, *picture, names) for place, name, names, _ in rows
+            if (picture := self._picture(name.removeprefix(front), found, root, place, plain, errors))]
         rows = [rows[i] for i in good_ids([id for _, id, *_ in rows], [place for place, *_ in rows], errors)]
         _, ids, paths, names = zip(*rows) if rows else [()]*4
         super().__init__(ids, labels.classes, names, paths, self._masks(masks, ids))
@@ -201,11 +213,14 @@ class Folder(Files):
 
     def _masks(self, folder, ids):
         if folder is None: return None
-        if not Path(folder).is_dir(): raise MaskError(f'{folder}: no such folder; name the one that holds the masks, or leave it out')
+        if not Path(folder).is_dir():
+            raise MaskError(f'{folder}: no such folder; name the one that holds the masks, or leave it out')
         plain = {plain_name(p.relative_to(folder).with_suffix('').as_posix()): p for p in Path(folder).rglob('*.png')}
         paths = [p if (p := Path(folder)/f'{id}.png').exists() else plain.get(plain_name(id)) for id in ids]
-        if not any(paths): raise MaskError(f'{folder}: no mask for any picture; a mask is named as its picture, such as {ids[0]}.png')
-        if lost := few_lacking(paths): warnings.warn(f'{folder}: no mask for {len(lost)} of {len(paths)} pictures, the first is {ids[lost[0]]}.png; nothing is compared with these, or learnt from them: add them where they have got lost')
+        if not any(paths):
+            raise MaskError(f'{folder}: no mask for any picture; a mask is named as its picture, such as {ids[0]}.png')
+        if lost := few_lacking(paths):
+            warnings.warn(f'{folder}: no mask for {len(lost)} of {len(paths)} pictures, the first is {ids[lost[0]]}.png; nothing is compared with these, or learnt from them: add them where they have got lost')
         return paths
 
 # %% ../../nbs/datasets/08_folder.ipynb #8d5cac0a
@@ -220,7 +235,8 @@ class WithMasks(Samples):
         masks_hold(self.classes)
         self.parent, self.folder = parent, Path(folder)
         missing = [id for id in self.ids if not self.path(id).is_file()]
-        if missing: raise MaskError(f"{folder}: no mask for {len(missing)} of {len(self)} pictures, the first is '{missing[0]}' ({missing[0]}.png); make the masks of this split, or leave these pictures out with `subset`")
+        if missing:
+            raise MaskError(f"{folder}: no mask for {len(missing)} of {len(self)} pictures, the first is '{missing[0]}' ({missing[0]}.png); make the masks of this split, or leave these pictures out with `subset`")
 
     def path(self, id): return self.folder/f'{id}.png'
     def files(self, i): return self.parent.files(i) and (self.parent.files(i)[0], self.path(self.ids[i]))

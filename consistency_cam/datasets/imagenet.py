@@ -25,7 +25,8 @@ def class_folders(
         raise PictureError(f'{folder}: no such folder; {"there are " + ", ".join(beside[:5]) if beside else "name the one that holds the splits"}')
     with os.scandir(folder) as entries: entries = [e for e in entries if not e.name.startswith('.')]
     found = sorted(e.name for e in entries if e.is_dir())
-    if not found: raise PictureError(f'{folder}: no class folders in it' + (', its files lie there directly' if entries else '') + '; sort the pictures into one folder a class')
+    if not found:
+        raise PictureError(f'{folder}: no class folders in it' + (', its files lie there directly' if entries else '') + '; sort the pictures into one folder a class')
     return found
 
 # %% ../../nbs/datasets/10_imagenet.ipynb #e666d520
@@ -59,7 +60,8 @@ def missing(
         folder, pictures = Path(root)/split, 0
         try: names = class_folders(folder)
         except PictureError as e: found.append(str(e)); continue
-        if len(names) != num_classes: found.append(f'{folder}: {len(names):,} class folders, there should be {num_classes:,}')
+        if len(names) != num_classes:
+            found.append(f'{folder}: {len(names):,} class folders, there should be {num_classes:,}')
         for name in names:
             try: pictures += len(class_pictures(folder, name))
             except PictureError as e: found.append(str(e))
@@ -77,8 +79,12 @@ def read_class_names(
     if not rows: raise LabelError(f'{path}: no classes in it; write a line `FOLDER name` a class')
     names = {}
     for n, folder, *name in rows:
-        if not name: refuse(LabelError(f'{path}, line {n}: {folder!r} has no name; write `{folder} name`'), errors); continue
-        if folder in names: refuse(LabelError(f'{path}, line {n}: {folder!r} stands here a second time; remove one of the two lines'), errors); continue
+        if not name:
+            refuse(LabelError(f'{path}, line {n}: {folder!r} has no name; write `{folder} name`'), errors); continue
+        if folder in names:
+            refuse(LabelError(f'{path}, line {n}: {folder!r} stands here a second time; remove one of the two lines'),
+                errors)
+            continue
         names[folder] = name[0].split(',')[0].strip()
     several = {name for name in names.values() if list(names.values()).count(name) > 1}
     return {folder: f'{name} ({folder})' if name in several else name for folder, name in names.items()}
@@ -104,7 +110,8 @@ class ImageNet(Files):
     ):
         folder = Path(root)/split
         there = class_folders(folder)
-        self.names = dict.fromkeys(there) if names is None else names if isinstance(names, dict) else read_class_names(names, errors)
+        self.names = (dict.fromkeys(there) if names is None else names if isinstance(names, dict)
+            else read_class_names(names, errors))
         order = {name: c for c, name in enumerate(self.names)}
         paths = [path for name in there for path in self._pictures(folder, name, order, errors)]
         ids = [os.path.splitext(path)[0] for path in paths]
@@ -121,7 +128,8 @@ class ImageNet(Files):
         except InputError as e: refuse(e, errors); return []
 
     def fingerprint(self):
-        return hashlib.sha256(json.dumps([self.ids, self.classes]).encode() + self.labels.targets.numpy().tobytes()).hexdigest()
+        return hashlib.sha256(json.dumps([self.ids,
+            self.classes]).encode() + self.labels.targets.numpy().tobytes()).hexdigest()
 
 # %% ../../nbs/datasets/10_imagenet.ipynb #6d668501
 def _random(samples, i, seed):
@@ -130,9 +138,11 @@ def _random(samples, i, seed):
 
 def _largest(samples, i, seed):
     mask = samples.mask(i)
-    if mask is None: raise MaskError(f"{samples.ids[i]}: no mask to find the largest object in; name a class by rule='random'")
+    if mask is None:
+        raise MaskError(f"{samples.ids[i]}: no mask to find the largest object in; name a class by rule='random'")
     area = mask.flatten().bincount(minlength=256)[samples.label_ids(i)]
-    if not area.any(): raise MaskError(f"{samples.ids[i]}: none of the labelled classes is in the mask; leave the picture out, or name a class by rule='random'")
+    if not area.any():
+        raise MaskError(f"{samples.ids[i]}: none of the labelled classes is in the mask; leave the picture out, or name a class by rule='random'")
     return samples.label_ids(i)[area.argmax()]
 
 NAMING = dict(random=_random, largest=_largest)  # rule(samples, i, seed) -> mask id of the class that is named

@@ -59,17 +59,22 @@ def numbering_error(
     "What is wrong with the masks as a whole: a `MaskError` where they hold no classes, a `LabelError` where they number them otherwise"
     pairs = [(set(ids), set(named)) for ids, named in pairs if named]
     ids = sorted(set().union(*(shown for shown, _ in pairs)))
-    if ids in ([255], [0, 255]) and len(pairs) > 1: return MaskError(f'{where}: all {len(pairs)} masks hold {" and ".join(map(str, ids))} only, which is void, and no class; where they are drawn black and white, make the class 1')
-    if ids == [0] and len(pairs) > 2: return MaskError(f'{where}: all {len(pairs)} masks are blank, background in every pixel, and the labels name classes; take the masks that show them, or leave the masks out')
-    if spread := _spread(ids, len(classes)): return MaskError(f'{where}: ids {listing(ids, 12)} in the masks are spread over 0 to 255 as grey values are; classes are 1 to {len(classes)}, so make them {listing(spread, 12)}')
+    if ids in ([255], [0, 255]) and len(pairs) > 1:
+        return MaskError(f'{where}: all {len(pairs)} masks hold {" and ".join(map(str, ids))} only, which is void, and no class; where they are drawn black and white, make the class 1')
+    if ids == [0] and len(pairs) > 2:
+        return MaskError(f'{where}: all {len(pairs)} masks are blank, background in every pixel, and the labels name classes; take the masks that show them, or leave the masks out')
+    if spread := _spread(ids, len(classes)):
+        return MaskError(f'{where}: ids {listing(ids, 12)} in the masks are spread over 0 to 255 as grey values are; classes are 1 to {len(classes)}, so make them {listing(spread, 12)}')
     shown = [(s - {0, 255}, named) for s, named in pairs if s - {0, 255}]
     off = sum(contradicts(*p) for p in shown)
     if off < 3: return None
     numbers = agreeing_ids([(s - {255}, named) for s, named in pairs])
     left = sum(contradicts({numbers.get(k, -k) for k in s - {255}} - {0}, named) for s, named in pairs)
     said = f'{where}: the masks of {off} of {len(shown)} pictures contradict their labels'
-    if 3*left <= off: return LabelError(f'{said}, {left} would if the masks number the classes otherwise; {_remedy(numbers, classes)}')
-    if 2*off > len(shown) and _agreement(shown) < .25: return LabelError(f'{said}, whatever the order of the classes; are they the masks of these pictures?')
+    if 3*left <= off:
+        return LabelError(f'{said}, {left} would if the masks number the classes otherwise; {_remedy(numbers, classes)}')
+    if 2*off > len(shown) and _agreement(shown) < .25:
+        return LabelError(f'{said}, whatever the order of the classes; are they the masks of these pictures?')
 
 def _agreement(pairs):
     "1 where masks and labels agree as far as they can, 0 where no more than those of different pictures do"
@@ -88,9 +93,11 @@ def _spread(ids, num_classes):
 def _remedy(numbers, classes):
     "How to give the numbering that was found"
     name = lambda k: repr(classes[k-1]) if k else 'the background'
-    listed = listing((f'id {a} is {name(b)}' if a == min(numbers) else f'{a} {name(b)}' for a, b in sorted(numbers.items())), 30)
+    listed = listing((f'id {a} is {name(b)}' if a == min(numbers) else f'{a} {name(b)}'
+        for a, b in sorted(numbers.items())), 30)
     list_helps = all((a == 0) == (b == 0) for a, b in numbers.items())
-    return ('give their order by --classes FILE (line k names the id k), or renumber' if list_helps else 'renumber') + f' the masks: {listed}'
+    return (('give their order by --classes FILE (line k names the id k), or renumber' if list_helps
+        else 'renumber') + f' the masks: {listed}')
 
 # %% ../../nbs/datasets/15_numbering.ipynb #3a6c1d2e
 def masks_place(

@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 # %% ../../nbs/datasets/03_paint.ipynb #b7a11606
-FAMILIES = dict(animal=['cat', 'dog', 'rabbit', 'sheep'], vehicle=['taxi', 'ambulance'], boat=['sailboat', 'steamer'])  # the classes that share a body
+# the classes that share a body
+FAMILIES = dict(animal=['cat', 'dog', 'rabbit', 'sheep'], vehicle=['taxi', 'ambulance'], boat=['sailboat', 'steamer'])
 CLASSES = [name for names in FAMILIES.values() for name in names]  # id k in a mask is CLASSES[k-1]
 BODY, PART = 1, 2  # ids in a part map: the body of a class, and the part that tells which class it is
 HINT = .12  # contrast of the class's pattern on its body: at 0 only the telling part tells the class
@@ -76,8 +77,10 @@ def _rectangle(x0, y0, x1, y1): return _polygon((x0, y0), (x1, y0), (x1, y1), (x
 
 # %% ../../nbs/datasets/03_paint.ipynb #ed5a11c4
 _DARK = 38, 34, 36
-_FURS = [(196, 150, 96), (150, 104, 66), (226, 214, 192), (120, 112, 106), (84, 70, 62), (210, 176, 130), (170, 160, 150)]
-_PAINTS = [(188, 62, 54), (64, 104, 168), (72, 132, 88), (214, 206, 190), (128, 134, 142), (206, 140, 60), (110, 84, 130)]
+_FURS = [(196, 150, 96), (150, 104, 66), (226, 214, 192), (120, 112, 106), (84, 70, 62), (210, 176, 130),
+    (170, 160, 150)]
+_PAINTS = [(188, 62, 54), (64, 104, 168), (72, 132, 88), (214, 206, 190), (128, 134, 142), (206, 140, 60),
+    (110, 84, 130)]
 
 def _brightness(colour, factor): return tuple(int(v) for v in np.clip(np.asarray(colour)*factor, 0, 255))
 
@@ -126,7 +129,8 @@ _BODIES = dict(animal=_animal, vehicle=_vehicle, boat=_boat)
 
 # %% ../../nbs/datasets/03_paint.ipynb #d392d934
 def _eye(radius, x=.8, y=-.44):
-    return [((250, 250, 245), _ellipse(x+.07, y-.05, radius, radius)), (_DARK, _ellipse(x+.085, y-.05, radius*.62, radius*.7))]
+    return [((250, 250, 245), _ellipse(x+.07, y-.05, radius, radius)),
+        (_DARK, _ellipse(x+.085, y-.05, radius*.62, radius*.7))]
 
 def _cat(rng):
     fur = _brightness((236, 142, 52), rng.uniform(.88, 1.06))
@@ -173,12 +177,14 @@ def _sheep(rng):
 # %% ../../nbs/datasets/03_paint.ipynb #eda33f99
 def _taxi(rng):
     yellow = _brightness((250, 206, 40), rng.uniform(.92, 1.02))
-    checks = [_rectangle(x, -.86+.11*row, x+.1, -.75+.11*row) for row in (1, 2) for x in np.arange(-.4+.1*(row % 2), .36, .2)]
+    checks = [_rectangle(x, -.86+.11*row, x+.1, -.75+.11*row) for row in (1, 2)
+        for x in np.arange(-.4+.1*(row % 2), .36, .2)]
     return [(yellow, _rectangle(-.4, -.86, .4, -.42))] + [(_DARK, check) for check in checks]
 
 def _ambulance(rng):
     red = 214, 34, 44
-    return [((246, 246, 248), _rectangle(-.34, -.92, .34, -.42)), (red, _rectangle(-.07, -.88, .07, -.46)), (red, _rectangle(-.2, -.74, .2, -.6))]
+    return [((246, 246, 248), _rectangle(-.34, -.92, .34, -.42)), (red, _rectangle(-.07, -.88, .07, -.46)),
+        (red, _rectangle(-.2, -.74, .2, -.6))]
 
 def _sailboat(rng):
     mast = _rectangle(-.03, -1., .02, -.2)
@@ -186,9 +192,11 @@ def _sailboat(rng):
     return [((96, 70, 48), mast), ((248, 240, 220), mainsail), ((220, 88, 60), foresail)]
 
 def _steamer(rng):
-    return [((44, 42, 46), _rectangle(-.26, -.92, .1, -.2)), ((206, 52, 44), _rectangle(-.26, -.74, .1, -.38)), ((244, 236, 220), _rectangle(-.26, -.62, .1, -.52))]
+    return [((44, 42, 46), _rectangle(-.26, -.92, .1, -.2)), ((206, 52, 44), _rectangle(-.26, -.74, .1, -.38)),
+        ((244, 236, 220), _rectangle(-.26, -.62, .1, -.52))]
 
-_PARTS = dict(cat=_cat, dog=_dog, rabbit=_rabbit, sheep=_sheep, taxi=_taxi, ambulance=_ambulance, sailboat=_sailboat, steamer=_steamer)
+_PARTS = dict(cat=_cat, dog=_dog, rabbit=_rabbit, sheep=_sheep, taxi=_taxi, ambulance=_ambulance, sailboat=_sailboat,
+    steamer=_steamer)
 
 # %% ../../nbs/datasets/03_paint.ipynb #a8c42c81
 @dataclass
@@ -204,7 +212,8 @@ def _head(points): return (points - [.62, -.22])*.64 + [.64, -.18]
 
 def _shapes(rng, thing, colour):
     "(BODY or PART, colour, outline) of all the thing's shapes, the hindmost first"
-    shift = dict(animal=_head, vehicle=lambda points: points*.7 - [.55, .31], boat=lambda points: points*.75 - [.5, .22])[thing.family]
+    shift = dict(animal=_head, vehicle=lambda points: points*.7 - [.55, .31],
+        boat=lambda points: points*.75 - [.5, .22])[thing.family]
     body = _BODIES[thing.family](rng, colour)
     part = _PARTS[thing.name](rng) if thing.name else []
     return [(BODY, *shape) for shape in body] + [(PART, colour, shift(points)) for colour, points in part]
@@ -247,7 +256,8 @@ def _slant(x, y, noise): return np.sin(14*(x+y) + 2*noise)
 def _bands(x, y, noise): return np.sin(26*y + 3*noise)
 
 _ALL_PATTERNS = _stripes, _dots, _slant, _bands
-_PATTERNS = dict(cat=_stripes, dog=_dots, rabbit=_slant, sheep=_bands, taxi=_stripes, ambulance=_dots, sailboat=_stripes, steamer=_dots)
+_PATTERNS = dict(cat=_stripes, dog=_dots, rabbit=_slant, sheep=_bands, taxi=_stripes, ambulance=_dots,
+    sailboat=_stripes, steamer=_dots)
 
 def _own_coordinates(thing, size):
     "x and y (h, w) of the pixels in the thing's window, as its outlines have them"
@@ -257,7 +267,8 @@ def _own_coordinates(thing, size):
     return x*(-1 if thing.flip else 1), y
 
 # %% ../../nbs/datasets/03_paint.ipynb #b7a11607
-_BOX = dict(animal=(-1., -.8, 1.05, .5), vehicle=(-1., -.95, 1., .62), boat=(-1., -1., 1., .5))  # where a thing of size 1 is that looks to the right
+# where a thing of size 1 is that looks to the right
+_BOX = dict(animal=(-1., -.8, 1.05, .5), vehicle=(-1., -.95, 1., .62), boat=(-1., -1., 1., .5))
 
 # %% ../../nbs/datasets/03_paint.ipynb #33feca65
 def _texture(thing_pattern, ids, coarse, fine):

@@ -55,7 +55,8 @@ def masks_hold(
     where='',  # place for the message
 ):
     "Raise `LabelError` where there are more classes than a mask can hold"
-    if len(classes) > MOST_CLASSES: raise LabelError(f'{where}: '*bool(where) + f'{len(classes)} classes, and a mask holds {MOST_CLASSES} (0 is the background, 255 void); take fewer classes')
+    if len(classes) > MOST_CLASSES:
+        raise LabelError(f'{where}: '*bool(where) + f'{len(classes)} classes, and a mask holds {MOST_CLASSES} (0 is the background, 255 void); take fewer classes')
 
 # %% ../../nbs/datasets/01_samples.ipynb #314e0f4d
 @dataclass(eq=False)
@@ -80,7 +81,9 @@ class Samples(Dataset):
         self.ids, self.classes = checked_ids(ids), list(classes)
         if not self.ids: raise IdError('no pictures: the list of ids is empty')
         check_classes(self.classes)
-        if not torch.is_tensor(labels): labels = torch.stack([multi_hot(n, self.classes, id) if n else torch.zeros(len(self.classes)) for id, n in zip(self.ids, labels)])
+        if not torch.is_tensor(labels):
+            labels = torch.stack([multi_hot(n, self.classes, id) if n else torch.zeros(len(self.classes))
+                for id, n in zip(self.ids, labels)])
         if labels.shape != (len(self.ids), len(self.classes)):
             raise LabelError(f'labels {tuple(labels.shape)} for {len(self.ids)} ids and {len(self.classes)} classes; they must be (N, C)')
         self.labels, self._index = labels.float(), {id: i for i, id in enumerate(self.ids)}
@@ -89,9 +92,11 @@ class Samples(Dataset):
         "Picture `i`, uint8 (3, H, W)"
         raise NotImplementedError
     def mask(self, i): "Its mask, uint8 (H, W), or None"
-    def files(self, i): "Paths of picture `i` and of its mask (None where there is none); None where pictures are made and not read"
+    def files(self, i):
+        "Paths of picture `i` and of its mask (None where there is none); None where pictures are made and not read"
     def __len__(self): return len(self.ids)
-    def __repr__(self): return f'{type(self).__name__}: {len(self)} pictures, {len(self.classes)} classes, {"with" if self.has_masks else "no"} masks'
+    def __repr__(self):
+        return f'{type(self).__name__}: {len(self)} pictures, {len(self.classes)} classes, {"with" if self.has_masks else "no"} masks'
 
     def __getitem__(self, i):
         if not -len(self) <= i < len(self): raise IndexError(f'picture {i} of {len(self)}')
@@ -106,7 +111,8 @@ def index(self: Samples,
     id: str,  # name of a picture
 ) -> int:  # its position
     "Where the picture stands; raises `IdError` for an unknown id"
-    if id not in self._index: raise IdError(f'{id!r} is not among the {len(self)} ids ({self.ids[0]}, …); check the split')
+    if id not in self._index:
+        raise IdError(f'{id!r} is not among the {len(self)} ids ({self.ids[0]}, …); check the split')
     return self._index[id]
 
 @patch
@@ -191,7 +197,8 @@ def decided_by(self: Samples):
 def _of_arrays(samples, get):
     "SHA-256 of pictures or masks that lie in memory"
     found = hashlib.sha256()
-    for i in range(len(samples)): found.update(b'' if (x := get(i)) is None else repr(tuple(x.shape)).encode() + x.contiguous().numpy().tobytes())
+    for i in range(len(samples)):
+        found.update(b'' if (x := get(i)) is None else repr(tuple(x.shape)).encode() + x.contiguous().numpy().tobytes())
     return found.hexdigest()
 
 def _of_all(samples, found): return hashlib.sha256(json.dumps([samples.ids, found]).encode()).hexdigest()
@@ -211,7 +218,8 @@ def masks_fingerprint(self: Samples) -> str:  # 64 hex digits; '' where there ar
     if not self.has_masks: return ''
     if self.decided_by is not None: return _of_all(self, self.decided_by)
     if not self.files(0): return _of_all(self, _of_arrays(self, self.mask))
-    return _of_all(self, [self.mask_colours]*bool(self.mask_colours) + [(path := self.files(i)[1]) and file_digest(path) for i in range(len(self))])
+    return _of_all(self, [self.mask_colours]*bool(self.mask_colours) + [(path := self.files(i)[1]) and file_digest(path)
+        for i in range(len(self))])
 
 
 # %% ../../nbs/datasets/01_samples.ipynb #1e013e9e
@@ -252,5 +260,6 @@ class Files(Samples):
 
 # %% ../../nbs/datasets/01_samples.ipynb #a921cdee
 def __getattr__(name):
-    if name in ('read_table', 'label_rows', 'read_labels'): return getattr(import_module('consistency_cam.datasets.tables'), name)
+    if name in ('read_table', 'label_rows', 'read_labels'):
+        return getattr(import_module('consistency_cam.datasets.tables'), name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

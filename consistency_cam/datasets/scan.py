@@ -21,14 +21,17 @@ def picture_notes(
     size: tuple,  # (H, W) of the picture as it is read
 ) -> list:  # of sentences
     "What happens to a picture of an unusual kind when it is read"
-    notes, packed, side = [], str(im.tile), im.getexif().get(0x0112, 1)  # a PNG's EXIF is known when its pixels are unpacked
+    # a PNG's EXIF is known when its pixels are unpacked
+    notes, packed, side = [], str(im.tile), im.getexif().get(0x0112, 1)
     if im.mode in ('1', 'L', 'LA', 'La'): notes.append('greyscale, read as RGB with three equal channels')
     if im.mode in ('P', 'PA'): notes.append('palette, read as RGB by its colours')
     if im.mode == 'CMYK': notes.append('CMYK, read as RGB without its colour profile')
-    if im.mode[-1] in 'Aa' or 'transparency' in im.info: notes.append('alpha channel, left off: transparent pixels show the colour they hold')
+    if im.mode[-1] in 'Aa' or 'transparency' in im.info:
+        notes.append('alpha channel, left off: transparent pixels show the colour they hold')
     if ';16' in packed: notes.append('16 bits a channel, read as 8: divided by 256')
     if getattr(im, 'n_frames', 1) > 1: notes.append('several frames, the first one is read')
-    if side in (5, 6, 7, 8) and im.format != 'TIFF' and im.width != im.height and im.size == size[::-1]: notes.append('EXIF orientation passed over: only so the picture fits its mask')
+    if side in (5, 6, 7, 8) and im.format != 'TIFF' and im.width != im.height and im.size == size[::-1]:
+        notes.append('EXIF orientation passed over: only so the picture fits its mask')
     elif side in range(2, 9): notes.append('turned as its EXIF orientation says')
     return notes
 
@@ -47,7 +50,8 @@ def look(
     except InputError as e: found['problems'].append([type(e).__name__, str(e)])
     if mask is None: return found
     try: found['ids'] = _ids(read_mask(mask, size, num_classes, colours))
-    except InputError as e: found['problems'].append([type(e).__name__, str(e)]); found['ids'] = mask_ids(mask, size, colours)
+    except InputError as e:
+        found['problems'].append([type(e).__name__, str(e)]); found['ids'] = mask_ids(mask, size, colours)
     return found
 
 def _ids(mask): return mask.flatten().bincount().nonzero()[:, 0].tolist()
@@ -71,7 +75,8 @@ class Record:
         self.path, self.known, self.file = path and Path(path), {}, None
         if not path: return
         lines = self._lines() if self.path.exists() else []
-        if lines and lines[0].get('record') != self.HEAD['record']: raise InputError(f'{path}: not a record of `verify`; name another file, or one that is not there yet')
+        if lines and lines[0].get('record') != self.HEAD['record']:
+            raise InputError(f'{path}: not a record of `verify`; name another file, or one that is not there yet')
         begun = lines and lines[0] == self.HEAD
         if begun: self.known = {tuple(line['job']): line for line in lines[1:]}
         with writing(self.path):
@@ -87,7 +92,8 @@ class Record:
             except ValueError: found.append({}) if not found else None
         return found if all(isinstance(f, dict) for f in found) else [{}]
 
-    def get(self, job): return line['found'] if (line := self.known.get(job)) and line['files'] == self.files(job) else None
+    def get(self, job):
+        return line['found'] if (line := self.known.get(job)) and line['files'] == self.files(job) else None
     def put(self, job, files, found):
         self.known[job] = line = dict(job=job, files=files, found=found)
         if not self.file: return

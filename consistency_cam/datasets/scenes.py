@@ -130,7 +130,8 @@ class Scenes(Samples):
         split: str = 'train',  # another split has other pictures
         size: int = 128,  # side of a picture, pixels
     ):
-        if size < _SMALLEST: raise InputError(f'scenes of {size} pixels: small things would vanish; take size {_SMALLEST} or more')
+        if size < _SMALLEST:
+            raise InputError(f'scenes of {size} pixels: small things would vanish; take size {_SMALLEST} or more')
         if seed < 0: raise InputError(f'scenes with seed {seed}: take a seed of 0 or more')
         self.seed, self.split, self.size, self._cache = seed, split, size, {}
         names = [{thing.name for thing in _layout(self._rng(i)).things} - {''} for i in range(n)]

@@ -45,11 +45,13 @@ def shard_members(
     "Where everything in a shard lies; raises `InputError`"
     found, most = {}, os.path.getsize(path)
     with reading(path, ShardError), open(path, 'rb') as f:
-        if f.read(2) in (b'\x1f\x8b', b'PK'): raise ShardError(f'{path}: compressed, so that nothing can be read from its middle; unpack it to a plain tar file')
+        if f.read(2) in (b'\x1f\x8b', b'PK'):
+            raise ShardError(f'{path}: compressed, so that nothing can be read from its middle; unpack it to a plain tar file')
         with opened(path) as (members, _): listed = checked(members, path, most)
     for name, (kind, size, about) in listed.items():
         if kind == 'a folder': continue
-        if about.issparse() or not 0 <= size <= most - about.offset_data: raise ShardError(f'{path}: its member {name!r} is not {size:,} bytes in this file; get the shard from where it is published')
+        if about.issparse() or not 0 <= size <= most - about.offset_data:
+            raise ShardError(f'{path}: its member {name!r} is not {size:,} bytes in this file; get the shard from where it is published')
         folder, base = os.path.split(name); key, _, end = base.partition('.')
         found.setdefault(os.path.join(folder, key), {})[end.lower()] = about.offset_data, size
     return found
@@ -65,10 +67,13 @@ def index_shard(
         for key, ends in shard_members(path).items():
             place, picture, named = f'{path}: {key}', next((ends[e] for e in _PICTURES if e in ends), None), next((e for e in ('cls', 'json') if e in ends), None)
             if picture is None: continue
-            if not named: errors.append(LabelError(f'{place}: no class; the shard must hold {key}.cls or {key}.json beside the picture')); continue
+            if not named:
+                errors.append(LabelError(f'{place}: no class; the shard must hold {key}.cls or {key}.json beside the picture'))
+                continue
             f.seek(ends[named][0])
             try: rows.append((f'{stem}/{key}', *picture, _number(f.read(min(ends[named][1], 1 << 20)), named)))
-            except (ValueError, RecursionError) as e: errors.append(LabelError(f'{place}.{named}: no class ({e}); write its number, in JSON as "label" or "cls"'))
+            except (ValueError, RecursionError) as e:
+                errors.append(LabelError(f'{place}.{named}: no class ({e}); write its number, in JSON as "label" or "cls"'))
     return rows
 
 def _state(paths): return [[p.name, (s := p.stat()).st_size, s.st_mtime_ns] for p in paths]
@@ -92,7 +97,8 @@ def shard_index(
     try:
         with safe_open(file, 'pt') as f:
             about, found = json.loads(f.get_tensor('about').numpy().tobytes()), {k: f.get_tensor(k) for k in ('shard', 'offset', 'size', 'target')}
-            if f.metadata()['state'] == state and {len(about['ids'])} == {len(v) for v in found.values()}: return dict(ids=about['ids'], **found), about['errors']
+            if f.metadata()['state'] == state and {len(about['ids'])} == {len(v) for v in found.values()}:
+                return dict(ids=about['ids'], **found), about['errors']
     except Exception: pass  # there is none, or it is damaged: it is made anew
     found, errors = make_index(paths)
     about = torch.frombuffer(bytearray(json.dumps(dict(ids=found['ids'], errors=errors)).encode()), dtype=torch.uint8)
@@ -115,16 +121,21 @@ class Shards(Samples):
         errors: list = None,  # what is wrong, collected, and such pictures left out; without, the first is raised
     ):
         self.root, self.split, splits = Path(root), split, shard_splits(root)
-        if split not in splits: raise PictureError(f'{root}: no shards of the split {split!r}' + (f'; there are {", ".join(splits)}' if splits else '; they are named train/0000.tar or train-0000.tar'))
+        if split not in splits:
+            raise PictureError(f'{root}: no shards of the split {split!r}' + (f'; there are {", ".join(splits)}' if splits else '; they are named train/0000.tar or train-0000.tar'))
         self.paths = splits[split]
         found, wrong = shard_index(self.paths, split)
         for line in wrong: refuse(LabelError(line), errors)
-        if not found['ids']: raise ShardError(f'{self.paths[0]}: no pictures with a class in the shards of {split!r}; each is KEY.jpg, .jpeg or .png with KEY.cls or KEY.json')
+        if not found['ids']:
+            raise ShardError(f'{self.paths[0]}: no pictures with a class in the shards of {split!r}; each is KEY.jpg, .jpeg or .png with KEY.cls or KEY.json')
         if isinstance(names, (str, Path)): names = list(read_class_names(names, errors).values())
-        classes = [str(c) for c in range(max(found['target'].tolist(), default=0) + 1)] if names is None else list(names)
+        classes = ([str(c) for c in range(max(found['target'].tolist(), default=0) + 1)] if names is None
+            else list(names))
         unknown = (found['target'] >= len(classes)).nonzero().flatten().tolist()
-        for i in unknown: refuse(LabelError(f"{self.paths[found['shard'][i]]}: {found['ids'][i]} is of class {found['target'][i]}, but there are {len(classes)}, from 0; give the names of all"), errors)
-        good = sorted({*good_ids(found['ids'], [f'{self.paths[0].parent}: {id}' for id in found['ids']], errors)} - {*unknown})
+        for i in unknown:
+            refuse(LabelError(f"{self.paths[found['shard'][i]]}: {found['ids'][i]} is of class {found['target'][i]}, but there are {len(classes)}, from 0; give the names of all"), errors)
+        good = sorted({*good_ids(found['ids'], [f'{self.paths[0].parent}: {id}' for id in found['ids']],
+            errors)} - {*unknown})
         super().__init__([found['ids'][i] for i in good], classes, torch.zeros(1).expand(len(good), len(classes)))
         self.shard, self.offset, self.size, target = (found[k][good] for k in ('shard', 'offset', 'size', 'target'))
         self.labels = OneHot(target, len(classes))
@@ -135,7 +146,8 @@ class Shards(Samples):
     def image(self, i):
         path, size = self.paths[self.shard[i]], self.size[i].item()
         with reading(path, ShardError), open(path, 'rb') as f: f.seek(self.offset[i].item()); content = f.read(size)
-        if len(content) < size: raise ShardError(f'{path}: cut off before the end of {self.ids[i]}; get the shard once more')
+        if len(content) < size:
+            raise ShardError(f'{path}: cut off before the end of {self.ids[i]}; get the shard once more')
         return read_image(_Bytes(content, f'{path}: {self.ids[i]}'))
 
 # %% ../../nbs/datasets/13_shards.ipynb #4c598f0d
@@ -148,5 +160,7 @@ def single_label(
 ) -> Samples:  # `Shards` or `ImageNet`
     "Pictures of one class each; raises `InputError`"
     auto = names in ('', 'auto')
-    if split not in (splits := shard_splits(root)): return ImageNet(root, split, dict.fromkeys(class_folders(Path(root)/first)) if auto else names, errors)
-    return Shards(root, split, names if not auto else Shards(root, first).classes if first in splits and first != split else None, errors)
+    if split not in (splits := shard_splits(root)):
+        return ImageNet(root, split, dict.fromkeys(class_folders(Path(root)/first)) if auto else names, errors)
+    return Shards(root, split, names if not auto else Shards(root, first).classes if first in splits and first != split
+        else None, errors)

@@ -51,14 +51,16 @@ def _lines(path, text, delimiter, line=1):
     try:
         for cells in reader:
             for cell in cells:
-                if ('\n' in cell or '\r' in cell) and any(delimiter in inner for inner in re.split(r'[\r\n]+', cell)[1:]): raise swallows(line)
+                if ('\n' in cell or '\r' in cell) and any(delimiter in inner for inner in re.split(r'[\r\n]+', cell)[1:]):
+                    raise swallows(line)
             if any(c.strip() for c in cells): yield line, [c.strip() for c in cells]
             line = reader.line_num + before
     except csv.Error: raise swallows(line) from None
 
 def _delimiter(first):
     "What separates the columns of a table's first line: that by which it has most of them, a column of pictures among them"
-    split = {d: [c.strip() for c in next(csv.reader([first], delimiter=d, skipinitialspace=True), [])] for d in _DELIMITERS}
+    split = {d: [c.strip() for c in next(csv.reader([first], delimiter=d, skipinitialspace=True), [])]
+        for d in _DELIMITERS}
     return max(split, key=lambda d: (len(split[d]) > 1 and bool(find_columns(split[d], ID_COLUMNS)), len(split[d])))
 
 def _csv_table(path, text):
@@ -70,7 +72,8 @@ def _csv_table(path, text):
     delimiter = told[1] if told else _delimiter(body.splitlines()[0] if body else '')
     lines = list(_lines(path, body, delimiter, blank + 1))
     columns = lines[0][1] if lines else []
-    if twice := [c for c, k in Counter(c for c in columns if c).items() if k > 1]: raise LabelError(f'{path}, line {lines[0][0]}: two columns are called {twice[0]!r}; rename one')
+    if twice := [c for c, k in Counter(c for c in columns if c).items() if k > 1]:
+        raise LabelError(f'{path}, line {lines[0][0]}: two columns are called {twice[0]!r}; rename one')
     rows = [(f'{path}, line {n}', cells) for n, cells in lines[1:]]
     form = '' if delimiter == ',' else f'columns separated by {_DELIMITERS.get(delimiter, repr(delimiter))}'
     return Table(path, columns, [(place, _row(columns, cells)) for place, cells in rows], form)
@@ -83,7 +86,8 @@ def _row(columns, cells):
 # %% ../../nbs/datasets/02_tables.ipynb #71ad7bcb
 def _once(pairs):
     "A JSON object in which no name stands twice"
-    if twice := [k for k, n in Counter(k for k, _ in pairs).items() if n > 1]: raise ValueError(f'the name {twice[0]!r} stands twice in an object')
+    if twice := [k for k, n in Counter(k for k, _ in pairs).items() if n > 1]:
+        raise ValueError(f'the name {twice[0]!r} stands twice in an object')
     return dict(pairs)
 
 def _parsed(path, text, line=0):
@@ -92,17 +96,21 @@ def _parsed(path, text, line=0):
     except json.JSONDecodeError as e:
         if e.msg == 'Extra data' and not line: return None
         raise LabelError(f'{path}, line {line or e.lineno}: not whole JSON ({e.msg}); write the file again') from None
-    except (ValueError, RecursionError) as e: raise LabelError(f'{path}{f", line {line}" if line else ""}: {e}; write the file again') from None
+    except (ValueError, RecursionError) as e:
+        raise LabelError(f'{path}{f", line {line}" if line else ""}: {e}; write the file again') from None
 
 def _objects(path, found):
     "(place, object) of what a JSON file holds; raises `LabelError`"
     odd = LabelError(f'{path}: JSON of another form; write a list of objects such as {{"file_name": "a.jpg", "labels": ["cat"]}}, or one object {{"a.jpg": ["cat"], …}}')
     if isinstance(found, list): rows = [(f'{path}, entry {n}', row) for n, row in enumerate(found, 1)]
     elif not isinstance(found, dict) or not found: raise odd
-    elif {'images', 'annotations'} <= found.keys(): raise LabelError(f'{path}: an annotation file of COCO, not a table; take --data coco for it')
+    elif {'images', 'annotations'} <= found.keys():
+        raise LabelError(f'{path}: an annotation file of COCO, not a table; take --data coco for it')
     elif find_columns(found, ID_COLUMNS) and find_columns(found, LABEL_COLUMNS): rows = [(f'{path}, line 1', found)]
-    elif all(isinstance(v, (list, str)) for v in found.values()): rows = [(f'{path}, {k!r}', dict(id=k, labels=v)) for k, v in found.items()]
-    elif all(isinstance(v, dict) for v in found.values()): rows = [(f'{path}, {k!r}', {'id': k} | v) for k, v in found.items()]
+    elif all(isinstance(v, (list, str)) for v in found.values()):
+        rows = [(f'{path}, {k!r}', dict(id=k, labels=v)) for k, v in found.items()]
+    elif all(isinstance(v, dict) for v in found.values()):
+        rows = [(f'{path}, {k!r}', {'id': k} | v) for k, v in found.items()]
     else: raise odd
     if not rows or not all(isinstance(row, dict) for _, row in rows): raise odd
     return rows
@@ -110,10 +118,13 @@ def _objects(path, found):
 def _json_table(path, text):
     "A table of JSON or JSONL; raises `LabelError`"
     found = _parsed(path, text)
-    if found is None: rows = [(f'{path}, line {n}', _parsed(path, line, n)) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if found is None:
+        rows = [(f'{path}, line {n}', _parsed(path, line, n))
+            for n, line in enumerate(text.splitlines(), 1) if line.strip()]
     else: rows = _objects(path, found)
     for place, row in rows:
-        if not isinstance(row, dict): raise LabelError(f'{place}: not an object; write one such as {{"file_name": "a.jpg", "labels": ["cat"]}} in each line')
+        if not isinstance(row, dict):
+            raise LabelError(f'{place}: not an object; write one such as {{"file_name": "a.jpg", "labels": ["cat"]}} in each line')
     columns = list(dict.fromkeys(k for _, row in rows for k in row))
     return Table(path, columns, [(place, dict.fromkeys(columns) | row) for place, row in rows])
 
@@ -133,9 +144,11 @@ def read_table(
     "The rows of a table with some columns, by their names in small letters; raises `LabelError` where one is missing, or a row has other cells"
     table = open_table(path)
     named = {_key(c): c for c in table.columns}
-    if lacks := [c for c in columns if _key(c) not in named]: raise LabelError(f'{path}, line 1: no column {", ".join(lacks)} among {table.columns}; the first line must read {",".join(columns)}')
+    if lacks := [c for c in columns if _key(c) not in named]:
+        raise LabelError(f'{path}, line 1: no column {", ".join(lacks)} among {table.columns}; the first line must read {",".join(columns)}')
     rows = whole_rows(table, [named[_key(c)] for c in columns], errors)
-    return [(int(place.rsplit(' ', 1)[1]), {str(c).strip().lower(): v for c, v in cells.items()}) for place, cells in rows]
+    return [(int(place.rsplit(' ', 1)[1]), {str(c).strip().lower(): v for c, v in cells.items()})
+        for place, cells in rows]
 
 def whole_rows(
     table: Table,
@@ -147,8 +160,10 @@ def whole_rows(
     good = []
     for place, cells in table.rows:
         lacks = [c for c in columns if cells.get(c) is None]
-        if None in cells: refuse(LabelError(f'{place}: more cells than columns; put names that stand in one cell in quotes, or separate them by spaces or by another mark than the columns'), errors)
-        elif lacks: refuse(LabelError(f'{place}: no cell {lacks[0]!r}; where a picture has none of the classes, write an empty one'), errors)
+        if None in cells:
+            refuse(LabelError(f'{place}: more cells than columns; put names that stand in one cell in quotes, or separate them by spaces or by another mark than the columns'), errors)
+        elif lacks:
+            refuse(LabelError(f'{place}: no cell {lacks[0]!r}; where a picture has none of the classes, write an empty one'), errors)
         else: good.append((place, cells))
     return good
 
@@ -185,7 +200,8 @@ def mark_between(
     cells = {place: cell for place, cell in cells.items() if cell and clean_name(cell) not in known}
     found = {mark: next((place for place, cell in cells.items() if mark in cell), None) for mark in _MARKS}
     marks = [mark for mark in _MARKS if found[mark]]
-    if len(marks) > 1: raise LabelError(f'{found[marks[1]]}: names separated by {marks[1]!r}, and in {_short(found[marks[0]])} by {marks[0]!r}; use one mark in the whole table')
+    if len(marks) > 1:
+        raise LabelError(f'{found[marks[1]]}: names separated by {marks[1]!r}, and in {_short(found[marks[0]])} by {marks[0]!r}; use one mark in the whole table')
     if marks: return marks[0]
     several = {place: cell for place, cell in cells.items() if ' ' in cell.strip()}
     if not several or single: return None
@@ -204,14 +220,17 @@ def listed_names(
     place: str = 'labels',  # for the message
 ):  # list of names, or the text itself where it is not a list
     "The names of a cell that is a list, such as ['cat', 'hot dog']; raises `LabelError`"
-    if isinstance(cell, bool) or not isinstance(cell, (str, int, list)): raise LabelError(f'{place}: {cell!r} as a label; write a list of names, empty for a picture with none of the classes')
+    if isinstance(cell, bool) or not isinstance(cell, (str, int, list)):
+        raise LabelError(f'{place}: {cell!r} as a label; write a list of names, empty for a picture with none of the classes')
     if isinstance(cell, list):
-        if odd := [n for n in cell if isinstance(n, bool) or not isinstance(n, (str, int)) or not clean_name(n)]: raise LabelError(f'{place}: {odd[0]!r} as the name of a class; write it as text')
+        if odd := [n for n in cell if isinstance(n, bool) or not isinstance(n, (str, int)) or not clean_name(n)]:
+            raise LabelError(f'{place}: {odd[0]!r} as the name of a class; write it as text')
         return list(dict.fromkeys(map(clean_name, cell)))
     text = str(cell).strip()
     if not (text[:1] == '[' and text[-1:] == ']'): return text
     inner = text[1:-1]; quoted = [a or b for a, b in _QUOTED.findall(inner)]
-    if quoted and _QUOTED.sub('', inner).replace(',', '').strip(): raise LabelError(f"{place}: {text!r} is not a whole list; write it as ['cat', 'dog']")
+    if quoted and _QUOTED.sub('', inner).replace(',', '').strip():
+        raise LabelError(f"{place}: {text!r} is not a whole list; write it as ['cat', 'dog']")
     return _split(';'.join(quoted) if quoted else inner.replace(',', ';'), ';')
 
 _YES, _NO = {'1', '1.0', 'true', 'yes', 'x'}, {'0', '0.0', 'false', 'no', '', '-1', '-1.0'}
@@ -224,9 +243,11 @@ def one_hot(
     "The names of the columns in which a row has a 1 (true, yes, x); raises `LabelError` where a column holds something else"
     text = lambda v: str(v).strip().casefold()
     for place, cells in rows:
-        if odd := [c for c in columns if text(cells[c]) not in _YES | _NO]: raise LabelError(f'{place}: {cells[odd[0]]!r} in the column {odd[0]!r}; with no column of labels ({", ".join(LABEL_COLUMNS[:4])}, …) each other one is a class, and holds 0 or 1: rename the column of labels, or remove this one')
+        if odd := [c for c in columns if text(cells[c]) not in _YES | _NO]:
+            raise LabelError(f'{place}: {cells[odd[0]]!r} in the column {odd[0]!r}; with no column of labels ({", ".join(LABEL_COLUMNS[:4])}, …) each other one is a class, and holds 0 or 1: rename the column of labels, or remove this one')
     used = {text(cells[c]) for _, cells in rows for c in columns} & _NO
-    if len({dict([('', 'empty'), ('-1', '-1'), ('-1.0', '-1')]).get(v, '0') for v in used}) > 1: raise LabelError(f'{table.path}: {" and ".join(sorted(map(repr, used)))} among the columns of classes; write 0 for a class that is not there, and leave out what is not known')
+    if len({dict([('', 'empty'), ('-1', '-1'), ('-1.0', '-1')]).get(v, '0') for v in used}) > 1:
+        raise LabelError(f'{table.path}: {" and ".join(sorted(map(repr, used)))} among the columns of classes; write 0 for a class that is not there, and leave out what is not known')
     return [[clean_name(c) for c in columns if text(cells[c]) in _YES] for _, cells in rows]
 
 # %% ../../nbs/datasets/02_tables.ipynb #2e897697
@@ -242,10 +263,14 @@ def _columns(table):
     "The columns of pictures, labels (None: one for each class) and splits; raises `LabelError`"
     ids, labels, splits = (find_columns(table.columns, wanted) for wanted in (ID_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS))
     header = f'{table.path}, line 1'
-    if not ids: raise LabelError(f"{header}: no column of the pictures' names ({', '.join(ID_COLUMNS[:3])}, id, …) among {table.columns}; the first line must read id,labels")
-    if len(labels) > 1: raise LabelError(f'{header}: {" and ".join(map(repr, labels))} may each be the column of labels; rename the other')
-    if len(splits) > 1: raise LabelError(f'{header}: {" and ".join(map(repr, splits))} may each be the column of splits; rename the other')
-    if not labels and not [c for c in table.columns if c and c not in ids + splits]: raise LabelError(f'{header}: no column of labels ({", ".join(LABEL_COLUMNS[:4])}, …), and none for each class, among {table.columns}; the first line must read id,labels')
+    if not ids:
+        raise LabelError(f"{header}: no column of the pictures' names ({', '.join(ID_COLUMNS[:3])}, id, …) among {table.columns}; the first line must read id,labels")
+    if len(labels) > 1:
+        raise LabelError(f'{header}: {" and ".join(map(repr, labels))} may each be the column of labels; rename the other')
+    if len(splits) > 1:
+        raise LabelError(f'{header}: {" and ".join(map(repr, splits))} may each be the column of splits; rename the other')
+    if not labels and not [c for c in table.columns if c and c not in ids + splits]:
+        raise LabelError(f'{header}: no column of labels ({", ".join(LABEL_COLUMNS[:4])}, …), and none for each class, among {table.columns}; the first line must read id,labels')
     return ids[0], next(iter(labels), None), next(iter(splits), None)
 
 # %% ../../nbs/datasets/02_tables.ipynb #041efe2e
@@ -264,11 +289,13 @@ def _names(table, rows, ids, column, classes):
     for _, row in rows: labels.setdefault(row[ids], set()).add(str(row[column]))
     mark, how = _mark_of(cells, classes, any(len(of_picture) > 1 for of_picture in labels.values()))
     known = {clean_name(c): c for c in classes or ()}
-    names = [cell if isinstance(cell, list) else [clean_name(cell)] if clean_name(cell) in known else _split(cell, mark) for _, cell in cells]
+    names = [cell if isinstance(cell, list) else [clean_name(cell)] if clean_name(cell) in known else _split(cell, mark)
+        for _, cell in cells]
     names = [[known.get(n, n) for n in row] for row in names]
     for confidence in find_columns(table.columns, ['confidence'])[:1]:
         for i, (place, row) in enumerate(rows):
-            if (sure := str(row[confidence])) not in ('0', '1', '0.0', '1.0'): raise LabelError(f'{place}: {sure!r} as the confidence of a label; keep the rows that are sure enough, with 1 there (0: the class is not in the picture)')
+            if (sure := str(row[confidence])) not in ('0', '1', '0.0', '1.0'):
+                raise LabelError(f'{place}: {sure!r} as the confidence of a label; keep the rows that are sure enough, with 1 there (0: the class is not in the picture)')
             if float(sure) == 0: names[i] = None
     return names, f'labels in {column!r}' + f', {how}'*bool(how)
 
@@ -276,7 +303,8 @@ def _split_of(place, cell, column):
     "The split of a row"
     text = '' if cell is None else str(cell).strip()
     if column is None or _key(column) != 'isvalid': return text
-    if text.casefold() not in _YES | _NO - {''}: raise LabelError(f'{place}: {text!r} in the column {column!r}; write True or False')
+    if text.casefold() not in _YES | _NO - {''}:
+        raise LabelError(f'{place}: {text!r} in the column {column!r}; write True or False')
     return 'val' if text.casefold() in _YES else 'train'
 
 def _together(rows, errors):
@@ -284,11 +312,15 @@ def _together(rows, errors):
     first, seen, several = {}, {}, 0
     for place, id, names, split, cells in rows:
         key, same = unicodedata.normalize('NFC', id), seen.setdefault((id, repr(cells)), place)
-        if same != place: refuse(IdError(f'{place}: id {id!r} stands here a second time, first at {same}, and with the same cells; remove one of the two rows'), errors); continue
+        if same != place:
+            refuse(IdError(f'{place}: id {id!r} stands here a second time, first at {same}, and with the same cells; remove one of the two rows'), errors)
+            continue
         place_before, _, before, split_before = first.setdefault(key, [place, id, names, split])
         if place_before == place: continue
-        if split != split_before: refuse(LabelError(f'{place}: {id!r} is in split {split!r} here and in {split_before!r} at {place_before}; correct one of them'), errors)
-        elif [] in (names, before): refuse(LabelError(f'{place}: {id!r} has a label in one row and none in another, the first is {place_before}; remove one of the two rows'), errors)
+        if split != split_before:
+            refuse(LabelError(f'{place}: {id!r} is in split {split!r} here and in {split_before!r} at {place_before}; correct one of them'), errors)
+        elif [] in (names, before):
+            refuse(LabelError(f'{place}: {id!r} has a label in one row and none in another, the first is {place_before}; remove one of the two rows'), errors)
         else: first[key][2] = list(dict.fromkeys((before or []) + (names or []))) or None; several += 1
     return [(place, id, names or [], split) for place, id, names, split in first.values()], several
 
@@ -298,7 +330,8 @@ def _two_in_one(rows):
     for place, _, names, _ in rows:
         for name in names:
             parts = [clean_name(p) for p in re.split('[/+&]', name)]
-            if len(parts) > 1 and {*parts} <= known: raise LabelError(f"{place}: is {name!r} one class, or {' and '.join(map(repr, parts))}? separate names by ';', or list the names of the classes in a file (--classes)")
+            if len(parts) > 1 and {*parts} <= known:
+                raise LabelError(f"{place}: is {name!r} one class, or {' and '.join(map(repr, parts))}? separate names by ';', or list the names of the classes in a file (--classes)")
 
 # %% ../../nbs/datasets/02_tables.ipynb #f0f53d8a
 def read_label_table(
@@ -309,14 +342,17 @@ def read_label_table(
     "What a table says of its pictures, and how it was read; raises `LabelError` or `IdError` with the file and the line"
     table = open_table(path)
     ids, column, splits = _columns(table)
-    others = [] if column else [c for c in table.columns if c and c not in find_columns(table.columns, ID_COLUMNS) and c != splits]
+    others = ([] if column else [c
+        for c in table.columns if c and c not in find_columns(table.columns, ID_COLUMNS) and c != splits])
     rows = whole_rows(table, [c for c in (ids, column, splits, *others) if c], errors)
     if column: names, how = _names(table, rows, ids, column, classes)
     else: names, how = one_hot(table, others, rows), f'labels in {len(others)} columns of 0 and 1'
     joined, several = _together([(place, _slashes(cells[ids]), found, _split_of(place, cells.get(splits), splits), cells) for (place, cells), found in zip(rows, names)], errors)
     if classes is None: _two_in_one(joined)
-    classes = list(classes) if classes is not None else sorted([clean_name(c) for c in others] or {name for _, _, names, _ in joined for name in names})
-    if not classes: raise LabelError(f'{path}: no label in any row; write the names of the classes into the column {column!r}')
+    classes = (list(classes) if classes is not None
+        else sorted([clean_name(c) for c in others] or {name for _, _, names, _ in joined for name in names}))
+    if not classes:
+        raise LabelError(f'{path}: no label in any row; write the names of the classes into the column {column!r}')
     check_classes(classes, path)
     good = []
     for row in joined:
@@ -346,7 +382,8 @@ def label_rows(
 ) -> tuple:  # (classes, [(place, id, class names)]), the place such as 'labels.csv, line 3'
     "The classes and the rows of a table of labels; raises `LabelError` or `IdError` with the file and the line"
     labels = read_label_table(csv_path, classes, errors)
-    good = [labels.rows[i] for i in good_ids([id for _, id, *_ in labels.rows], [place for place, *_ in labels.rows], errors)]
+    good = [labels.rows[i] for i in good_ids([id for _, id, *_ in labels.rows], [place for place, *_ in labels.rows],
+        errors)]
     return labels.classes, [row[:3] for row in of_split(labels, good, split, csv_path)]
 
 def of_split(
@@ -357,8 +394,10 @@ def of_split(
 ) -> list:  # the rows of the split
     "The rows of a split; raises `LabelError` with the splits there are"
     if split is None: return rows
-    if labels.splits is None: raise LabelError(f'{path}, line 1: no column split, so there is no split {split!r}; the first line must read id,labels,split, or all of it is taken (--train all --val "")')
-    if not (kept := [row for row in rows if row[3] == split]): raise LabelError(f'{path}: no row of split {split!r}; the column has {sorted(labels.splits)}')
+    if labels.splits is None:
+        raise LabelError(f'{path}, line 1: no column split, so there is no split {split!r}; the first line must read id,labels,split, or all of it is taken (--train all --val "")')
+    if not (kept := [row for row in rows if row[3] == split]):
+        raise LabelError(f'{path}: no row of split {split!r}; the column has {sorted(labels.splits)}')
     return kept
 
 def read_labels(
@@ -378,15 +417,21 @@ def _numbered(path, text):
     "(id or None, name) of the entries of a list of classes; raises `LabelError`"
     if text.lstrip()[:1] in ('[', '{'):
         found = _parsed(path, text)
-        if isinstance(found, list) and all(isinstance(c, dict) and {'id', 'name'} <= c.keys() for c in found): return [(c['id'], c['name']) for c in found]
+        if isinstance(found, list) and all(isinstance(c, dict) and {'id', 'name'} <= c.keys() for c in found):
+            return [(c['id'], c['name']) for c in found]
         if isinstance(found, list) and all(isinstance(c, str) for c in found): return [(None, c) for c in found]
-        if isinstance(found, dict) and all(str(k).isdigit() and isinstance(v, str) for k, v in found.items()): return [(int(k), v) for k, v in found.items()]
-        if isinstance(found, dict) and all(type(v) is int for v in found.values()): return [(v, k) for k, v in found.items()]
+        if isinstance(found, dict) and all(str(k).isdigit() and isinstance(v, str) for k, v in found.items()):
+            return [(int(k), v) for k, v in found.items()]
+        if isinstance(found, dict) and all(type(v) is int for v in found.values()):
+            return [(v, k) for k, v in found.items()]
         raise LabelError(f'{path}: JSON of another form; write a list of names, or an object {{"1": "cat", …}}')
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     for pattern, id, name in ((r'(\d+)[\s,;:]+(\S.*)', 1, 2), (r'(\S.*?)\s*[,;\t]\s*(\d+)', 2, 1)):
-        rest = lines[1:] if len(lines) > 1 and not re.search(r'\d', lines[0]) and re.search('[,;\t]', lines[0]) else lines  # without a header
-        if rest and all(matches := [re.fullmatch(pattern, line) for line in rest]): return [(int(m[id]), m[name].strip('"\'')) for m in matches]
+        # without a header
+        rest = (lines[1:] if len(lines) > 1 and not re.search(r'\d', lines[0]) and re.search('[,;\t]', lines[0])
+            else lines)
+        if rest and all(matches := [re.fullmatch(pattern, line) for line in rest]):
+            return [(int(m[id]), m[name].strip('"\'')) for m in matches]
     return [(None, line.strip('"\'')) for line in lines]
 
 def read_classes(
@@ -395,13 +440,17 @@ def read_classes(
     "The names of the classes in the order of their ids in masks; raises `LabelError`"
     entries = [(id, clean_name(name)) for id, name in _numbered(path, read_text(path))]
     entries = [(id, name) for id, name in entries if not (_IGNORED.fullmatch(name) and id in (None, -1, 255))]
-    if entries and entries[0][0] is None: entries = list(enumerate((name for _, name in entries), 0 if _BACKGROUND.fullmatch(entries[0][1]) else 1))
+    if entries and entries[0][0] is None:
+        entries = list(enumerate((name for _, name in entries), 0 if _BACKGROUND.fullmatch(entries[0][1]) else 1))
     entries, how = sorted(entries), f'classes in the order of {Path(path).name}'
     if entries and entries[0][0] == 0:
-        if not _BACKGROUND.fullmatch(entries[0][1]): raise LabelError(f'{path}: id 0 is {entries[0][1]!r}, and in a mask 0 is the background; number the classes from 1')
+        if not _BACKGROUND.fullmatch(entries[0][1]):
+            raise LabelError(f'{path}: id 0 is {entries[0][1]!r}, and in a mask 0 is the background; number the classes from 1')
         how += f', where {entries.pop(0)[1]!r} is id 0'
-    if not entries: raise LabelError(f'{path}: no names of classes in it; write one per line, in the order of their ids in masks')
-    if [id for id, _ in entries] != list(range(1, len(entries) + 1)): raise LabelError(f'{path}: the ids are {", ".join(str(id) for id, _ in entries[:8])}, …; number the classes 1 to {len(entries)}, each once')
+    if not entries:
+        raise LabelError(f'{path}: no names of classes in it; write one per line, in the order of their ids in masks')
+    if [id for id, _ in entries] != list(range(1, len(entries) + 1)):
+        raise LabelError(f'{path}: the ids are {", ".join(str(id) for id, _ in entries[:8])}, …; number the classes 1 to {len(entries)}, each once')
     names = [name for _, name in entries]
     check_classes(names, path); masks_hold(names, path)
     return names, how

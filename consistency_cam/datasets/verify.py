@@ -45,7 +45,8 @@ class Checked:
         if (rest := len(self.problems[most:]) if most is not None else 0): told.append(f'… and {rest:,} more problems')
         if most is None: return told + [f'note: {where}: {what}' for what, where in self.notes]
         first = dict(reversed(self.notes))
-        return told + [f'note: {n:,} x {what}; the first is {first[what]}' for what, n in Counter(what for what, _ in self.notes).items()]
+        return (told + [f'note: {n:,} x {what}; the first is {first[what]}'
+            for what, n in Counter(what for what, _ in self.notes).items()])
 
 # %% ../../nbs/datasets/17_verify.ipynb #ee1ee7e8
 def overlaps(
@@ -54,7 +55,8 @@ def overlaps(
     "Pictures that two splits share, where neither holds the other whole"
     ids = {name: set(s.ids) for name, s in sets.items()}
     pairs = [(a, b, ids[a] & ids[b]) for i, a in enumerate(ids) for b in list(ids)[i+1:]]
-    return [(f'stands in {a} and in {b}', id) for a, b, both in pairs if both not in (ids[a], ids[b]) for id in sorted(both)]
+    return [(f'stands in {a} and in {b}', id) for a, b, both in pairs if both not in (ids[a], ids[b])
+        for id in sorted(both)]
 
 def class_counts(
     sets: dict,  # {name of a split: samples}
@@ -74,7 +76,8 @@ def slips(
     "Classes of a single picture, and those with less than a twentieth of the pictures of another class of nearly the same name"
     notes, counts = [], class_counts({name: s for name, s in sets.items() if torch.is_tensor(s.labels)})[0]
     for c, n in counts.items():
-        like = next((o for o in difflib.get_close_matches(c, counts, 4) if o != c and (n == 1 <= counts[o] or 20*n < counts[o])), None)
+        like = next((o for o in difflib.get_close_matches(c, counts, 4)
+            if o != c and (n == 1 <= counts[o] or 20*n < counts[o])), None)
         if like: notes.append((f'a class of {amount(n, "picture")}, like {like!r} of {counts[like]}; is it a slip?', c))
         elif n == 1: notes.append(('a class of 1 picture', c))
     return notes
@@ -88,7 +91,8 @@ def class_lines(
     counts, bare, _ = class_counts({name: s for name, s in sets.items() if s.labelled})
     if not counts: return []
     shown = ', '.join(f'{c} {n:,}' for c, n in counts.most_common(most))
-    line = f'pictures of each of {len(counts)} classes: {shown}' if len(counts) > 1 else f'pictures of the one class: {shown}'
+    line = (f'pictures of each of {len(counts)} classes: {shown}' if len(counts) > 1
+        else f'pictures of the one class: {shown}')
     line += f', and of {len(counts) - most:,} more' if len(counts) > most else ''
     line += f"; {amount(bare, 'picture')} without any class" if bare else ''
     return [line, *dict.fromkeys(r for s in sets.values() if (r := getattr(s, 'reading', '')))]
@@ -101,7 +105,8 @@ def everywhere(
     return [('a class in every picture, so no negatives: nothing shows what does not belong to it; add pictures without it, with no label', c) for c, k in counts.items() if k == n > 1]
 
 # %% ../../nbs/datasets/17_verify.ipynb #3a6c1d35
-_BESIDE = '.csv .tsv .txt .json .jsonl .xml .md .html .yaml .yml .ini .db'.split()  # lists and texts, which lie beside pictures
+# lists and texts, which lie beside pictures
+_BESIDE = '.csv .tsv .txt .json .jsonl .xml .md .html .yaml .yml .ini .db'.split()
 
 def _passed_over(folder, used, masks, others):
     "Yield (why, path) of the files below a folder that are not used, but for those in the other folders"
@@ -123,14 +128,16 @@ def unlisted(
         for i, id in enumerate(s.ids):
             for k, path in enumerate(s.files(i) or ()):
                 if path: used.add(os.path.normpath(path)); folders[k][_folder_of(path, id)] = None
-    return [note for k in (0, 1) for folder in folders[k] for note in _passed_over(folder, used, k, {*folders[0], *folders[1]} - {folder})]
+    return [note for k in (0, 1) for folder in folders[k]
+        for note in _passed_over(folder, used, k, {*folders[0], *folders[1]} - {folder})]
 
 # %% ../../nbs/datasets/17_verify.ipynb #9c487f07
 def lost_masks(
     sets: dict,  # {name of a split: samples}
 ) -> list:  # of notes
     "Pictures without a mask in a split where nearly all have one"
-    lost = [(s, i) for s in sets.values() if s.has_masks and s.files(0) for i in few_lacking([s.files(i)[1] for i in range(len(s))])]
+    lost = [(s, i) for s in sets.values() if s.has_masks and s.files(0)
+        for i in few_lacking([s.files(i)[1] for i in range(len(s))])]
     return [('has no mask, as nearly all others have', os.fspath(s.files(i)[0])) for s, i in lost]
 
 # %% ../../nbs/datasets/17_verify.ipynb #3a6c1d39
@@ -141,8 +148,10 @@ def mask_notes(
     shown = {k for *_, ids, _ in held for k in ids}
     once = {mask: (s, i) for s, i, _, mask in held}
     named = Counter((s.classes[k-1], k) for s, i in once.values() for k in s.label_ids(i))
-    notes = [(f'a class labelled in {n:,} pictures, in no mask', c) for (c, k), n in named.items() if n > 2 and k not in shown]
-    if len(held) > 1 and 0 not in shown: notes.append(('masks without background, in which every pixel belongs to a class: the mean IoU counts the background as one more class, of IoU 0', held[0][-1]))
+    notes = [(f'a class labelled in {n:,} pictures, in no mask', c)
+        for (c, k), n in named.items() if n > 2 and k not in shown]
+    if len(held) > 1 and 0 not in shown:
+        notes.append(('masks without background, in which every pixel belongs to a class: the mean IoU counts the background as one more class, of IoU 0', held[0][-1]))
     return notes
 
 # %% ../../nbs/datasets/17_verify.ipynb #6fe9ac56
@@ -154,7 +163,8 @@ def _made(samples, i):
 
 def _part_error(held):
     samples = held[0][0]
-    return numbering_error([(ids, s.label_ids(i)) for s, i, ids, _ in held], samples.classes, masks_place(samples) or 'the masks')
+    return numbering_error([(ids, s.label_ids(i)) for s, i, ids, _ in held], samples.classes, masks_place(samples)
+        or 'the masks')
 
 def _numbered_otherwise(held):
     "The errors of `numbering_error` for all splits together, or else for each, and which samples they are about"
@@ -178,7 +188,8 @@ def verify(
     job = lambda s, i: (os.fspath((f := s.files(i))[0]), f[1] and os.fspath(f[1]), len(s.classes), s.mask_colours) if s.files(i) else None
     places = [(s, i, job(s, i)) for s in sets.values() for i in range(len(s))]
     scanned = scan([j for _, _, j in places if j], record, workers, progress)
-    looked = [(s, i, scanned[j] if j else _made(s, i), (j or [s.ids[i]])[0], j[1] if j else s.ids[i]) for s, i, j in places]
+    looked = [(s, i, scanned[j] if j else _made(s, i), (j or [s.ids[i]])[0], j[1] if j else s.ids[i])
+        for s, i, j in places]
     held = [(s, i, found['ids'], mask) for s, i, found, _, mask in looked if found['ids'] is not None]
     numbering, otherwise = _numbered_otherwise(held)
     problems += [(type(e).__name__, str(e)) for e in numbering]

@@ -33,7 +33,8 @@ def _annotation(path):
         except ValueError:  # an encoding that the parser does not know
             encoding = re.match(rb'\s*<\?xml[^>]*?encoding=["\']([\w.:-]+)', content)
             tree = ElementTree.fromstring(re.sub(r'^\s*<\?xml.*?\?>', '', content.decode(encoding[1].decode())))
-    if tree.tag != 'annotation': raise LabelError(f"{path}: begins with <{tree.tag[:40]}>, and an annotation of VOC with <annotation>; export it as 'Pascal VOC'")
+    if tree.tag != 'annotation':
+        raise LabelError(f"{path}: begins with <{tree.tag[:40]}>, and an annotation of VOC with <annotation>; export it as 'Pascal VOC'")
     return tree
 
 def xml_labels(
@@ -43,7 +44,8 @@ def xml_labels(
     tree = _annotation(path)
     names = [clean_name(o.findtext('name') or '') for o in tree.findall('object')]
     if '' in names: raise LabelError(f'{path}: object {names.index("") + 1} has no name; write its class there')
-    if not names and (other := next((e.tag for e in tree.iter() if 'object' in e.tag.lower()), None)): raise LabelError(f'{path}: <{other}> is not where an annotation of VOC has it; objects stand as <object> in <annotation>')
+    if not names and (other := next((e.tag for e in tree.iter() if 'object' in e.tag.lower()), None)):
+        raise LabelError(f'{path}: <{other}> is not where an annotation of VOC has it; objects stand as <object> in <annotation>')
     return list(dict.fromkeys(names))
 
 # %% ../../nbs/datasets/06_voc.ipynb #531230ee
@@ -69,7 +71,8 @@ def read_list(
     "The ids of a list, without extensions, the folder JPEGImages, and the column of 1 and -1 that lists of single classes have; raises `IdError`"
     lines = [(n, line.strip()) for n, line in enumerate(read_text(path, IdError).splitlines(), 1) if line.strip()]
     if not lines: raise IdError(f'{path}: no ids in it; write one id per line')
-    if all(flags := [re.fullmatch(r'(\S.*?)\s+(-1|0|1)', line) for _, line in lines]): lines = [(n, flag[1]) for (n, _), flag in zip(lines, flags)]
+    if all(flags := [re.fullmatch(r'(\S.*?)\s+(-1|0|1)', line) for _, line in lines]):
+        lines = [(n, flag[1]) for (n, _), flag in zip(lines, flags)]
     names = [re.sub(r'^(.*[/\\])?JPEGImages[/\\]', '', line) for _, line in lines]
     ids = [stem if end.lower() in EXTENSIONS else stem + end for stem, end in map(os.path.splitext, names)]
     return checked_ids(ids, [f'{path}, line {n}' for n, _ in lines], errors)
@@ -96,17 +99,20 @@ def sbd_mask(
 ) -> torch.Tensor:  # uint8 (H, W), ids 0..20
     "SBD's mask of a picture; raises `MaskError`, and `ImportError` without SciPy"
     try: from scipy.io import loadmat
-    except ImportError: raise ImportError("SBD's masks are MATLAB files, and SciPy reads them: pip install scipy (the extra `sbd`)") from None
+    except ImportError:
+        raise ImportError("SBD's masks are MATLAB files, and SciPy reads them: pip install scipy (the extra `sbd`)") from None
     with reading(path, MaskError), open(path, 'rb') as f: mask = np.asarray(loadmat(f)['GTcls']['Segmentation'][0, 0])
     if mask.ndim != 2 or not 0 <= mask.min() <= mask.max() <= len(CLASSES):
         raise MaskError(f'{path}: {mask.shape} with ids up to {mask.max()}, not a mask with ids 0..{len(CLASSES)}; take it from SBD once more')
-    if size is not None and mask.shape != tuple(size): raise MaskError(f'{path}: the mask is {mask.shape[0]} x {mask.shape[1]}, its picture {size[0]} x {size[1]} (H x W); they must be the same')
+    if size is not None and mask.shape != tuple(size):
+        raise MaskError(f'{path}: the mask is {mask.shape[0]} x {mask.shape[1]}, its picture {size[0]} x {size[1]} (H x W); they must be the same')
     return torch.from_numpy(mask.astype(np.uint8))
 
 # %% ../../nbs/datasets/06_voc.ipynb #0e69601b
 def _aug_mask(root, sbd, id, own):
     size = check_image(root/'JPEGImages'/f'{id}.jpg')
-    return read_mask(root/'SegmentationClass'/f'{id}.png', size, len(CLASSES)) if id in own else sbd_mask(sbd/'dataset'/'cls'/f'{id}.mat', size)
+    return (read_mask(root/'SegmentationClass'/f'{id}.png', size, len(CLASSES)) if id in own
+        else sbd_mask(sbd/'dataset'/'cls'/f'{id}.mat', size))
 
 def make_train_aug(
     root,  # VOC2012; gets the folder SegmentationClassAug and the list train_aug
@@ -153,7 +159,8 @@ def voc_folders(
 
 def _annotated(folder):
     "The pictures that have an annotation"
-    return checked_ids(sorted(p.relative_to(folder).with_suffix('').as_posix() for p in folder.rglob('*.xml') if not p.name.startswith('.')))
+    return checked_ids(sorted(p.relative_to(folder).with_suffix('').as_posix()
+        for p in folder.rglob('*.xml') if not p.name.startswith('.')))
 
 def voc_splits(
     root,  # VOC2012, or a folder laid out so
@@ -162,7 +169,8 @@ def voc_splits(
     for folder in (Path(root)/'ImageSets'/kind for kind in ('Segmentation', 'Main')):
         names = {p.stem for p in folder.glob('*.txt')}
         if names: return sorted(name for name in names if not any(name.endswith(f'_{other}') for other in names))
-    if (Path(root)/'JPEGImages').is_dir() or next(Path(root).glob('*.xml'), None): return ['all'] if _annotated(voc_folders(root)[1]) else []
+    if (Path(root)/'JPEGImages').is_dir() or next(Path(root).glob('*.xml'), None):
+        return ['all'] if _annotated(voc_folders(root)[1]) else []
     return sorted({path.parent.name for path in Path(root).glob('*/*.xml')} - {'Annotations'})
 
 def split_ids(
@@ -180,7 +188,8 @@ def split_ids(
     if (split == 'all' or pictures == annotations) and (ids := _annotated(annotations)): return ids
     if split == 'train_aug' and sbd is not None: return train_aug_ids(root, sbd)
     have = voc_splits(root) + ['half_train', 'half_val']
-    hint = '`consistency-cam download sbd` makes it, or name the folder of SBD that holds dataset/train.txt' if split == 'train_aug' else f'there are {", ".join(have)}'
+    hint = ('`consistency-cam download sbd` makes it, or name the folder of SBD that holds dataset/train.txt'
+        if split == 'train_aug' else f'there are {", ".join(have)}')
     raise IdError(f'{path}: no list of the split {split!r}; {hint}')
 
 # %% ../../nbs/datasets/06_voc.ipynb #ce804437
@@ -198,11 +207,13 @@ def voc_labels(
     xmls, table = voc_folders(root, split)[1], Path(root)/'image_labels.csv'
     if source == 'auto': source = 'xml' if xmls.is_dir() else 'csv' if table.exists() else None
     if source == 'xml': return [_known(xml_labels, xmls/f'{id}.xml', classes, errors) for id in ids]
-    if source == 'masks' and mask_paths: return [_known(lambda path: mask_labels(path, classes, colours), path, classes, errors) for path in mask_paths]
+    if source == 'masks' and mask_paths:
+        return [_known(lambda path: mask_labels(path, classes, colours), path, classes, errors) for path in mask_paths]
     if source == 'csv':
         _, names = read_labels(table, classes, errors=errors)
         for id in ids:
-            if id not in names: refuse(LabelError(f'{table}: no good row for {id!r}, which the split has; add it'), errors)
+            if id not in names:
+                refuse(LabelError(f'{table}: no good row for {id!r}, which the split has; add it'), errors)
         return [names.get(id) for id in ids]
     raise LabelError(f"{root}: no image labels ({source=}); put VOC's Annotations there, or image_labels.csv with the columns id,labels, "
                      "or take them from the masks (labels='masks')")
@@ -212,7 +223,8 @@ def _known(read, path, classes, errors):
     try:
         if names := read(path): multi_hot(names, classes, path)
         return names
-    except LabelError as e: refuse(LabelError(f'{e}{_OWN}') if 'unknown class' in str(e) and classes is CLASSES else e, errors)
+    except LabelError as e:
+        refuse(LabelError(f'{e}{_OWN}') if 'unknown class' in str(e) and classes is CLASSES else e, errors)
     except InputError as e: refuse(e, errors)
 
 _OWN = "; classes of one's own are listed in labelmap.txt or classes.txt, in the order of their ids in masks"
@@ -227,7 +239,8 @@ def read_labelmap(
     lines = [line.strip() for line in read_text(path).splitlines() if line.strip() and not line.startswith('#')]
     found = [re.fullmatch(r'([^:]+):(?:\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*)?:[^:]*(?::[^:]*)?', line) for line in lines]
     if not any(found): return read_classes(path)[0], {}, f'classes in the order of {Path(path).name}'
-    if odd := [line for line, m in zip(lines, found) if not m]: raise LabelError(f'{path}: {odd[0]!r} beside lines such as cat:64,0,0::; write name:r,g,b:parts:actions in each')
+    if odd := [line for line, m in zip(lines, found) if not m]:
+        raise LabelError(f'{path}: {odd[0]!r} beside lines such as cat:64,0,0::; write name:r,g,b:parts:actions in each')
     names = [clean_name(m[1]) for m in found]
     colours = {name: tuple(map(int, m.groups()[1:4])) for name, m in zip(names, found) if m[2]}
     classes = [name for name in names if name.strip('_').lower() not in ('background', 'ignored', 'void')]
@@ -244,7 +257,8 @@ def mask_colours(
     background = next((c for name, c in colours.items() if name.lower() == 'background'), (0, 0, 0))
     names = {background: 'the background'}
     for name in classes:
-        if (other := names.setdefault(colours[name], name)) != name: raise LabelError(f'{name!r} has the colour of {other}, {",".join(map(str, colours[name]))}; give each class of labelmap.txt a colour of its own')
+        if (other := names.setdefault(colours[name], name)) != name:
+            raise LabelError(f'{name!r} has the colour of {other}, {",".join(map(str, colours[name]))}; give each class of labelmap.txt a colour of its own')
     return ' '.join(','.join(map(str, colour)) for colour in names)
 
 def voc_classes(
@@ -253,10 +267,12 @@ def voc_classes(
     "The classes: those of a list, else VOC's 20, else where there are no masks and none of the 20 the sorted names in the annotations; raises `LabelError`"
     lists = [(path, read_labelmap(path)) for name in CLASS_LISTS if (path := Path(root)/name).is_file()]
     for path, (classes, *_) in lists[1:]:
-        if classes != lists[0][1][0]: raise LabelError(f'{path}: other classes than in {lists[0][0]}; remove one of the two')
+        if classes != lists[0][1][0]:
+            raise LabelError(f'{path}: other classes than in {lists[0][0]}; remove one of the two')
     if lists: return lists[0][1]
     folders = {voc_folders(root, split)[1] for split in voc_splits(root) or ['all']}
-    if not any(f.is_dir() for f in folders) or next((Path(root)/'SegmentationClass').rglob('*.png'), None): return CLASSES, {}, ''
+    if not any(f.is_dir() for f in folders) or next((Path(root)/'SegmentationClass').rglob('*.png'), None):
+        return CLASSES, {}, ''
     names = set()
     for path in (folder/f'{id}.xml' for folder in folders for id in _annotated(folder)):
         with suppress(LabelError): names.update(xml_labels(path))  # is named where its picture is used
@@ -288,9 +304,12 @@ class VOC(Files):
         given, root = Path(root), _home(root, split)
         folder, annotations = voc_folders(root, split)
         if not folder.is_dir():
-            inner = [root/d for d in ('VOC2012', 'VOC2007', 'VOCdevkit/VOC2012', 'VOCdevkit/VOC2007') if (root/d/'JPEGImages').is_dir()]
+            inner = [root/d for d in ('VOC2012', 'VOC2007', 'VOCdevkit/VOC2012', 'VOCdevkit/VOC2007')
+                if (root/d/'JPEGImages').is_dir()]
             splits = voc_splits(root)
-            todo = f'did you mean {inner[0]}?' if inner else f'there are the splits {", ".join(splits)}, and no {split!r}; say which by --train and --val' if splits else 'name the folder VOC2012 that holds it'
+            todo = (f'did you mean {inner[0]}?' if inner
+                else f'there are the splits {", ".join(splits)}, and no {split!r}; say which by --train and --val'
+                if splits else 'name the folder VOC2012 that holds it')
             raise InputError(f'{root}: no folder JPEGImages in it; {todo}')
         ids = split_ids(given, split, sbd, errors)
         classes, colours, how = voc_classes(given)
@@ -298,7 +317,8 @@ class VOC(Files):
         mask_paths = [drawn/f'{id}.png' for id in ids] if _any_masks(drawn, ids, split) else None
         painted = mask_colours(classes, colours)
         names, said = _names_of_test(root, ids, labels, mask_paths, errors, classes, painted) if split == 'test' else (voc_labels(root, ids, labels, mask_paths, errors, classes, painted, split), '')
-        rows = [row for row in zip(ids, names, mask_paths or [None]*len(ids), _pictures(folder, ids)) if row[1] is not None]
+        rows = [row for row in zip(ids, names, mask_paths or [None]*len(ids), _pictures(folder, ids))
+            if row[1] is not None]
         ids, names, mask_paths, pictures = zip(*rows) if rows else ([], [], [], [])
         super().__init__(ids, classes, names, pictures, mask_paths if masks and any(mask_paths) else None, painted)
         if self.has_masks: _check_colours(self, colours)
@@ -308,16 +328,19 @@ class VOC(Files):
 
 def _any_masks(folder, ids, split):
     "Whether masks are there: of a split's pictures where it is 'test', which has none of VOC 2012's"
-    return any((folder/f'{id}.png').exists() for id in ids) if split == 'test' else next(folder.rglob('*.png'), None) is not None
+    return (any((folder/f'{id}.png').exists() for id in ids) if split == 'test'
+        else next(folder.rglob('*.png'), None) is not None)
 
 def _pictures(folder, ids):
     "Their paths; those that do not end in .jpg are looked for"
     paths = [folder/f'{id}.jpg' for id in ids]
     if all(path.exists() for path in paths): return paths
     found = {}
-    for path in sorted(p for p in folder.rglob('*') if p.suffix.lower() in EXTENSIONS): found.setdefault(path.relative_to(folder).with_suffix('').as_posix(), []).append(path)
+    for path in sorted(p for p in folder.rglob('*') if p.suffix.lower() in EXTENSIONS):
+        found.setdefault(path.relative_to(folder).with_suffix('').as_posix(), []).append(path)
     for id in ids:
-        if len(several := found.get(id, [])) > 1 and not (folder/f'{id}.jpg').exists(): raise IdError(f'{folder}: {id!r} may be {several[0].name} or {several[1].name}; keep one of them')
+        if len(several := found.get(id, [])) > 1 and not (folder/f'{id}.jpg').exists():
+            raise IdError(f'{folder}: {id!r} may be {several[0].name} or {several[1].name}; keep one of them')
     return [path if path.exists() else found.get(id, [path])[0] for id, path in zip(ids, paths)]
 
 def _check_colours(samples, colours, most=20):
@@ -327,4 +350,5 @@ def _check_colours(samples, colours, most=20):
             used, shown = [k for _, k in im.getcolors(256)] if im.mode == 'P' else [], im.getpalette('RGB') or []
         other = {colour: name for name, colour in colours.items()}
         for k in sorted({*used} & {*range(1, len(samples.classes) + 1)}):
-            if (name := other.get(tuple(shown[3*k:3*k+3]), samples.classes[k-1])) != samples.classes[k-1]: raise MaskError(f'{path}: index {k} has the colour of {name!r} in the list of classes, whose number {k} is {samples.classes[k-1]!r}; number the classes of the masks in the order of the list, 0 the background')
+            if (name := other.get(tuple(shown[3*k:3*k+3]), samples.classes[k-1])) != samples.classes[k-1]:
+                raise MaskError(f'{path}: index {k} has the colour of {name!r} in the list of classes, whose number {k} is {samples.classes[k-1]!r}; number the classes of the masks in the order of the list, 0 the background')

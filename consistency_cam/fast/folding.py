@@ -52,7 +52,8 @@ FOLDING = [FoldingConv2d, Norm2d, NormAct2d]
 # %% ../../nbs/fast/02_folding.ipynb #a67b3cd3
 def _parent(name): return name.rpartition('.')[0]
 
-def _can_fold(m): return isinstance(m, nn.Conv2d) and m.bias is None and type(m).forward in (nn.Conv2d.forward, FoldingConv2d.forward)
+def _can_fold(m):
+    return isinstance(m, nn.Conv2d) and m.bias is None and type(m).forward in (nn.Conv2d.forward, FoldingConv2d.forward)
 
 def _is_norm(m): return type(m) in (nn.BatchNorm2d, BatchNormAct2d) or isinstance(m, _Norm)
 

@@ -20,7 +20,8 @@ from .disk import atomic_bytes, part_name, sync, take_lock, writing
 
 # %% ../../nbs/files/07_checkpoint.ipynb #18578f44
 _all_ = ['atomic_bytes']
-class CheckpointError(InputError): "A run folder or checkpoint that is absent, damaged, in use, or made with other settings"
+class CheckpointError(InputError):
+    "A run folder or checkpoint that is absent, damaged, in use, or made with other settings"
 
 # %% ../../nbs/files/07_checkpoint.ipynb #93cb3c0b
 def write_json(
@@ -35,11 +36,14 @@ def read_json(
     *keys: str,  # that it must have, where it must be an object
 ):
     "Content of a JSON file; raises `CheckpointError` on a missing or damaged one, and on one without the keys"
-    if not Path(path).is_file(): raise CheckpointError(f'{path}: ' + ('not a file' if Path(path).exists() else 'no such file'))
+    if not Path(path).is_file():
+        raise CheckpointError(f'{path}: ' + ('not a file' if Path(path).exists() else 'no such file'))
     try: found = json.loads(Path(path).read_text(encoding='utf-8'))
-    except (ValueError, RecursionError) as e: raise CheckpointError(f'{path}: not JSON ({e}); remove it and run the stage again') from None
+    except (ValueError, RecursionError) as e:
+        raise CheckpointError(f'{path}: not JSON ({e}); remove it and run the stage again') from None
     lacking = [k for k in keys if not isinstance(found, dict) or k not in found]
-    if lacking: raise CheckpointError(f"{path}: no '{lacking[0]}' in it; it was changed, or another version wrote it: remove it and run the stage again")
+    if lacking:
+        raise CheckpointError(f"{path}: no '{lacking[0]}' in it; it was changed, or another version wrote it: remove it and run the stage again")
     return found
 
 # %% ../../nbs/files/07_checkpoint.ipynb #6bf52df3
@@ -59,8 +63,10 @@ def read_metrics(
     "Records of a metrics file, a cut last line left out; empty where there is no file; raises `CheckpointError`"
     if not Path(path).exists(): return []
     try: records = [json.loads(l) for l in Path(path).read_bytes().split(b'\n')[:-1]]
-    except (ValueError, RecursionError) as e: raise CheckpointError(f'{path}: not a record a line ({e}); remove it and its folder, and run the stage again') from None
-    if not all(isinstance(r, dict) and 'step' in r and all(isinstance(v, (int, float)) for v in r.values()) for r in records): raise CheckpointError(f'{path}: no records of steps and losses; it was changed, or another version wrote it')
+    except (ValueError, RecursionError) as e:
+        raise CheckpointError(f'{path}: not a record a line ({e}); remove it and its folder, and run the stage again') from None
+    if not all(isinstance(r, dict) and 'step' in r and all(isinstance(v, (int, float)) for v in r.values()) for r in records):
+        raise CheckpointError(f'{path}: no records of steps and losses; it was changed, or another version wrote it')
     return records
 
 def truncate_metrics(
@@ -119,7 +125,8 @@ def load_weights(
     "Load a state dict that fits exactly; raises `CheckpointError` that counts and names what does not"
     own = module.state_dict()
     wrong = [k for k in own if k not in state or state[k].shape != own[k].shape] + [k for k in state if k not in own]
-    if wrong: raise CheckpointError(f'{where}: weights of another network: {len(wrong)} of {len(own)} arrays differ, e.g. {wrong[0]}; was it trained with another backbone or class list?')
+    if wrong:
+        raise CheckpointError(f'{where}: weights of another network: {len(wrong)} of {len(own)} arrays differ, e.g. {wrong[0]}; was it trained with another backbone or class list?')
     module.load_state_dict(state)
 
 # %% ../../nbs/files/07_checkpoint.ipynb #3c90a87e
@@ -135,9 +142,11 @@ def processes() -> tuple:  # this one's number, how many there are
     names = 'RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR'
     told = {k: os.environ[k].strip() for k in names if os.environ.get(k, '').strip()}
     try: rank, world = int(told.get('RANK', 0)), int(told.get('WORLD_SIZE', 1))
-    except ValueError: raise CheckpointError(f"{', '.join(f'{k}={v}' for k, v in told.items())}: these are set and no numbers; unset them, or start by `torchrun`") from None
+    except ValueError:
+        raise CheckpointError(f"{', '.join(f'{k}={v}' for k, v in told.items())}: these are set and no numbers; unset them, or start by `torchrun`") from None
     first = 'WORLD_SIZE' if world > 1 else 'LOCAL_RANK'
-    if first in told and (lacking := [k for k in names if k not in told]): raise CheckpointError(f"{first}={told[first]} is set, but not {', '.join(lacking)}, so there is nobody to train with; start by `torchrun`, or unset {first}")
+    if first in told and (lacking := [k for k in names if k not in told]):
+        raise CheckpointError(f"{first}={told[first]} is set, but not {', '.join(lacking)}, so there is nobody to train with; start by `torchrun`, or unset {first}")
     if world < 2: return 0, 1
     return rank, world
 
@@ -160,7 +169,8 @@ def read_stage(
 ) -> dict:  # config, inputs, data, and where the stage is done its result; empty where there is no file
     "What a stage wrote down about itself; raises `CheckpointError`"
     found = read_json(path, 'config', 'inputs') if Path(path).exists() else {}
-    if not all(isinstance(found.get(k, {}), dict) for k in ('config', 'data', 'result')): raise CheckpointError(f'{path}: no record of a stage; it was changed, or another version wrote it: remove it and run the stage again')
+    if not all(isinstance(found.get(k, {}), dict) for k in ('config', 'data', 'result')):
+        raise CheckpointError(f'{path}: no record of a stage; it was changed, or another version wrote it: remove it and run the stage again')
     return found
 
 # %% ../../nbs/files/07_checkpoint.ipynb #035aa958
@@ -181,18 +191,24 @@ class StageFolder:
         self.about, self.data = self.folder/'stage.json', {k: v for k, v in (data or {}).items() if v}
         known = read_stage(self.about)
         self.outdated = self._difference(known)
-        if self.outdated and not force and not (again and _as_json(as_now(known['config'])) == self.config): raise CheckpointError(f'{self.folder}: {self.outdated}; choose another run folder, or --force to start this stage over')
+        if self.outdated and not force and not (again and _as_json(as_now(known['config'])) == self.config):
+            raise CheckpointError(f'{self.folder}: {self.outdated}; choose another run folder, or --force to start this stage over')
         self.result = None if self.outdated else known.get('result')
 
     def _difference(self, known):
         "How it was made otherwise than now, in words; '' where it was not"
         if not known: return ''
         old, new, held = _as_json(self.as_now(known['config'])), self.config, known.get('data', {})
-        if changed := [f'{k}={old.get(k)!r} (now {new.get(k)!r})' for k in {**old, **new} if old.get(k) != new.get(k)]: return f"made with {', '.join(changed[:4])}"
-        if other := [k for k, v in self.data.items() if held.get(k, None if self.again else v) != v]: return f"made from other {other[0]}" if other[0] in held else f'made from {other[0]} of which nothing is on record'
+        if changed := [f'{k}={old.get(k)!r} (now {new.get(k)!r})' for k in {**old, **new} if old.get(k) != new.get(k)]:
+            return f"made with {', '.join(changed[:4])}"
+        if other := [k for k, v in self.data.items() if held.get(k, None if self.again else v) != v]:
+            return (f"made from other {other[0]}" if other[0] in held
+                else f'made from {other[0]} of which nothing is on record')
         return '' if known['inputs'] == self.inputs else 'made from other inputs (data or an earlier stage changed)'
 
-    def _write(self, **more): write_json(self.about, dict(config=self.config, inputs=self.inputs, **({'data': self.data} if self.data else {}), **more))
+    def _write(self, **more):
+        write_json(self.about, dict(config=self.config, inputs=self.inputs,
+            **({'data': self.data} if self.data else {}), **more))
 
     @property
     def done(self): return self.result is not None
@@ -203,7 +219,8 @@ class StageFolder:
         with writing(self.folder): self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder/'.lock'):
             if self._difference(read_stage(self.about)):
-                for p in sorted(self.folder.rglob('*'), reverse=True): p.rmdir() if p.is_dir() else p in (self.about, self.folder/'.lock') or p.unlink()
+                for p in sorted(self.folder.rglob('*'), reverse=True):
+                    p.rmdir() if p.is_dir() else p in (self.about, self.folder/'.lock') or p.unlink()
             remove_leftovers(self.folder)
             self._write()
             yield self
@@ -287,7 +304,8 @@ def locked(
 @contextmanager
 def interrupted_by_sigterm():
     "Within the block SIGTERM raises `KeyboardInterrupt` in this process, where nobody else listens to it"
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL: yield; return
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield; return
     ours = os.getpid()
     def interrupt(number, frame):
         if os.getpid() == ours: raise KeyboardInterrupt

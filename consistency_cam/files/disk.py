@@ -46,7 +46,8 @@ def _kind(path):
     with open(path, 'rb') as f: begin = f.read(64)
     if not begin: return 'an empty file; replace it, or leave it out'
     kind = next((kind for pattern, kind in _OTHER_KINDS.items() if re.match(pattern, begin, re.DOTALL)), None)
-    return f'{kind}; save it as an 8-bit RGB picture, or leave it out' if kind else 'not a picture; replace the file, or leave it out'
+    return (f'{kind}; save it as an 8-bit RGB picture, or leave it out' if kind
+        else 'not a picture; replace the file, or leave it out')
 
 @contextmanager
 def reading(
@@ -77,7 +78,8 @@ def writing(
 ):
     "A context in which whatever keeps from writing `path` becomes one line of `WriteError`"
     try: yield
-    except OSError as e: raise WriteError(f'{path}: cannot be written ({e.strerror or e}); what is finished is kept, make room and run this again') from None
+    except OSError as e:
+        raise WriteError(f'{path}: cannot be written ({e.strerror or e}); what is finished is kept, make room and run this again') from None
 
 @contextmanager
 def where_supported(
@@ -145,7 +147,8 @@ def _id_error(id, place, seen):
         return IdError(f"{place}: {id!r} is not an id; write the picture's name inside its folder, such as 2007_000032 or birds/0001, without '..' or backslash")
     if (size := max(len(part.encode()) for part in id.split('/'))) > LONGEST_NAME:
         return IdError(f'{place}: a name of {size} bytes ({id[:40]}…); what is made for a picture needs one of at most {LONGEST_NAME}: rename it')
-    if id in seen: return IdError(f'{place}: id {id!r} stands here a second time, first at {seen[id]}; remove one of the two, or put their labels together')
+    if id in seen:
+        return IdError(f'{place}: id {id!r} stands here a second time, first at {seen[id]}; remove one of the two, or put their labels together')
 
 def _of_windows(id): return PureWindowsPath(id).is_absolute() or os.name == 'nt' and bool(PureWindowsPath(id).drive)
 
@@ -172,7 +175,8 @@ def checked_ids(
     return [ids[i] for i in good_ids(ids, where, errors)]
 
 # %% ../../nbs/files/03_disk.ipynb #1e6ae7bf
-_BOMS = {b'\xef\xbb\xbf': 'utf-8-sig', b'\xff\xfe\0\0': 'utf-32', b'\0\0\xfe\xff': 'utf-32', b'\xff\xfe': 'utf-16', b'\xfe\xff': 'utf-16'}
+_BOMS = {b'\xef\xbb\xbf': 'utf-8-sig', b'\xff\xfe\0\0': 'utf-32', b'\0\0\xfe\xff': 'utf-32', b'\xff\xfe': 'utf-16',
+    b'\xfe\xff': 'utf-16'}
 
 def read_text(
     path,  # a text file
@@ -180,7 +184,8 @@ def read_text(
 ) -> str:
     "The text of a file in UTF-8, or in what its first bytes say; raises `error`"
     with reading(path, error): content = Path(path).read_bytes()
-    if content[:4] in (b'PK\3\4', b'\xd0\xcf\x11\xe0'): raise error(f"{path}: a workbook (Excel, OpenDocument), not text; save the sheet as 'CSV UTF-8'")
+    if content[:4] in (b'PK\3\4', b'\xd0\xcf\x11\xe0'):
+        raise error(f"{path}: a workbook (Excel, OpenDocument), not text; save the sheet as 'CSV UTF-8'")
     try: text = content.decode(next((name for bom, name in _BOMS.items() if content.startswith(bom)), 'utf-8'))
     except UnicodeDecodeError as e:
         line = content[:e.start].count(b'\n') + 1

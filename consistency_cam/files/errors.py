@@ -71,7 +71,8 @@ def refuse_overwrite(
 ):
     "Raise an error where one of the places is taken; an empty folder is free"
     taken = [p for p in paths if p and _holds_something(Path(p))]
-    if taken and not force: raise error(f'{taken[0]}: exists already{about}; name another place, or --force to overwrite')
+    if taken and not force:
+        raise error(f'{taken[0]}: exists already{about}; name another place, or --force to overwrite')
 
 def _holds_something(path): return any(path.iterdir()) if path.is_dir() else path.exists()
 
@@ -100,7 +101,10 @@ def not_a_run(
     around = next((p for p in folder.absolute().parents if (p/'recipe.json').exists()), None)
     if around and folder.exists(): why = f'it is in the run {around.name}; name that folder'
     elif folder.is_file(): why = "it is a file; name the folder of a run"
-    elif not folder.exists(): why = 'there is no such folder; ' + (f'did you mean {meant}?' if (meant := near_place(folder)) else 'make one with `consistency-cam run`')
-    elif runs := runs_in(folder): why = f"it holds {len(runs)} of them, {listing(r.name for r in runs)}; name one, as {runs[0]}"
+    elif not folder.exists():
+        why = ('there is no such folder; '
+            + (f'did you mean {meant}?' if (meant := near_place(folder)) else 'make one with `consistency-cam run`'))
+    elif runs := runs_in(folder):
+        why = f"it holds {len(runs)} of them, {listing(r.name for r in runs)}; name one, as {runs[0]}"
     else: why = 'make one with `consistency-cam run`'
     return f'{folder}: not a run (no recipe.json); {why}'

@@ -22,7 +22,8 @@ def opened(
     error=PictureError,  # the `InputError` to raise
 ):
     "A context with the Pillow image, header read and pixels not; raises `error`, and `BombError` above Pillow's limit"
-    if _on_disk(path) and os.path.exists(path) and not os.path.isfile(path): raise error(f'{path}: a folder or a device, not a file; name a file, or leave it out')
+    if _on_disk(path) and os.path.exists(path) and not os.path.isfile(path):
+        raise error(f'{path}: a folder or a device, not a file; name a file, or leave it out')
     with reading(path, error), warnings.catch_warnings():
         warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # of what is refused
         with Image.open(path) as im:
@@ -36,7 +37,8 @@ def open_picture(
 ):
     "A context with the Pillow image of a picture that may be read; raises `PictureError`"
     with opened(path) as im:
-        if im.mode[0] in 'IF': raise PictureError(f'{path}: {im.mode} pixels, more than 8 bits each; save it as an 8-bit RGB picture')
+        if im.mode[0] in 'IF':
+            raise PictureError(f'{path}: {im.mode} pixels, more than 8 bits each; save it as an 8-bit RGB picture')
         if not SIDES[0] <= min(im.size) <= max(im.size) <= SIDES[1]:
             raise PictureError(f'{path}: {im.height} x {im.width} pixels (H x W); sides may be {SIDES[0]} to {SIDES[1]:,}; scale the picture, or leave it out')
         yield im
@@ -45,7 +47,8 @@ _COMMON, _NO_PICTURES = '.jpg .jpeg .png .bmp .webp .tif .tiff .gif .ppm'.split(
 
 def _extensions():
     "The extensions of all kinds of pictures that this Pillow reads, the common ones first"
-    read = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN and kind not in _NO_PICTURES}
+    read = {end for end, kind in Image.registered_extensions().items()
+        if kind in Image.OPEN and kind not in _NO_PICTURES}
     return [end for end in _COMMON if end in read] + sorted(read.difference(_COMMON))
 
 EXTENSIONS = _extensions()

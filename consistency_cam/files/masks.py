@@ -62,7 +62,8 @@ def _ids_of_colours(painted, colours, path):
     "Class ids (H, W) of an RGB mask (H, W, 3)"
     known = {tuple(map(int, colour.split(','))): i for i, colour in enumerate(colours.split())}
     numbers, places = (painted.int() * torch.tensor([1 << 16, 1 << 8, 1])).sum(-1).unique(return_inverse=True)
-    ids = torch.tensor([({VOID: 255} | known).get((n >> 16, n >> 8 & 255, n & 255), -1) for n in numbers.tolist()])[places]
+    ids = torch.tensor([({VOID: 255} | known).get((n >> 16, n >> 8 & 255, n & 255), -1)
+        for n in numbers.tolist()])[places]
     if (strange := (ids < 0).nonzero()).numel():
         y, x = strange[0].tolist()
         raise MaskError(f'{path}: the colour {",".join(map(str, painted[y, x].tolist()))} in row {y + 1}, column {x + 1} is that of no class in the list; add it there, or save the mask without blending at its edges')

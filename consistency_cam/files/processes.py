@@ -28,7 +28,8 @@ def _begin():
     torch.set_num_threads(1)
     Thread(target=lambda: (wait([parent_process().sentinel]), os._exit(1)), daemon=True).start()
 
-def _was_ended(names): return InputError(f'a process of the pool was ended from outside, at {names[0]} or one of the next {len(names)}; often memory is short: make room and do the same again')
+def _was_ended(names):
+    return InputError(f'a process of the pool was ended from outside, at {names[0]} or one of the next {len(names)}; often memory is short: make room and do the same again')
 
 def _oldest(waiting):
     "Name and result of the job that has waited longest, once it is done; raises `BrokenProcessPool`"

@@ -34,14 +34,16 @@ def packaged_weights(
 # %% ../../nbs/files/08_weights.ipynb #da857b1d
 def _refused(path, error):
     "What it is in a file that torch does not load, in words"
-    if named := re.search(r'GLOBAL (\S+)', str(error)): return f'it calls {named[1]}, and a file of weights calls nothing'
+    if named := re.search(r'GLOBAL (\S+)', str(error)):
+        return f'it calls {named[1]}, and a file of weights calls nothing'
     words, calls = [], []
     with suppress(Exception):
         for operation, word, _ in pickletools.genops(path.read_bytes()):
             if operation.name == 'GLOBAL': calls.append(word.replace(' ', '.'))
             elif operation.name == 'STACK_GLOBAL': calls.append('.'.join(words[-2:]))
             elif isinstance(word, str): words.append(word)
-    return f'it calls {", ".join(dict.fromkeys(calls))}, and a file of weights calls nothing' if calls else 'it holds no weights'
+    return (f'it calls {", ".join(dict.fromkeys(calls))}, and a file of weights calls nothing' if calls
+        else 'it holds no weights')
 
 # %% ../../nbs/files/08_weights.ipynb #e7b1c02a
 _FIRST_BYTES = {  # of files that hold no weights, or none that can be read here
@@ -51,27 +53,32 @@ _FIRST_BYTES = {  # of files that hold no weights, or none that can be read here
 
 def _kind(path, start):
     "What a file without weights is, in words; None where its first bytes do not tell"
-    if not start.startswith(b'PK'): return next((words for pattern, words in _FIRST_BYTES.items() if re.match(pattern, start, re.DOTALL)), None)
+    if not start.startswith(b'PK'):
+        return next((words for pattern, words in _FIRST_BYTES.items() if re.match(pattern, start, re.DOTALL)), None)
     if not zipfile.is_zipfile(path): return 'a file that was cut off; download it again'
     with zipfile.ZipFile(path) as z: names = [n.rpartition('/')[2] for n in z.namelist()]
     if 'constants.pkl' in names: return 'a TorchScript archive, which is a program'
-    return None if 'data.pkl' in names else 'a NumPy archive' if any(n.endswith('.npy') for n in names) else 'an archive; unpack it'
+    return (None if 'data.pkl' in names else 'a NumPy archive' if any(n.endswith('.npy') for n in names)
+        else 'an archive; unpack it')
 
 def _read(path):
     "Content of a file, whichever of the two forms it has; raises `WeightsError`"
     with open(path, 'rb') as f: start = f.read(512)
     header, pickled = int.from_bytes(start[:8], 'little'), start.startswith((b'PK', b'\x80'))
     if start[8:9] == b'{' and header < path.stat().st_size: return load(path.read_bytes())
-    if kind := _kind(path, start): raise WeightsError(f'{path}: not {"safetensors" if path.suffix == ".safetensors" else "weights"} but {kind}')
+    if kind := _kind(path, start):
+        raise WeightsError(f'{path}: not {"safetensors" if path.suffix == ".safetensors" else "weights"} but {kind}')
     if path.suffix == '.safetensors' and not pickled: return load(path.read_bytes())
-    with warnings.catch_warnings(action='ignore'), torch.serialization.safe_globals([argparse.Namespace]), open(path, 'rb') as f: return torch.load(f, map_location='cpu', weights_only=True)
+    with warnings.catch_warnings(action='ignore'), torch.serialization.safe_globals([argparse.Namespace]), open(path, 'rb') as f:
+        return torch.load(f, map_location='cpu', weights_only=True)
 
 # %% ../../nbs/files/08_weights.ipynb #9b819a3c
 def _dictionaries(content, way='', depth=6):
     "Yield (way to it, dictionary) for all that are nested, but for those inside an optimizer's"
     if not isinstance(content, dict): return
     yield way, content
-    for k, v in content.items() if depth and 'param_groups' not in content else (): yield from _dictionaries(v, f'{way}{k}/', depth - 1)
+    for k, v in content.items() if depth and 'param_groups' not in content else ():
+        yield from _dictionaries(v, f'{way}{k}/', depth - 1)
 
 def read_weights(
     path: str|Path,  # a .safetensors file, or a .pth whose content is plain tensors
@@ -84,15 +91,18 @@ def read_weights(
     except WeightsError: raise
     except SafetensorError as e: raise WeightsError(f'{path}: not safetensors ({e}); give another file') from None
     except OSError as e: raise WeightsError(f'{path}: cannot be read ({e.strerror})') from None
-    except Exception as e: raise WeightsError(f'{path}: refused, {_refused(path, e)}; give a .safetensors file or a .pth that holds tensors only') from None
+    except Exception as e:
+        raise WeightsError(f'{path}: refused, {_refused(path, e)}; give a .safetensors file or a .pth that holds tensors only') from None
     found = list(_dictionaries(content))
-    state = {way + k: v for way, d in found if 'param_groups' not in d for k, v in d.items() if isinstance(k, str) and torch.is_tensor(v)}
+    state = {way + k: v for way, d in found if 'param_groups' not in d
+        for k, v in d.items() if isinstance(k, str) and torch.is_tensor(v)}
     optimizer = ' but that of an optimizer' if any('param_groups' in d for _, d in found) else ''
     if not state: raise WeightsError(f'{path}: no state dict{optimizer}; give a file that holds tensors by their names')
     return state
 
 # %% ../../nbs/files/08_weights.ipynb #6c53ca5f
-def _needed(own): return {k: v for k, v in own.items() if not k.endswith('num_batches_tracked')}  # which files of before 2018 lack
+def _needed(own):
+    return {k: v for k, v in own.items() if not k.endswith('num_batches_tracked')}  # which files of before 2018 lack
 
 def _alike(a, b): return a.shape == b.shape and a.is_floating_point() == b.is_floating_point()
 
@@ -112,7 +122,8 @@ def _besides(state, way, known, classifier):
     "Arrays that a file has inside of the network's parts, and the network has not"
     parts = {k.split('.')[0] for k in known if '.' in k}
     names = [k.removeprefix(way) for k, v in state.items() if k.startswith(way) and v.is_floating_point()]
-    return [k for k in names if k.split('.')[0] in parts and k not in known and not k.startswith(classifier) and not _BUFFERS.search(k)]
+    return [k for k in names if k.split('.')[0] in parts and k not in known and not k.startswith(classifier)
+        and not _BUFFERS.search(k)]
 
 def weights_of(
     state: dict,  # {name: tensor} of a file
@@ -130,15 +141,18 @@ def weights_of(
         wrong = [k for k, v in needed.items() if way + k not in state or not _alike(state[way + k], v)]
         raise WeightsError(f"{source}: not the weights of '{backbone}': {len(wrong)} of {len(needed)} arrays are absent, or have another shape or type, e.g. {wrong[0]}" + ('' if found else f'; it holds {len(state)}, e.g. {next(iter(state))}'))
     way = fits[0] if len(fits) == 1 else _averaged(fits, source)
-    if more := _besides(state, way, {*known, *own}, tuple(classifier)): raise WeightsError(f"{source}: not the weights of '{backbone}' but of a network with more: {len(more)} arrays besides, e.g. {more[0]}")
+    if more := _besides(state, way, {*known, *own}, tuple(classifier)):
+        raise WeightsError(f"{source}: not the weights of '{backbone}' but of a network with more: {len(more)} arrays besides, e.g. {more[0]}")
     taken = {k: state[way + k].to(v.dtype) if way + k in state else v for k, v in own.items()}
-    if bad := [k for k, v in taken.items() if not v.isfinite().all()]: raise WeightsError(f'{source}: nan or infinite values in {len(bad)} arrays, e.g. {bad[0]}; give another file')
+    if bad := [k for k, v in taken.items() if not v.isfinite().all()]:
+        raise WeightsError(f'{source}: nan or infinite values in {len(bad)} arrays, e.g. {bad[0]}; give another file')
     return taken
 
 def _averaged(fits, source):
     "Of several networks that fit the one that is an average over the training; raises `WeightsError`"
     averaged = [way for way in fits if _AVERAGED.search(way)]
-    if len(averaged) != 1: raise WeightsError(f"{source}: holds {len(fits)} networks that fit ({', '.join(sorted(repr(f) for f in fits))} in front of their names); save the one that you mean in a file of its own")
+    if len(averaged) != 1:
+        raise WeightsError(f"{source}: holds {len(fits)} networks that fit ({', '.join(sorted(repr(f) for f in fits))} in front of their names); save the one that you mean in a file of its own")
     warnings.warn(f"{source}: holds {len(fits)} networks that fit; taken is the average, '{averaged[0].rstrip('./')}'")
     return averaged[0]
 
@@ -151,7 +165,8 @@ def as_timm(
     counted = any(k.endswith('num_batches_tracked') for k in state)
     names = [k for k in names if counted or not k.endswith('num_batches_tracked')]
     arrays = {k: v for k, v in state.items() if not k.startswith('_fc.')}
-    return dict(zip(names, arrays.values())) | {k.replace('_fc', 'classifier'): v for k, v in state.items() if k.startswith('_fc.')}
+    return (dict(zip(names, arrays.values())) | {k.replace('_fc', 'classifier'): v
+        for k, v in state.items() if k.startswith('_fc.')})
 
 # %% ../../nbs/files/08_weights.ipynb #bcba8afb
 def _hub_weights(backbone):
@@ -174,7 +189,8 @@ def load_backbone(
     source = pretrained if isinstance(pretrained, (str, Path)) else packaged_weights(backbone)
     state, own = read_weights(source) if source else _hub_weights(backbone), net.state_dict()
     way = next((k.removesuffix('_conv_stem.weight') for k in state if k.endswith('_conv_stem.weight')), None)
-    if way is not None: state = as_timm({k.removeprefix(way): v for k, v in state.items() if k.startswith(way)}, list(own))
+    if way is not None:
+        state = as_timm({k.removeprefix(way): v for k, v in state.items() if k.startswith(way)}, list(own))
     classifier = (getattr(net, 'pretrained_cfg', None) or {}).get('classifier') or ()
     classifier = (classifier,) if isinstance(classifier, str) else classifier
     net.load_state_dict(weights_of(state, own, source or backbone, backbone, known, [f'{c}.' for c in classifier]))

@@ -54,5 +54,6 @@ def power(evidence, level, own=None):
 @background_rule('map')
 def own_map(evidence, level, own=None):
     "The map that the method left, times the level; raises `InputError` where there is none"
-    if own is None: raise InputError("background rule 'map': these maps come without one of the background; take --rule constant or power")
+    if own is None:
+        raise InputError("background rule 'map': these maps come without one of the background; take --rule constant or power")
     return own * level

@@ -59,7 +59,8 @@ class _Shared:
 class SharedNorm2d(_Shared, Norm2d): "Batch norm that in training sees the pictures of all processes"
 class SharedNormAct2d(_Shared, NormAct2d): "The same for timm's batch norm with an activation"
 
-_SHARED = {nn.BatchNorm2d: SharedNorm2d, Norm2d: SharedNorm2d, BatchNormAct2d: SharedNormAct2d, NormAct2d: SharedNormAct2d}
+_SHARED = {nn.BatchNorm2d: SharedNorm2d, Norm2d: SharedNorm2d, BatchNormAct2d: SharedNormAct2d,
+    NormAct2d: SharedNormAct2d}
 
 # %% ../../nbs/tools/06_batchnorm.ipynb #37605b17
 def synchronise(

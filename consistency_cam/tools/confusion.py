@@ -128,11 +128,16 @@ def remarks(
 ) -> list:  # of sentences; empty where the mean is what it seems to be
     "What a mean IoU over these counts does not tell by itself"
     true, predicted, said = self.matrix.sum(1), self.matrix.sum(0), []
-    if not true[1:].any(): said.append('the true masks show no class, only background or void (0 and 255), so there is nothing to find; where they are drawn black and white, make the class 1')
-    elif not true[0]: said.append(f'no true mask has background, which is counted as a class of IoU {100 * self.iou()[0].nan_to_num(0):.1f}; without it the mean IoU is {100 * self.miou(False):.1f}')
+    if not true[1:].any():
+        said.append('the true masks show no class, only background or void (0 and 255), so there is nothing to find; where they are drawn black and white, make the class 1')
+    elif not true[0]:
+        said.append(f'no true mask has background, which is counted as a class of IoU {100 * self.iou()[0].nan_to_num(0):.1f}; without it the mean IoU is {100 * self.miou(False):.1f}')
     if true[1:].any() and not predicted[1:-1].any():
-        said.append('background in every picture: no class was found anywhere' if not predicted[-1] else 'the predicted masks hold background or void only (0 and 255), and no class')
-    if other := _other_order(class_overlaps(self.matrix)): said.append('the predicted masks fit better in another order, are their classes numbered otherwise? ' + ', '.join(f'id {a} lies where {classes[b - 1]!r} is' for a, b in other.items() if a != b))
+        said.append('background in every picture: no class was found anywhere' if not predicted[-1]
+            else 'the predicted masks hold background or void only (0 and 255), and no class')
+    if other := _other_order(class_overlaps(self.matrix)):
+        said.append('the predicted masks fit better in another order, are their classes numbered otherwise? '
+            + ', '.join(f'id {a} lies where {classes[b - 1]!r} is' for a, b in other.items() if a != b))
     return said
 
 def class_overlaps(

@@ -65,7 +65,8 @@ class ThresholdSweep:
     ) -> 'ThresholdSweep':  # itself
         "Counts of one more picture at all thresholds; `InputError` for ids out of range or unequal shapes"
         n = self.num_classes
-        if not set(cams) <= set(range(1, n)): raise InputError(f'{name} CAMs have ids {sorted(cams)}; a class is 1 to {n - 1}'.strip())
+        if not set(cams) <= set(range(1, n)):
+            raise InputError(f'{name} CAMs have ids {sorted(cams)}; a class is 1 to {n - 1}'.strip())
         target = class_ids(target, n, self.ignore, f'{name} target'.strip())
         ids, winner, value = winners(cams, target.shape, name)
         bin = torch.bucketize(value, self.edges.to(value.device))
@@ -104,7 +105,8 @@ def at(
 ) -> ConfusionMatrix:
     "The confusion matrix at one threshold; `InputError` where the sweep did not count it"
     hit = (self.edges == torch.tensor(threshold, dtype=torch.float32)).nonzero()
-    if not len(hit): raise InputError(f'threshold {threshold} was not counted; the sweep has {len(self.edges)} from {self.thresholds[0]:g} to {self.thresholds[-1]:g}')
+    if not len(hit):
+        raise InputError(f'threshold {threshold} was not counted; the sweep has {len(self.edges)} from {self.thresholds[0]:g} to {self.thresholds[-1]:g}')
     cm = ConfusionMatrix(self.num_classes, self.ignore)
     cm.matrix = self.matrices()[hit.item()]
     return cm

@@ -43,8 +43,11 @@ def to_png(
 ) -> bytes:
     "The figure or picture as PNG, nothing cut off"
     file = io.BytesIO()
-    if isinstance(picture, Figure): picture.savefig(file, format='png', dpi=dpi, bbox_inches='tight', metadata={'Software': None})
-    else: Image.fromarray(rgb(picture)).save(file, 'PNG', compress_level=1)  # four times as fast as the default, an eighth larger
+    if isinstance(picture, Figure):
+        picture.savefig(file, format='png', dpi=dpi, bbox_inches='tight', metadata={'Software': None})
+    else:
+        # four times as fast as the default, an eighth larger
+        Image.fromarray(rgb(picture)).save(file, 'PNG', compress_level=1)
     return file.getvalue()
 
 # %% ../../nbs/tools/08_show.ipynb #63c2c887
@@ -105,7 +108,8 @@ def mask_ids(
     ids = np.asarray(mask.cpu() if torch.is_tensor(mask) else mask)
     if ids.ndim != 2 or ids.dtype.kind not in 'ui' or ids.min() < 0 or ids.max() > 255:
         raise InputError(f'a mask of {ids.dtype} {ids.shape}; give integer ids 0 to 255, (H, W)')
-    if size is not None and ids.shape != tuple(size): raise InputError(f'mask is {ids.shape}, its picture {tuple(size)}: resize the mask')
+    if size is not None and ids.shape != tuple(size):
+        raise InputError(f'mask is {ids.shape}, its picture {tuple(size)}: resize the mask')
     return ids.astype(int)
 
 
@@ -141,7 +145,8 @@ def legend(
     "The figure with the names and colours of all ids in the masks"
     colours = palette().numpy() / 255
     ids = sorted({int(i) for m in masks for i in np.unique(mask_ids(m))})
-    patches = [Patch(label=class_name(i, classes), facecolor='white' if i == 255 else colours[i], edgecolor='grey', hatch='////' * (i == 255)) for i in ids]
+    patches = [Patch(label=class_name(i, classes), facecolor='white' if i == 255
+        else colours[i], edgecolor='grey', hatch='////' * (i == 255)) for i in ids]
     columns = max(1, int(fig.get_figwidth() * 72 / (45 + 6.5 * max(len(p.get_label()) for p in patches))))
     fig.legend(handles=patches, ncols=columns, **BELOW)
     return fig
@@ -160,7 +165,8 @@ def write_names(
         y, x = points[((points - points.mean(0)) ** 2).sum(1).argmin()]
         half = draw.textlength(name, ImageFont.load_default(size)) / 2 + 2
         x = min(max(x, half), mask.shape[1] - half)
-        draw.text((x, y), name, 'white', ImageFont.load_default(size), 'mm', stroke_width=max(1, size // 10), stroke_fill='black')
+        draw.text((x, y), name, 'white', ImageFont.load_default(size), 'mm', stroke_width=max(1, size // 10),
+            stroke_fill='black')
     return np.array(image)
 
 
@@ -185,7 +191,8 @@ def on_outline(
     "Where a pixel within `radius` has another id"
     below, right = np.zeros(ids.shape, bool), np.zeros(ids.shape, bool)
     below[:-1], right[:, :-1] = ids[1:] != ids[:-1], ids[:, 1:] != ids[:, :-1]
-    return _spread(_spread(below, 0, radius - 1, radius), 1, radius, radius) | _spread(_spread(right, 1, radius - 1, radius), 0, radius, radius)
+    return (_spread(_spread(below, 0, radius - 1, radius), 1, radius,
+        radius) | _spread(_spread(right, 1, radius - 1, radius), 0, radius, radius))
 
 
 def _spread(marks, axis, before, after):
@@ -226,7 +233,8 @@ def curve(
     for k, (name, (thresholds, mious)) in enumerate(curves.items()):
         thresholds, mious = np.asarray(thresholds), 100 * np.asarray(mious)
         best, colour = np.nanargmax(mious), OKABE_ITO[k % len(OKABE_ITO)]
-        ax.plot(thresholds, mious, DASHES[k % len(DASHES)], color=colour, lw=2, label=f'{name}: best {mious[best]:.1f} at {thresholds[best]:.2f}')
+        ax.plot(thresholds, mious, DASHES[k % len(DASHES)], color=colour, lw=2,
+            label=f'{name}: best {mious[best]:.1f} at {thresholds[best]:.2f}')
         ax.plot(thresholds[best], mious[best], 'o', color=colour, mec='white', ms=8)
     ax.set(xlabel='threshold', ylabel='mIoU (%)', title=title)
     ax.grid(alpha=.3)
@@ -247,7 +255,8 @@ def bars(
     fig = Plot((width, 1 + (len(names) + 1) * (.11 * len(ious) + .12)), 'constrained')
     ax, thick, y = fig.subplots(), .8 / len(ious), np.arange(len(names) + 1)
     for k, (method, row) in enumerate(zip(ious, values)):
-        ax.barh(y + thick * (k - (len(ious) - 1) / 2), np.nan_to_num(row), thick, color=OKABE_ITO[k % len(OKABE_ITO)], label=f'{method} ({row[-1]:.1f})')
+        ax.barh(y + thick * (k - (len(ious) - 1) / 2), np.nan_to_num(row), thick, color=OKABE_ITO[k % len(OKABE_ITO)],
+            label=f'{method} ({row[-1]:.1f})')
     absent = np.isnan(values).all(0)
     ax.set_yticks(y, [f'{n} (absent)' if a else n for n, a in zip(names + ['mean'], absent)])
     ax.set(xlabel='IoU (%)', title=title, xlim=(0, 100), ylim=(len(names) + .6, -.6))

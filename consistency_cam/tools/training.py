@@ -64,8 +64,10 @@ def param_groups(
     for name, p in task.named_parameters():
         if not p.requires_grad: continue
         bias = name.endswith('bias')
-        groups.setdefault((factor[p] * (settings.bias_factor if bias else 1.), 0. if bias else settings.weight_decay), []).append(p)
-    return [dict(params=ps, lr=settings.lr * f, first_lr=settings.lr * f, weight_decay=d) for (f, d), ps in groups.items()]
+        groups.setdefault((factor[p] * (settings.bias_factor if bias else 1.), 0. if bias else settings.weight_decay),
+            []).append(p)
+    return [dict(params=ps, lr=settings.lr * f, first_lr=settings.lr * f, weight_decay=d)
+        for (f, d), ps in groups.items()]
 
 # %% ../../nbs/tools/07_training.ipynb #f23ce389
 def training_state(task, optimizer, step, accelerator):
@@ -79,7 +81,9 @@ def training_state(task, optimizer, step, accelerator):
 def restore(state, path, task, optimizer, accelerator):
     "Put a saved state back; returns the step to go on from"
     load_weights(task, state['task'], str(path))
-    if state.get('optimizer'): optimizer.load_state_dict(dict(optimizer.state_dict(), state={int(i): s for i, s in state['optimizer'].items()}))
+    if state.get('optimizer'):
+        optimizer.load_state_dict(dict(optimizer.state_dict(),
+            state={int(i): s for i, s in state['optimizer'].items()}))
     if accelerator.scaler and 'scaler' in state: accelerator.scaler.load_state_dict(state['scaler'])
     torch.set_rng_state(state['rng'])
     if torch.cuda.is_available() and 'cuda_rng' in state: torch.cuda.set_rng_state(state['cuda_rng'])
@@ -111,7 +115,8 @@ def make_accelerator(precision='no'):
     "accelerate's handle on device, precision and processes; a changed precision starts it anew"
     together = processes()[1] > 1
     if precision == 'auto': precision = 'bf16' if computes_bf16() else 'no'
-    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision: AcceleratorState._reset_state()
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
+        AcceleratorState._reset_state()
     return Accelerator(mixed_precision=precision, cpu=together and not torch.cuda.is_available())
 
 # %% ../../nbs/tools/07_training.ipynb #4a62b53d
@@ -124,7 +129,9 @@ class Watch:
         values: dict,  # {name: scalar}
     ):
         "Keep the values of a step"
-        if values: self.seen.append((step, ids, list(values), torch.stack([v.detach().float() for v in values.values()]).isfinite()))
+        if values:
+            self.seen.append((step, ids, list(values),
+                torch.stack([v.detach().float() for v in values.values()]).isfinite()))
 
     def look(self):
         "Forget what was kept; raises `CheckpointError` where one of the values is nan or infinite"
@@ -138,7 +145,8 @@ def _gradients(task, accelerator):
     "The largest entry of each parameter's gradient; none while fp16 can still lower its scale"
     if accelerator.scaler and accelerator.scaler.get_scale() >= 1: return {}
     named = {n: p.grad for n, p in accelerator.unwrap_model(task).named_parameters() if p.grad is not None}
-    return {f'gradient of {n}': largest for n, largest in zip(named, torch._foreach_norm(list(named.values()), torch.inf))} if named else {}
+    return ({f'gradient of {n}': largest
+        for n, largest in zip(named, torch._foreach_norm(list(named.values()), torch.inf))} if named else {})
 
 # %% ../../nbs/tools/07_training.ipynb #66e09054
 def pieces(
@@ -171,25 +179,31 @@ def total_steps(
 ) -> int:
     "Steps of a training: whole batches only, in each epoch; raises `InputError` where there is not one"
     share, left = divmod(settings.batch_size, processes()[1])
-    if not left and share % settings.accumulate: raise InputError(f"a process's share of a batch, {share} pictures, does not divide into accumulate={settings.accumulate} pieces; take a divisor")
-    if pictures < settings.batch_size: raise InputError(f'{pictures} training pictures do not fill a batch of {settings.batch_size}; give a smaller batch_size')
+    if not left and share % settings.accumulate:
+        raise InputError(f"a process's share of a batch, {share} pictures, does not divide into accumulate={settings.accumulate} pieces; take a divisor")
+    if pictures < settings.batch_size:
+        raise InputError(f'{pictures} training pictures do not fill a batch of {settings.batch_size}; give a smaller batch_size')
     return settings.epochs * (pictures // settings.batch_size)
 
 # %% ../../nbs/tools/07_training.ipynb #1e964819
 def _batches(data, settings, start, accelerator):
     "Batches on the device, from step `start` to the end of the training"
-    batches = Batches(len(data), settings.batch_size, total_steps(len(data), settings), settings.seed, start, accelerator.process_index, accelerator.num_processes)
-    own = torch.Generator()  # a loader draws a number as it starts; taken from the common stream it would shift all that a resumed training draws
+    batches = Batches(len(data), settings.batch_size, total_steps(len(data), settings), settings.seed, start,
+        accelerator.process_index, accelerator.num_processes)
+    # a loader draws a number as it starts; taken from the common stream it would shift all that a resumed training draws
+    own = torch.Generator()
     for batch in DataLoader(data, batch_sampler=batches, num_workers=settings.workers, collate_fn=collate, pin_memory=accelerator.device.type == 'cuda', generator=own):
         batch |= {k: v.to(accelerator.device, non_blocking=True) for k, v in batch.items() if torch.is_tensor(v)}
         yield dict(batch, image=batch['image'].contiguous(memory_format=torch.channels_last))
 
 def _record(log, bar, accelerator, losses, step, optimizer, begun):
     "One line in metrics.jsonl and the losses beside the bar, averaged over the processes"
-    names = list(losses); values = accelerator.reduce(torch.stack([losses[n].detach().float() for n in names]), 'mean').tolist()
+    names = list(losses)
+    values = accelerator.reduce(torch.stack([losses[n].detach().float() for n in names]), 'mean').tolist()
     if not accelerator.is_main_process: return
     found = {n: round(v, 5) for n, v in zip(names, values)}
-    append_metrics(log, dict(step=step, **found, lr=optimizer.param_groups[0]['lr'], seconds=round(time.perf_counter() - begun, 2)))
+    append_metrics(log, dict(step=step, **found, lr=optimizer.param_groups[0]['lr'],
+        seconds=round(time.perf_counter() - begun, 2)))
     bar.set_postfix_str(' '.join(f'{n} {v:.3f}' for n, v in found.items()))
 
 # %% ../../nbs/tools/07_training.ipynb #c6112014
@@ -207,23 +221,27 @@ def fit(
     saved, log, steps = Path(folder)/'checkpoint.safetensors', Path(folder)/'metrics.jsonl', total_steps(len(data), settings)
     accelerator = make_accelerator(settings.precision)
     torch.manual_seed(settings.seed)
-    optimizer = torch.optim.SGD(param_groups(task.train().to(memory_format=torch.channels_last), settings), momentum=settings.momentum)
+    optimizer = torch.optim.SGD(param_groups(task.train().to(memory_format=torch.channels_last), settings),
+        momentum=settings.momentum)
     start = restore(load_state(saved), saved, task, optimizer, accelerator) if saved.exists() else 0
     if start >= steps: return read_metrics(log)
     if accelerator.is_main_process: truncate_metrics(log, start)
     task, optimizer = accelerator.prepare(task, optimizer)
-    bar = tqdm(total=steps, initial=start, desc=title, disable=not (progress and accelerator.is_main_process), smoothing=.1)
+    bar = tqdm(total=steps, initial=start, desc=title, disable=not (progress and accelerator.is_main_process),
+        smoothing=.1)
     begun, watch = time.perf_counter(), Watch()
     for step, batch in enumerate(_batches(data, settings, start, accelerator), start):
         for g in optimizer.param_groups: g['lr'] = g['first_lr'] * poly(step, steps, settings.power)
         losses = step_gradients(task, batch, step, accelerator, settings.accumulate)
-        for values in ({f'loss {k}': v for k, v in losses.items()}, _gradients(task, accelerator)): watch.see(step, batch['id'], values)
+        for values in ({f'loss {k}': v for k, v in losses.items()}, _gradients(task, accelerator)):
+            watch.see(step, batch['id'], values)
         optimizer.step(); optimizer.zero_grad(); bar.update()
         last = step + 1 in (steps, stop_at)
         record, save = step % settings.log_every == 0 or last, (step + 1) % settings.save_every == 0 or last
         if record or save: watch.look()
         if record: _record(log, bar, accelerator, losses, step, optimizer, begun)
-        if accelerator.is_main_process and save: save_state(saved, training_state(task, optimizer, step + 1, accelerator))
+        if accelerator.is_main_process and save:
+            save_state(saved, training_state(task, optimizer, step + 1, accelerator))
         if last: break
     bar.close()
     return read_metrics(log)

@@ -10,7 +10,8 @@ import numpy as np, torch
 from torch.nn.functional import pad
 from torch.utils.data import Dataset, Sampler, default_collate, get_worker_info
 
-from ..datasets.samples import InputError, Sample # before torchvision: the package mends its import where need be
+# before torchvision: the package mends its import where need be
+from ..datasets.samples import InputError, Sample
 
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
@@ -62,7 +63,8 @@ def jitter(
 ) -> torch.Tensor:  # uint8 (3, H, W)
     "The picture with its brightness, contrast and saturation changed"
     factors = 1 + strength*(2*torch.rand(3, generator=generator) - 1)
-    for adjust, factor in zip((F.adjust_brightness, F.adjust_contrast, F.adjust_saturation), factors.tolist()): x = adjust(x, factor)
+    for adjust, factor in zip((F.adjust_brightness, F.adjust_contrast, F.adjust_saturation), factors.tolist()):
+        x = adjust(x, factor)
     return x
 
 # %% ../../nbs/tools/03_transforms.ipynb #7fda9b90
@@ -78,7 +80,8 @@ class Augment:
         colour: float = 0,  # strength of `jitter`, 0 for none
     ):
         lo, hi = long_side
-        if not 1 <= lo <= hi or crop < 1: raise InputError(f'{long_side=}, {crop=}: give pixels, the least first, such as (320, 640) and 512')
+        if not 1 <= lo <= hi or crop < 1:
+            raise InputError(f'{long_side=}, {crop=}: give pixels, the least first, such as (320, 640) and 512')
         self.crop, self.long_side, self.flip, self.masks, self.colour = crop, (lo, hi), flip, masks, colour
         self.mean, self.std = (255*torch.tensor(v, dtype=torch.float32).view(3, 1, 1) for v in (mean, std))
 
@@ -116,9 +119,11 @@ class Augmented(Dataset):
         "Sample `i`, with its mask only where the augmentation wants it; kept while there is room"
         if i in self.kept: return self.kept[i]
         known = self.samples
-        sample = known[i] if getattr(self.augment, 'masks', False) else Sample(known.ids[i], known.image(i), known.labels[i])
+        sample = (known[i] if getattr(self.augment, 'masks', False)
+            else Sample(known.ids[i], known.image(i), known.labels[i]))
         size, loader = sum(x.nbytes for x in (sample.image, sample.mask) if x is not None), get_worker_info()
-        if self.taken + size <= self.cache // (loader.num_workers if loader else 1): self.kept[i] = sample; self.taken += size
+        if self.taken + size <= self.cache // (loader.num_workers if loader else 1):
+            self.kept[i] = sample; self.taken += size
         return sample
 
 # %% ../../nbs/tools/03_transforms.ipynb #ffe3eb09
@@ -133,8 +138,10 @@ class Batches(Sampler):
         rank: int = 0,  # this process
         world: int = 1,  # processes
     ):
-        if batch_size < 1 or n < batch_size: raise InputError(f'{n} pictures do not fill a batch of {batch_size}; take a smaller batch or more pictures')
-        if batch_size % world: raise InputError(f'a batch of {batch_size} does not divide among {world} processes; take a multiple of {world}')
+        if batch_size < 1 or n < batch_size:
+            raise InputError(f'{n} pictures do not fill a batch of {batch_size}; take a smaller batch or more pictures')
+        if batch_size % world:
+            raise InputError(f'a batch of {batch_size} does not divide among {world} processes; take a multiple of {world}')
         self.n, self.batch_size, self.steps, self.seed, self.start, self.rank, self.world = n, batch_size, steps, seed, start, rank, world
 
     def __len__(self): return max(0, self.steps - self.start)
