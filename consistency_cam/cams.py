@@ -16,7 +16,10 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from PIL import Image
 from safetensors.torch import save
-from .datasets.samples import InputError, LabelError, PictureError, Samples, checked_ids, read_image, to_rgb
+from .files.disk import LabelError, PictureError, checked_ids
+from .files.errors import InputError
+from .files.images import read_image, to_rgb
+from .datasets.samples import Samples
 from .files.memory import reused_memory
 from .tools.transforms import cells
 from .camnet import CAMNet

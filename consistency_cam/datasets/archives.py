@@ -36,21 +36,29 @@ _BERKELEY = 'https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping
 _COCO = 'http://images.cocodataset.org'
 _LISTS = 'ImageSets/Segmentation'
 DATASETS = {  # what `consistency-cam download` knows: the archives of each data set
-    'voc': (Archive('VOCtrainval_11-May-2012.tar', 'http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar', 1_999_639_040, '6cd6e144f989b92b3379bac3b3de84fd',
-                    'VOCdevkit/VOC2012', 'VOC2012', ('JPEGImages', 'Annotations', 'SegmentationClass', f'{_LISTS}/train.txt', f'{_LISTS}/val.txt')),),
+    'voc': (Archive('VOCtrainval_11-May-2012.tar',
+                    'http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar', 1_999_639_040,
+                    '6cd6e144f989b92b3379bac3b3de84fd', 'VOCdevkit/VOC2012', 'VOC2012',
+                    ('JPEGImages', 'Annotations', 'SegmentationClass', f'{_LISTS}/train.txt', f'{_LISTS}/val.txt')),),
     'sbd': (Archive('benchmark.tgz', f'{_BERKELEY}/benchmark.tgz', 1_419_539_633, '82b4d87ceb2ed10f6038a1cba92111cb',
                     'benchmark_RELEASE', 'SBD', ('dataset/cls', 'dataset/train.txt', 'dataset/val.txt')),),
-    'voc-test': (Archive('VOC2012test.tar', '', None, None, 'VOCdevkit/VOC2012', 'VOC2012test', ('JPEGImages', f'{_LISTS}/test.txt'),
-                         'sign in at the PASCAL evaluation server, http://host.robots.ox.ac.uk:8080/, download VOC2012test.tar there, and name it by --from VOC2012test.tar'),),
-    'coco': (Archive('annotations_trainval2014.zip', f'{_COCO}/annotations/annotations_trainval2014.zip', 252_872_794, '0a379cfc70b0e71301e0f377548639bd',
-                     'annotations', 'COCO2014/annotations', ('instances_train2014.json', 'instances_val2014.json')),
-             Archive('val2014.zip', f'{_COCO}/zips/val2014.zip', 6_645_013_297, 'a3d79f5ed8d289b7a7554ce06a5782b3', 'val2014', 'COCO2014/val2014', ('COCO_val2014_000000000042.jpg',)),
-             Archive('train2014.zip', f'{_COCO}/zips/train2014.zip', 13_510_573_713, '0da8c0bd3d6becc4dcb32757491aca88', 'train2014', 'COCO2014/train2014', ('COCO_train2014_000000000009.jpg',))),
+    'voc-test': (Archive('VOC2012test.tar', '', None, None, 'VOCdevkit/VOC2012', 'VOC2012test',
+                         ('JPEGImages', f'{_LISTS}/test.txt'),
+                         'sign in at the PASCAL evaluation server, http://host.robots.ox.ac.uk:8080/, '
+                         'download VOC2012test.tar there, and name it by --from VOC2012test.tar'),),
+    'coco': (Archive('annotations_trainval2014.zip', f'{_COCO}/annotations/annotations_trainval2014.zip', 252_872_794,
+                     '0a379cfc70b0e71301e0f377548639bd', 'annotations', 'COCO2014/annotations',
+                     ('instances_train2014.json', 'instances_val2014.json')),
+             Archive('val2014.zip', f'{_COCO}/zips/val2014.zip', 6_645_013_297, 'a3d79f5ed8d289b7a7554ce06a5782b3',
+                     'val2014', 'COCO2014/val2014', ('COCO_val2014_000000000042.jpg',)),
+             Archive('train2014.zip', f'{_COCO}/zips/train2014.zip', 13_510_573_713, '0da8c0bd3d6becc4dcb32757491aca88',
+                     'train2014', 'COCO2014/train2014', ('COCO_train2014_000000000009.jpg',))),
 }
 
 # %% ../../nbs/datasets/11_archives.ipynb #62eee750
-_TAR = {tarfile.REGTYPE: 'a file', tarfile.AREGTYPE: 'a file', tarfile.CONTTYPE: 'a file', tarfile.DIRTYPE: 'a folder', tarfile.SYMTYPE: 'a symbolic link',
-        tarfile.LNKTYPE: 'a hard link', tarfile.CHRTYPE: 'a device', tarfile.BLKTYPE: 'a device', tarfile.FIFOTYPE: 'a fifo'}
+_TAR = {tarfile.REGTYPE: 'a file', tarfile.AREGTYPE: 'a file', tarfile.CONTTYPE: 'a file',
+    tarfile.DIRTYPE: 'a folder', tarfile.SYMTYPE: 'a symbolic link', tarfile.LNKTYPE: 'a hard link',
+    tarfile.CHRTYPE: 'a device', tarfile.BLKTYPE: 'a device', tarfile.FIFOTYPE: 'a fifo'}
 _ZIP = {0: 'a file', stat.S_IFREG: 'a file', stat.S_IFDIR: 'a folder', stat.S_IFLNK: 'a symbolic link',
     stat.S_IFCHR: 'a device', stat.S_IFBLK: 'a device', stat.S_IFIFO: 'a fifo'}
 
@@ -212,7 +220,8 @@ def unpack(
             raise ArchiveError(f'{path}: another archive, it has no {lacks[0]}; {recognised(found)}')
         total = sum(size for _, size, _ in found.values())
         to.parent.mkdir(parents=True, exist_ok=True); _room(to.parent, total)
-        with staging(to) as stage, tqdm(total=total, desc=f'unpacking {path.name}', unit='B', unit_scale=True, disable=not progress) as bar:
+        with staging(to) as stage, tqdm(total=total, desc=f'unpacking {path.name}', unit='B', unit_scale=True,
+                disable=not progress) as bar:
             for name, (kind, size, handle) in found.items():
                 if kind == 'a folder': (stage/'all'/name).mkdir(parents=True, exist_ok=True); continue
                 with read(handle) as source: _write(source, stage/'all'/name, size, path)

@@ -15,17 +15,23 @@ from pathlib import Path
 import numpy as np, torch
 from tqdm.auto import tqdm
 
-from ..files.errors import amount
+from ..files.errors import InputError, amount
 from ..files.processes import cores, in_processes
-from .samples import EXTENSIONS, SIDES, Files, IdError, InputError, LabelError, MaskError, atomic_bytes, check_classes, good_ids, reading, read_text, refuse, take_lock, write_mask, writing
+from ..files.disk import (IdError, LabelError, MaskError, atomic_bytes, good_ids,
+    read_text, reading, refuse, take_lock, writing)
+from ..files.images import EXTENSIONS, SIDES
+from ..files.masks import write_mask
+from .samples import Files, check_classes
 from .tables import clean_name
 
 # %% ../../nbs/datasets/07_coco.ipynb #749c6f90
 CATEGORIES = {id: name for id, name in enumerate(  # {id: name}, the 80 of COCO 2014
-    'person|bicycle|car|motorcycle|airplane|bus|train|truck|boat|traffic light|fire hydrant||stop sign|parking meter|bench|bird|cat|dog|horse|sheep|cow|elephant|bear|zebra|giraffe||'
-    'backpack|umbrella|||handbag|tie|suitcase|frisbee|skis|snowboard|sports ball|kite|baseball bat|baseball glove|skateboard|surfboard|tennis racket|bottle||wine glass|cup|fork|knife|spoon|bowl|'
-    'banana|apple|sandwich|orange|broccoli|carrot|hot dog|pizza|donut|cake|chair|couch|potted plant|bed||dining table|||toilet||tv|laptop|mouse|remote|keyboard|cell phone|'
-    'microwave|oven|toaster|sink|refrigerator||book|clock|vase|scissors|teddy bear|hair drier|toothbrush'.split('|'), 1) if name}
+    'person|bicycle|car|motorcycle|airplane|bus|train|truck|boat|traffic light|fire hydrant||stop sign|parking meter|'
+    'bench|bird|cat|dog|horse|sheep|cow|elephant|bear|zebra|giraffe||backpack|umbrella|||handbag|tie|suitcase|frisbee|'
+    'skis|snowboard|sports ball|kite|baseball bat|baseball glove|skateboard|surfboard|tennis racket|bottle||wine glass|'
+    'cup|fork|knife|spoon|bowl|banana|apple|sandwich|orange|broccoli|carrot|hot dog|pizza|donut|cake|chair|couch|'
+    'potted plant|bed||dining table|||toilet||tv|laptop|mouse|remote|keyboard|cell phone|microwave|oven|toaster|sink|'
+    'refrigerator||book|clock|vase|scissors|teddy bear|hair drier|toothbrush'.split('|'), 1) if name}
 
 def checked_categories(
     found: dict,  # {id: name} of a file
@@ -73,7 +79,7 @@ def _next(text, at, *wanted):
 def entries(
     text: str,  # a JSON object
 ):
-    "Yield (name, entry, start, end) of the entries of the lists in it, and (name, None, 0, 0) where a list begins; raises `ValueError`"
+    "Yield (name, entry, start, end) of the entries of its lists, (name, None, 0, 0) for a list; raises `ValueError`"
     at, c = _next(text, 0, '{')
     while c != '}':
         name, at = _DECODE(text, at); at, _ = _next(text, at, ':')
@@ -127,7 +133,7 @@ def _image(path, id, entry):
     return re.sub(r'^(\./)+', '', name.replace('\\', '/')), h, w
 
 def _lists(path, text):
-    "{id: image}, {id: category}, and (picture, category, whether there is an outline, start, end) of the annotations, pictures by their position in a list of ids"
+    "{id: image}, {id: category}, {id: its place}, and each annotation's (place, category, has an outline, start, end)"
     images, categories, serial, found, seen = {}, {}, {}, array('q'), set()
     try:
         for name, entry, start, end in entries(text):
@@ -164,10 +170,11 @@ def index(
     path,  # instances_train2014.json or its like
     categories: dict|None = CATEGORIES,  # {id: name} it must have; None: whatever it has
 ) -> Instances:
-    "The images, categories and labels of a file; raises `LabelError`, and has errors of single pictures and annotations in its list"
+    "The images, categories and labels of a file, errors of single entries in a list; raises `LabelError`"
     path = Path(path); text = read_text(path)
     images, entries_, serial, found = _lists(path, text)
-    names, said = own_categories(entries_, {*found[1::5]}, path) if categories is None else ({id: str(e.get('name')) for id, e in entries_.items()}, '')
+    if categories is None: names, said = own_categories(entries_, {*found[1::5]}, path)
+    else: names, said = {id: str(e.get('name')) for id, e in entries_.items()}, ''
     names = checked_categories(names, categories, path)
     numbers, position = {id: k for k, id in enumerate(names, 1)}, {id: i for i, id in enumerate(images)}
     ids, bad = _ids(path, images, errors := [])
@@ -196,7 +203,7 @@ def _official():
 def uncompressed(
     text: str,  # COCO's compressed run lengths
 ) -> list:  # of runs, background first
-    "The runs: 5 bits per character, the lowest first; from the fourth on, what is added to the run before last; raises `ValueError`"
+    "The runs: 5 bits per character, lowest first, from the fourth on added to the run before last; raises `ValueError`"
     runs, value, bits = [], 0, 0
     for c in text.encode():
         if not 48 <= c < 112: raise ValueError(f'run lengths with a character that is none of COCO\'s ({chr(c)!r})')
@@ -215,13 +222,14 @@ def _of_runs(coded, h, w):
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(w, h).T
 
 def _of_polygons(polygons, h, w):
-    if not isinstance(polygons, list) or not all(isinstance(p, list) and all(type(v) in (int, float) for v in p) for p in polygons):
+    def is_polygon(p): return isinstance(p, list) and all(type(v) in (int, float) for v in p)
+    if not isinstance(polygons, list) or not all(map(is_polygon, polygons)):
         raise ValueError('an outline of another form; write [[x, y, x, y, …]]')
     if not polygons or any(len(p) < 6 or len(p) % 2 or not all(map(math.isfinite, p)) for p in polygons):
         raise ValueError('a polygon of fewer than three points, or half a point')
     for p in polygons:
         x, y = p[::2], p[1::2]
-        if min(x) < -w or max(x) > 2*w or min(y) < -h or max(y) > 2*h or min(x) > w or min(y) > h or max(x) < 0 or max(y) < 0:
+        if any(not -size <= min(v) <= size or not 0 <= max(v) <= 2*size for v, size in ((x, w), (y, h))):
             raise ValueError(f'a polygon over x {min(x):g} to {max(x):g} and y {min(y):g} to {max(y):g}, outside of a picture of {w} x {h} (W x H)')
     mask = _official()
     return mask.decode(mask.merge(mask.frPyObjects(polygons, h, w))).astype(bool)
@@ -250,7 +258,9 @@ def mask_of(
     return mask
 
 # %% ../../nbs/datasets/07_coco.ipynb #b5939077
-_MANIFEST, _RULE = 'manifest.json', 'crowds void, the smaller object wins; categories in the order of their ids; run lengths add up, folders are kept'
+_MANIFEST = 'manifest.json'
+_RULE = ('crowds void, the smaller object wins; categories in the order of their ids; '
+    'run lengths add up, folders are kept')
 
 def _sha(path):
     with reading(path, LabelError), open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
@@ -282,7 +292,7 @@ _OTHER = re.compile('(captions|person_keypoints|stuff|panoptic|image_info|deprec
 def instance_files(
     root,  # folder of a data set
 ) -> dict:  # {split: path}
-    "The files of instances where COCO and the programs that write its format put them; 'all' is a file that is not of a split"
+    "The files of instances where COCO and programs of its format put them; 'all': a file that is not of a split"
     root = Path(root)
     whole = [p for name in _WHOLE if (p := root/name).is_file()]
     named = {p.stem.removeprefix('instances_'): p
@@ -322,8 +332,10 @@ def _about(made, sha, wrong):
     bad = made.bad | wrong.keys()
     errors = ([[type(e).__name__, str(e).removeprefix(f'{made.path}: ')] for e in made.errors] + [['MaskError',
         f'{made.images[i][0]}: {line}; correct it, or leave the picture out'] for i, line in wrong.items()])
-    return dict(sha256=sha, rule=_RULE, categories=[*made.categories.items()], files=[f for f, *_ in made.images], ids=made.ids, labels=[row.nonzero()[:, 0].tolist() for row in made.labels],
-                annotated=[bool(p) for p in made.places], bad=sorted(bad), bare=sorted(made.bare), errors=errors, reading=made.reading)
+    return dict(sha256=sha, rule=_RULE, categories=[*made.categories.items()], files=[f for f, *_ in made.images],
+        ids=made.ids, labels=[row.nonzero()[:, 0].tolist() for row in made.labels],
+        annotated=[bool(p) for p in made.places], bad=sorted(bad), bare=sorted(made.bare), errors=errors,
+        reading=made.reading)
 
 def make_masks(
     root,  # COCO2014, or a folder as `instance_files` knows it
@@ -345,7 +357,8 @@ def make_masks(
         target, without = (lambda i: part/f'{made.ids[i]}.png'), made.bad | made.bare
         jobs = [(i, [made.text[a:b] for a, b in made.places[i]], made.images[i][1:], target(i))
             for i in range(len(made.images)) if i not in without and not target(i).exists()]
-        with tqdm(total=len(made.images), initial=len(made.images) - len(jobs), desc=f"{done.name}'s masks", disable=not progress, unit=' masks') as bar:
+        with tqdm(total=len(made.images), initial=len(made.images) - len(jobs), desc=f"{done.name}'s masks",
+                disable=not progress, unit=' masks') as bar:
             wrong = _make_all(jobs, made.numbers, workers, bar)
         atomic_bytes(part/_MANIFEST, json.dumps(about := _about(made, sha, wrong)).encode())
         for half in part.rglob('.*.part'): half.unlink()
@@ -360,19 +373,21 @@ def _manifest(done, path, sha, categories):
     if (about['sha256'], about['rule']) != (sha, _RULE):
         raise MaskError(f'{done}: these masks were made from another {path.name}, or by another version; move the folder away, so that they are made anew')
     checked_categories(dict(about['categories']), categories, path)
-    have, without = {os.path.relpath(os.path.join(d, f), done) for d, _, names in os.walk(done) for f in names}, {*about['bad'], *about['bare']}
-    if lacks := [f for i, (f, id) in enumerate(zip(about['files'], about['ids'])) if os.path.normpath(f'{id}.png') not in have and i not in without]:
+    have = {os.path.relpath(os.path.join(d, f), done) for d, _, names in os.walk(done) for f in names}
+    without = {*about['bad'], *about['bare']}
+    if lacks := [f for i, (f, id) in enumerate(zip(about['files'], about['ids']))
+            if i not in without and os.path.normpath(f'{id}.png') not in have]:
         raise MaskError(f'{done}: {len(lacks)} of {len(about["files"]):,} masks are missing, first that of {lacks[0]}; move the folder away, so that they are made anew')
     return about
 
 # %% ../../nbs/datasets/07_coco.ipynb #8c88763d
 class COCO(Files):
-    "COCO in its own layout, or as other programs write it; an `InputError` says what is missing. Masks that are not there yet are made."
+    "COCO in its own layout or as other programs write it, missing masks made; raises `InputError`"
     def __init__(self,
         root,  # COCO2014: the folder that holds annotations, train2014 and val2014; or as `instance_files` knows it
         split: str = 'train',  # 'train' or 'val', or with a year; 'all' for a file that is not of a split
-        empty: bool|None = None,  # also the pictures without any annotation; None: of a list of categories of one's own, for there they are pictures without its classes
-        errors: list = None,  # what is wrong with single annotations, collected, and such pictures left out; without, the first is raised
+        empty: bool|None = None,  # also pictures without any annotation; None: where `categories` are given, not else
+        errors: list = None,  # what is wrong with single annotations, collected, such pictures left out; None: raised
         progress: bool = True,  # show a bar while masks are made
         categories: dict|None = CATEGORIES,  # {id: name} the annotations must have; None: whatever they have
     ):
@@ -395,6 +410,9 @@ def _sentence(path, about, keep, categories):
     "How the annotations were read, in one line; '' for COCO's own"
     bare = sum(i in {*about['bare']} for i in keep)
     without = sum(not about['annotated'][i] for i in keep)
-    parts = [f'{len(about["categories"])} classes in the order of their ids' + about['reading']]*(categories is None) + [f'{amount(without, "picture")} without annotations, so with none of the classes']*bool(without)
-    parts += [f'{amount(bare, "picture")} with an object that has no outline (segmentation), so with labels and without a mask']*bool(bare)
+    order = f'{len(about["categories"])} classes in the order of their ids' + about['reading']
+    empty = f'{amount(without, "picture")} without annotations, so with none of the classes'
+    outline = (f'{amount(bare, "picture")} with an object that has no outline (segmentation), '
+        'so with labels and without a mask')
+    parts = [order]*(categories is None) + [empty]*bool(without) + [outline]*bool(bare)
     return f'{path.name}: {", ".join(parts)}' if parts else ''

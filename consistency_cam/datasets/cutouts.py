@@ -18,9 +18,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from ..files.errors import unknown
+from ..files.errors import InputError, unknown
 from .folder import find_pictures
-from .samples import InputError, LabelError, PictureError, Samples, check_classes, file_digest, masks_hold, open_picture, refuse, to_rgb
+from ..files.disk import LabelError, PictureError, refuse
+from ..files.images import open_picture, to_rgb
+from .samples import Samples, check_classes, file_digest, masks_hold
 
 # %% ../../nbs/datasets/09_cutouts.ipynb #6a537522
 PHOTOS = Path('photos')  # where `make photos` puts the pictures of two Debian packages
@@ -116,7 +118,7 @@ def _random_thing(rng, name, cutout):
     return _Thing(name, cutout, x, y, width, height, bool(rng.integers(2)))
 
 def _piece(thing, size):
-    "Colours and cover (h, w, 4), 0..1, of what lies inside a picture of that size; its window; the cover of the whole thing"
+    "Colours and cover (h, w, 4), 0..1, of what lies inside a picture of that size; its window; the whole cover"
     width, height = (max(1, round(side*size)) for side in (thing.width, thing.height))
     left, top = round(thing.x*size), round(thing.y*size)
     cutout = ImageOps.mirror(thing.cutout) if thing.mirrored else thing.cutout
@@ -172,7 +174,7 @@ def _photograph(path, size, digest):
     return photograph.resize([round(factor*side) for side in photograph.size], Image.Resampling.LANCZOS)
 
 def _background(path, place, size):
-    "The photograph's square (size, size, 3) at (x, y, side, mirrored): shares of the room there is, and of its shorter side"
+    "The photograph's square (size, size, 3) at (x, y, side, mirrored): shares of the room, and of its shorter side"
     photograph, (x, y, side, mirrored) = _photograph(path, size, file_digest(path)), place
     side = side*min(photograph.size)
     left, top = x*(photograph.width-side), y*(photograph.height-side)
@@ -217,7 +219,7 @@ def _shorter_sides(paths):
         with open_picture(path) as im: yield min(im.size)
 
 class Cutouts(Samples):
-    "Objects cut out of their pictures, over photographs, with exact masks; raises `InputError` for unfit folders and files"
+    "Objects cut out of pictures, over photographs, with exact masks; raises `InputError` for unfit folders and files"
     has_masks = True
     def __init__(self,
         root=PHOTOS,  # folder with `cutouts`, in it a folder per class, and `backgrounds`
@@ -225,7 +227,7 @@ class Cutouts(Samples):
         seed: int = 0,  # of everything random, 0 or more
         split: str = 'train',  # 'train', or 'val': other objects over other backgrounds
         size: int = 128,  # side of a picture, pixels
-        errors: list = None,  # what is wrong with cut-outs, collected, and such ones left out; without, the first is raised
+        errors: list = None,  # what is wrong with cut-outs, collected, these left out; None: the first is raised
     ):
         if split not in ('train', 'val'): raise InputError(unknown('split', split, ('train', 'val')))
         if size < LEAST:
@@ -313,4 +315,5 @@ def arrange_photos(
     for path, name in copies:
         (root/name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, root/name)
-    return f'{root}: {", ".join(f"{name} {len(paths)}" for name, paths in classes.items())}; backgrounds {len(photographs)}'
+    counts = ', '.join(f'{name} {len(paths)}' for name, paths in classes.items())
+    return f'{root}: {counts}; backgrounds {len(photographs)}'

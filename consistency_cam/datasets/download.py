@@ -76,7 +76,9 @@ def _says(answer, url):
     header = answer.headers.get
     rest = re.fullmatch(r'bytes (\d+)-\d+/(\d+|\*)', header('Content-Range') or '') if answer.status == 206 else None
     total = (rest[2] if rest else header('Content-Length')) or ''
-    return int(rest[1]) if rest else 0, dict(url=url, etag=header('ETag'), modified=header('Last-Modified'), total=int(total) if total.isdecimal() else None)
+    total = int(total) if total.isdecimal() else None
+    known = dict(url=url, etag=header('ETag'), modified=header('Last-Modified'), total=total)
+    return int(rest[1]) if rest else 0, known
 
 def _go_on(part, url, size, timeout, bar):
     "Take one answer as far as it goes; whether the file is whole then"
@@ -106,7 +108,8 @@ def digest(
 ) -> str:  # hex digits
     "The checksum of a file"
     h = hashlib.new(kind)
-    with open(path, 'rb') as f, tqdm(total=os.path.getsize(path), desc=f'checking {Path(path).name}', unit='B', unit_scale=True, disable=not progress) as bar:
+    size, title = os.path.getsize(path), f'checking {Path(path).name}'
+    with open(path, 'rb') as f, tqdm(total=size, desc=title, unit='B', unit_scale=True, disable=not progress) as bar:
         while block := f.read(1 << 20): h.update(block); bar.update(len(block))
     return h.hexdigest()
 
@@ -138,8 +141,9 @@ def verify(
 def _hopeless(e):
     "Whether trying again is of no use"
     reason = getattr(e, 'reason', None)
-    return (isinstance(e, HTTPError) and e.code < 500 and e.code not in (408, 416, 425, 429) or isinstance(e, http.client.InvalidURL)
-            or isinstance(reason, (ssl.SSLCertVerificationError, FileNotFoundError, PermissionError, IsADirectoryError)))
+    refused = isinstance(e, HTTPError) and e.code < 500 and e.code not in (408, 416, 425, 429)
+    lasting = ssl.SSLCertVerificationError, FileNotFoundError, PermissionError, IsADirectoryError
+    return refused or isinstance(e, http.client.InvalidURL) or isinstance(reason, lasting)
 
 def _reason(e):
     if isinstance(e, HTTPError): return f'the server says {e.code} {e.reason}'

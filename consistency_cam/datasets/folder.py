@@ -11,7 +11,11 @@ import os, unicodedata, warnings
 from collections import Counter
 from pathlib import Path
 
-from .samples import EXTENSIONS, Files, IdError, InputError, LabelError, MaskError, PictureError, Samples, good_ids, masks_hold, read_mask, refuse
+from ..files.disk import IdError, LabelError, MaskError, PictureError, good_ids, refuse
+from ..files.errors import InputError
+from ..files.images import EXTENSIONS
+from ..files.masks import read_mask
+from .samples import Files, Samples, masks_hold
 from .tables import Labels, clean_name, of_split, read_classes, read_label_table
 
 # %% ../../nbs/datasets/08_folder.ipynb #400860d2
@@ -43,7 +47,7 @@ def plain_ids(
     return plain
 
 def _candidates(name, found, plain):
-    "(id, path) of the pictures that a name may mean: those named exactly so, else so but for accents, spaces and capitals of the extension"
+    "(id, path) of the pictures that a name may mean: of exactly that name, else but for accents, spaces and capitals"
     for key, end in ((name, None), os.path.splitext(name)):
         for ids in ([key]*(key in found), plain.get(plain_name(key), [])):
             pictures = [(id, path) for id in ids for path in found[id]]
@@ -58,7 +62,7 @@ def picture_of(
     place: str = '',  # such as 'labels.csv, line 3', for the message
     plain: dict = None,  # `plain_ids(found)`, where it is made already
 ) -> tuple:  # (id, path)
-    "The one picture of that name; raises `PictureError` where there is none and `IdError` where there are two, or where it is not a name inside the folder"
+    "The one picture of that name; raises `PictureError` for none, `IdError` for two or a name outside the folder"
     pictures = _candidates(name, found, plain_ids(found) if plain is None else plain)
     where = f'{place}: {root}' if place else root
     if not pictures:
@@ -119,9 +123,9 @@ def folder_labels(
         raise LabelError(f'{root}: the folder {unknown[0]!r} is not among the classes {", ".join(classes[:30])}; rename it, or add it to their list')
     rows = [(str(path), '/'.join(p), [name], p[0] if depth else None) for path, p, name in zip(paths, parts, names)]
     splits = dict(Counter(p[0] for p in parts)) if depth else None
-    return Labels(classes, rows, splits, f'{Path(root).name}: a folder for each class, {len(classes)} classes, '
-        + (f'splits {", ".join(f"{k} {v}" for k, v in splits.items())}' if splits
-        else 'no splits: all is trained on, nothing held out'))
+    shown = 'no splits: all is trained on, nothing held out'
+    if splits: shown = f'splits {", ".join(f"{k} {v}" for k, v in splits.items())}'
+    return Labels(classes, rows, splits, f'{Path(root).name}: a folder for each class, {len(classes)} classes, {shown}')
 
 def own_labels(
     root,  # folder of pictures
@@ -183,8 +187,8 @@ class Folder(Files):
         labels_csv='auto',  # table with names of pictures, labels, and perhaps splits; 'auto': as `own_labels` finds it
         masks=None,  # folder of palette PNGs, ID.png each; a picture without one has the mask None
         split: str = None,  # keep the rows of this split
-        classes=None,  # the C class names in their order, or a file of them; without, as `class_order` finds them, else the sorted names in the table
-        errors: list = None,  # what is wrong in the table, collected, and such rows left out; without, the first is raised
+        classes=None,  # the C class names in order, or a file of them; None: as `class_order` finds them, else sorted
+        errors: list = None,  # what is wrong in the table, collected, such rows left out; None: the first is raised
     ):
         found = find_pictures(root); plain = plain_ids(found)
         classes, file, order = class_order(root, masks, classes)
@@ -197,7 +201,9 @@ class Folder(Files):
         rows = [rows[i] for i in good_ids([id for _, id, *_ in rows], [place for place, *_ in rows], errors)]
         _, ids, paths, names = zip(*rows) if rows else [()]*4
         super().__init__(ids, labels.classes, names, paths, self._masks(masks, ids))
-        self.root, self.split, self.reading = Path(root), split, ', '.join(s for s in (labels.reading, f'{front!r} in front of the names left off'*bool(front), order) if s)
+        self.root, self.split = Path(root), split
+        left_off = f'{front!r} in front of the names left off'*bool(front)
+        self.reading = ', '.join(s for s in (labels.reading, left_off, order) if s)
 
     def _labels(self, root, table, classes, file, errors, found):
         "`own_labels`, where errors say which file lists the classes"

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from ..files.errors import InputError, unknown
-from .samples import Files, LabelError, MaskError, PictureError, Samples, good_ids, read_text, refuse
+from ..files.disk import LabelError, MaskError, PictureError, good_ids, read_text, refuse
+from .samples import Files, Samples
 from .folder import EXTENSIONS
 
 # %% ../../nbs/datasets/10_imagenet.ipynb #bc9be0e3
@@ -43,11 +44,14 @@ def class_pictures(
 
 # %% ../../nbs/datasets/10_imagenet.ipynb #f2f3111a
 LAYOUT = '''ImageNet (ILSVRC 2012) is given to those who sign in at https://www.image-net.org/ and is laid out by hand:
-  1. ILSVRC2012_img_train.tar holds 1,000 archives; unpack each, n01440764.tar and so on, into a folder of its name: train/n01440764/
-  2. ILSVRC2012_img_val.tar holds 50,000 pictures without folders; move each into the folder of its class, val/n01440764/
-     (ILSVRC2012_devkit_t12.tar.gz has the class of each, data/ILSVRC2012_validation_ground_truth.txt, numbered as in data/meta.mat)
+  1. ILSVRC2012_img_train.tar holds 1,000 archives; unpack each, n01440764.tar and so on, into a folder of its name:
+     train/n01440764/
+  2. ILSVRC2012_img_val.tar holds 50,000 pictures without folders; move each into the folder of its class,
+     val/n01440764/ (ILSVRC2012_devkit_t12.tar.gz has the class of each,
+     data/ILSVRC2012_validation_ground_truth.txt, numbered as in data/meta.mat)
   3. if you want names for the classes: classes.txt with a line `n01440764 tench, Tinca tinca` a class
-Shards of WebDataset, train/0000.tar and so on with KEY.jpg and KEY.cls, are taken as they are; `consistency-cam verify` looks at them.'''
+Shards of WebDataset, train/0000.tar and so on with KEY.jpg and KEY.cls, are taken as they are;
+`consistency-cam verify` looks at them.'''
 COUNTS = dict(train=(1000, 1_281_167), val=(1000, 50_000))  # class folders and pictures of each split
 
 def missing(
@@ -105,8 +109,8 @@ class ImageNet(Files):
     def __init__(self,
         root,  # folder that holds the splits
         split: str = 'train',  # folder in it that holds the class folders
-        names=None,  # file of `read_class_names`, or {folder: name}: the C classes in their order; without, the split's folders
-        errors: list = None,  # what is wrong, collected, and such classes and pictures left out; without, the first is raised
+        names=None,  # file of `read_class_names`, or {folder: name}: the C classes in order; None: the split's folders
+        errors: list = None,  # what is wrong, collected, such classes and pictures left out; None: the first is raised
     ):
         folder = Path(root)/split
         there = class_folders(folder)
@@ -128,8 +132,8 @@ class ImageNet(Files):
         except InputError as e: refuse(e, errors); return []
 
     def fingerprint(self):
-        return hashlib.sha256(json.dumps([self.ids,
-            self.classes]).encode() + self.labels.targets.numpy().tobytes()).hexdigest()
+        names = json.dumps([self.ids, self.classes]).encode()
+        return hashlib.sha256(names + self.labels.targets.numpy().tobytes()).hexdigest()
 
 # %% ../../nbs/datasets/10_imagenet.ipynb #6d668501
 def _random(samples, i, seed):
@@ -149,7 +153,7 @@ NAMING = dict(random=_random, largest=_largest)  # rule(samples, i, seed) -> mas
 
 # %% ../../nbs/datasets/10_imagenet.ipynb #4416d6cf
 class OneLabel(Samples):
-    "The pictures of `parent` with one of their labels each, without those that have none; raises `LabelError`, and `MaskError` where a rule lacks a mask"
+    "The labelled pictures of `parent`, one label each; raises `LabelError`, and `MaskError` where a rule lacks a mask"
     def __init__(self,
         parent: Samples,  # pictures with all their labels
         rule: str = 'random',  # which label is kept, of `NAMING`: 'random' or 'largest'
@@ -161,7 +165,8 @@ class OneLabel(Samples):
         if len(labelled) < len(parent): parent = parent.subset(labelled)
         named = torch.tensor([NAMING[rule](parent, i, seed) for i in range(len(parent))])
         super().__init__(parent.ids, parent.classes, F.one_hot(named - 1, len(parent.classes)))
-        self.parent, self.full, self.has_masks, self.mask_colours = parent, parent.labels, parent.has_masks, parent.mask_colours
+        self.parent, self.full = parent, parent.labels
+        self.has_masks, self.mask_colours = parent.has_masks, parent.mask_colours
     def image(self, i): return self.parent.image(i)
     def mask(self, i): return self.parent.mask(i)
     def files(self, i): return self.parent.files(i)

@@ -56,7 +56,7 @@ def numbering_error(
     classes: list,  # the C class names
     where: str,  # the folder of the masks
 ) -> InputError:  # or None
-    "What is wrong with the masks as a whole: a `MaskError` where they hold no classes, a `LabelError` where they number them otherwise"
+    "The error of the masks as a whole: `MaskError` for masks without classes, `LabelError` for another numbering"
     pairs = [(set(ids), set(named)) for ids, named in pairs if named]
     ids = sorted(set().union(*(shown for shown, _ in pairs)))
     if ids in ([255], [0, 255]) and len(pairs) > 1:
@@ -78,7 +78,8 @@ def numbering_error(
 
 def _agreement(pairs):
     "1 where masks and labels agree as far as they can, 0 where no more than those of different pictures do"
-    hits, most = (sum(f(*p) for p in pairs) for f in (lambda s, named: len(s & named), lambda s, named: min(len(s), len(named))))
+    hits = sum(len(shown & named) for shown, named in pairs)
+    most = sum(min(len(shown), len(named)) for shown, named in pairs)
     shown, named = (Counter(k for p in pairs for k in p[side]) for side in (0, 1))
     chance = sum(n * named[k] for k, n in shown.items()) / len(pairs)
     return (hits - chance) / max(most - chance, 1)

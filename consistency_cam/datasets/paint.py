@@ -108,7 +108,8 @@ def _vehicle(rng, colour):
     front = rng.uniform(.5, .7)
     wheel = lambda x: [((40, 40, 44), _ellipse(x, .4, .22, .22)), ((176, 176, 180), _ellipse(x, .4, .1, .1))]
     return [
-        (colour, _polygon((-.95, .4), (-.98, -.52), (-.86, -.62), (front, -.62), (front+.2, -.12), (.95, -.02), (1., .4))),
+        (colour, _polygon((-.95, .4), (-.98, -.52), (-.86, -.62), (front, -.62), (front+.2, -.12), (.95, -.02),
+            (1., .4))),
         (_brightness(colour, .78), _rectangle(-.96, .22, .98, .4)),
         *[(glass, _rectangle(x, -.5, x+.28, -.16)) for x in (-.82, -.46, -.1)],
         (glass, _polygon((.26, -.5), (front-.05, -.5), (front+.1, -.16), (.26, -.16))),
@@ -135,7 +136,8 @@ def _eye(radius, x=.8, y=-.44):
 def _cat(rng):
     fur = _brightness((236, 142, 52), rng.uniform(.88, 1.06))
     return [
-        (fur, _polygon((.52, -.58), (.56, -.95), (.8, -.68))), (fur, _polygon((.78, -.7), (1.02, -.95), (1.04, -.55))),  # pointed ears
+        (fur, _polygon((.52, -.58), (.56, -.95), (.8, -.68))),  # pointed ears
+        (fur, _polygon((.78, -.7), (1.02, -.95), (1.04, -.55))),
         (fur, _ellipse(.78, -.44, .3, .27)),
         ((250, 240, 225), _ellipse(.86, -.33, .17, .12)),  # cheeks
         ((90, 50, 30), _polygon((.66, -.69), (.74, -.7), (.71, -.55))),  # stripe
@@ -170,7 +172,7 @@ def _sheep(rng):
     return [
         (face, _ellipse(.56, -.44, .17, .07, .5)),  # ear
         (face, _ellipse(.8, -.38, .24, .28, -.25)),
-        (wool, _ellipse(.66, -.64, .16, .13)), (wool, _ellipse(.82, -.66, .14, .12)), (wool, _ellipse(.56, -.56, .12, .11)),
+        *[(wool, _ellipse(*place)) for place in ((.66, -.64, .16, .13), (.82, -.66, .14, .12), (.56, -.56, .12, .11))],
         *_eye(.05, .8, -.4),
     ]
 
@@ -228,14 +230,14 @@ def _window(thing, size):
     return int(x0), int(y0), int(x1), int(y1)
 
 def _placed(points, thing, tilt):
-    "The outline in picture widths: tilted by so many radians, mirrored where the thing looks to the left, sized and moved"
+    "The outline in picture widths: tilted by so many radians, mirrored where the thing looks left, sized and moved"
     c, s = np.cos(tilt), np.sin(tilt)
     points = np.stack([points[:, 0]*c - points[:, 1]*s, points[:, 0]*s + points[:, 1]*c], 1)
     if thing.flip: points = points*[-1, 1]
     return points*thing.size + [thing.x, thing.y]
 
 def _rasterize(shapes, edge, thing, tilt, size):
-    "Colours (h, w, 3) in 0..255, cover (h, w) in 0..1 and ids (h, w) inside the thing's window; `edge` is the colour around the shapes"
+    "Colours (h, w, 3), 0..255, cover (h, w), 0..1, ids (h, w) in the thing's window; `edge`: the colour around shapes"
     x0, y0, x1, y1 = _window(thing, size)
     large = (x1-x0)*_ENLARGED, (y1-y0)*_ENLARGED
     colours, ids = Image.new('RGB', large, edge), Image.new('L', large, 0)
@@ -276,7 +278,7 @@ def _texture(thing_pattern, ids, coarse, fine):
     return 1 + .16*fine + .1*coarse + (ids == BODY)*HINT*np.clip(thing_pattern*1.5, -1, 1)
 
 def _shading(cover, light, radius):
-    "Factor (h, w), .5..1.45, from the slope of the cover blurred by so many pixels; `light` is the direction (x, y) of the light"
+    "Factor (h, w), .5..1.45, from the slope of the cover blurred by so many pixels; `light`: its direction (x, y)"
     blurred = Image.fromarray((cover*255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(radius))
     slope_y, slope_x = np.gradient(np.asarray(blurred, np.float32)/255)
     return np.clip(1 + 1.6*radius*(slope_x*light[0] + slope_y*light[1]), .5, 1.45)

@@ -96,7 +96,8 @@ class Samples(Dataset):
         "Paths of picture `i` and of its mask (None where there is none); None where pictures are made and not read"
     def __len__(self): return len(self.ids)
     def __repr__(self):
-        return f'{type(self).__name__}: {len(self)} pictures, {len(self.classes)} classes, {"with" if self.has_masks else "no"} masks'
+        masks = 'with masks' if self.has_masks else 'no masks'
+        return f'{type(self).__name__}: {len(self)} pictures, {len(self.classes)} classes, {masks}'
 
     def __getitem__(self, i):
         if not -len(self) <= i < len(self): raise IndexError(f'picture {i} of {len(self)}')
@@ -150,7 +151,8 @@ class Subset(Samples):
         indices,  # positions in it
     ):
         super().__init__([parent.ids[i] for i in indices], parent.classes, parent.labels[list(indices)])
-        self.parent, self.indices, self.has_masks, self.mask_colours, self.reading = parent, list(indices), parent.has_masks, parent.mask_colours, parent.reading
+        self.parent, self.indices, self.reading = parent, list(indices), parent.reading
+        self.has_masks, self.mask_colours = parent.has_masks, parent.mask_colours
     def image(self, i): return self.parent.image(self.indices[i])
     def mask(self, i): return self.parent.mask(self.indices[i])
     def files(self, i): return self.parent.files(self.indices[i])
@@ -191,7 +193,7 @@ def file_digest(
 
 @patch(as_prop=True)
 def decided_by(self: Samples):
-    "What decides pictures and masks that are not read from files of their own, fit for JSON; None: nothing but themselves"
+    "Settings, fit for JSON, that decide pictures and masks which are not read from files of their own; else None"
     return self.parent.decided_by if isinstance(self, Subset) else None
 
 def _of_arrays(samples, get):
@@ -218,8 +220,8 @@ def masks_fingerprint(self: Samples) -> str:  # 64 hex digits; '' where there ar
     if not self.has_masks: return ''
     if self.decided_by is not None: return _of_all(self, self.decided_by)
     if not self.files(0): return _of_all(self, _of_arrays(self, self.mask))
-    return _of_all(self, [self.mask_colours]*bool(self.mask_colours) + [(path := self.files(i)[1]) and file_digest(path)
-        for i in range(len(self))])
+    masks = [self.files(i)[1] for i in range(len(self))]
+    return _of_all(self, [self.mask_colours]*bool(self.mask_colours) + [path and file_digest(path) for path in masks])
 
 
 # %% ../../nbs/datasets/01_samples.ipynb #1e013e9e
@@ -249,7 +251,8 @@ class Files(Samples):
         mask_colours: str = '',  # of RGB masks, as in `read_mask`
     ):
         super().__init__(ids, classes, labels)
-        self.image_paths, self.mask_paths, self.has_masks, self.mask_colours = image_paths, mask_paths, mask_paths is not None, mask_colours
+        self.image_paths, self.mask_paths, self.has_masks = image_paths, mask_paths, mask_paths is not None
+        self.mask_colours = mask_colours
     def files(self, i): return self.image_paths[i], self.mask_paths[i] if self.has_masks else None
     def image(self, i): return read_image(*self.files(i))
     def mask(self, i): return self._mask(i)

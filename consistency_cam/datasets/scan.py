@@ -41,7 +41,7 @@ def look(
     mask=None,  # path of its mask, where it has one
     num_classes: int = None,  # C, the foreground classes a mask may have
     colours: str = '',  # of RGB masks, as in `read_mask`
-) -> dict:  # 'problems': [[name of the error, line]], 'notes': [sentence], 'ids': ids in the mask, or None where they cannot be told
+) -> dict:  # 'problems': [[name of the error, line]], 'notes': [sentence], 'ids': ids in the mask, or None: not known
     "Everything about a picture and its mask that one can know without the labels; never raises an `InputError`"
     found, size = dict(problems=[], notes=[], ids=None), None
     try:
@@ -67,7 +67,7 @@ def mask_ids(
 
 # %% ../../nbs/datasets/14_scan.ipynb #7f5e91ca
 class Record:
-    "What has been found of pictures, kept in a file of JSON lines; raises `InputError` where the file is something else"
+    "What has been found of pictures, kept in a file of JSON lines; raises `InputError` where the file is another one"
     HEAD = dict(record='pictures that consistency-cam verify has looked at', version=2, sides=list(SIDES))
     def __init__(self,
         path=None,  # the file, made where there is none; None: kept in memory only

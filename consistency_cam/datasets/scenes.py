@@ -122,7 +122,7 @@ def scene(
 _SMALLEST = 32
 
 class Scenes(Samples):
-    "Generated pictures of several things each, with exact masks; raises `InputError` for a size below 32 or a negative seed"
+    "Generated pictures of several things, with exact masks; raises `InputError` for a size below 32 or a negative seed"
     has_masks = True
     def __init__(self,
         n: int = 200,  # number of pictures

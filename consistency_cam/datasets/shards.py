@@ -11,7 +11,10 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
-from .samples import ENDS, InputError, LabelError, PictureError, Samples, WriteError, atomic_bytes, file_digest, good_ids, read_image, reading, refuse
+from ..files.disk import LabelError, PictureError, WriteError, atomic_bytes, good_ids, reading, refuse
+from ..files.errors import InputError
+from ..files.images import read_image
+from .samples import ENDS, Samples, file_digest
 from .archives import checked, opened
 from .imagenet import ImageNet, OneHot, class_folders, read_class_names
 
@@ -19,7 +22,7 @@ from .imagenet import ImageNet, OneHot, class_folders, read_class_names
 def shard_splits(
     root,  # folder that holds the splits
 ) -> dict:  # {split: sorted paths of its shards}
-    "The tar files of each split: in a folder of its name that has no folders in it, or named PREFIX-SPLIT-NUMBER.tar or SPLIT-NUMBER.tar"
+    "The tar files of each split: in a folder of its name without folders in it, or named [PREFIX-]SPLIT-NUMBER.tar"
     found = {}
     for path in sorted(Path(root).glob('*/*.tar')): found.setdefault(path.parent.name, []).append(path)
     found = {split: paths for split, paths in found.items() if not any(paths[0].parent.glob('*/'))}
@@ -65,7 +68,8 @@ def index_shard(
     rows, stem = [], Path(path).name.removesuffix('.tar')
     with open(path, 'rb') as f:
         for key, ends in shard_members(path).items():
-            place, picture, named = f'{path}: {key}', next((ends[e] for e in _PICTURES if e in ends), None), next((e for e in ('cls', 'json') if e in ends), None)
+            place, picture = f'{path}: {key}', next((ends[e] for e in _PICTURES if e in ends), None)
+            named = next((e for e in ('cls', 'json') if e in ends), None)
             if picture is None: continue
             if not named:
                 errors.append(LabelError(f'{place}: no class; the shard must hold {key}.cls or {key}.json beside the picture'))
@@ -85,18 +89,20 @@ def make_index(
     errors, rows = [], []
     for n, path in enumerate(paths): rows += [(row[0], n, *row[1:]) for row in index_shard(path, errors)]
     ids, *numbers = zip(*rows) if rows else [()]*5
-    return dict(ids=list(ids), **{k: torch.tensor(v, dtype=torch.int64) for k, v in zip(('shard', 'offset', 'size', 'target'), numbers)}), [*map(str, errors)]
+    found = {k: torch.tensor(v, dtype=torch.int64) for k, v in zip(('shard', 'offset', 'size', 'target'), numbers)}
+    return dict(ids=list(ids), **found), [*map(str, errors)]
 
 # %% ../../nbs/datasets/13_shards.ipynb #97921bc0
 def shard_index(
     paths,  # of the shards, all in one folder
     name: str,  # of the split
 ) -> tuple:  # as of `make_index`
-    "The index of a split, from the file beside its shards where that is of these shards as they are; raises `InputError`"
+    "The index of a split, from the file beside its shards where that is of just these; raises `InputError`"
     file, state = paths[0].parent/f'.{name}.index', json.dumps(_state(paths))
     try:
         with safe_open(file, 'pt') as f:
-            about, found = json.loads(f.get_tensor('about').numpy().tobytes()), {k: f.get_tensor(k) for k in ('shard', 'offset', 'size', 'target')}
+            about = json.loads(f.get_tensor('about').numpy().tobytes())
+            found = {k: f.get_tensor(k) for k in ('shard', 'offset', 'size', 'target')}
             if f.metadata()['state'] == state and {len(about['ids'])} == {len(v) for v in found.values()}:
                 return dict(ids=about['ids'], **found), about['errors']
     except Exception: pass  # there is none, or it is damaged: it is made anew
@@ -117,7 +123,7 @@ class Shards(Samples):
     def __init__(self,
         root,  # folder that holds the splits
         split: str = 'train',  # as in `shard_splits`
-        names=None,  # names of the C classes in the order of their numbers, or a file of `read_class_names`; without, the numbers
+        names=None,  # names of the C classes by number, or a file of `read_class_names`; None: the numbers
         errors: list = None,  # what is wrong, collected, and such pictures left out; without, the first is raised
     ):
         self.root, self.split, splits = Path(root), split, shard_splits(root)

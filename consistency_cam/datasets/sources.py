@@ -43,7 +43,8 @@ def _layouts(place):
         for p in sorted(place.glob(pattern)) if _holds_pictures(p.parent, f'{p.stem}.*')), None)
     if beside: yield beside, dict(data='voc', root=str(place), train='all' if beside.parent == place else 'train')
     for root in (place, place/'COCO2014', place/'COCO2017', place/'coco'):
-        for file in [*sorted((root/'annotations').glob('instances_*.json')), *sorted(root.glob('*/_annotations.coco.json'))][:1]:
+        own, exported = (root/'annotations').glob('instances_*.json'), root.glob('*/_annotations.coco.json')
+        for file in [*sorted(own), *sorted(exported)][:1]:
             yield file, dict(data='coco', root=str(root), train='train')
     if (place/'cutouts').is_dir() and (place/'backgrounds').is_dir():
         yield place/'cutouts', dict(data='cutouts', root=str(place))

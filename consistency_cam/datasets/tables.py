@@ -16,11 +16,14 @@ from itertools import zip_longest
 from pathlib import Path
 
 from ..files.errors import amount
-from .samples import IdError, LabelError, check_classes, good_ids, masks_hold, multi_hot, read_text, refuse
+from ..files.disk import IdError, LabelError, good_ids, read_text, refuse
+from .samples import check_classes, masks_hold, multi_hot
 
 # %% ../../nbs/datasets/02_tables.ipynb #3b240246
-ID_COLUMNS = ('filename file filepath imagefilename imagefile imagepath imagename image imgname imgpath img picturename picture photo path fname imageid imgid id name').split()
-LABEL_COLUMNS = 'labels label tags tag classes class classnames classname labelnames labelname categories category keywords keyword'.split()
+ID_COLUMNS = ('filename file filepath imagefilename imagefile imagepath imagename image imgname imgpath img '
+    'picturename picture photo path fname imageid imgid id name').split()
+LABEL_COLUMNS = ('labels label tags tag classes class classnames classname labelnames labelname '
+    'categories category keywords keyword').split()
 SPLIT_COLUMNS = 'split subset partition isvalid'.split()
 _DELIMITERS = {',': 'commas', ';': "';'", '\t': 'tabs', '|': "'|'"}
 
@@ -45,20 +48,22 @@ def find_columns(
 
 # %% ../../nbs/datasets/02_tables.ipynb #5de95a3e
 def _lines(path, text, delimiter, line=1):
-    "Yield (number of its first line, cells) of the rows that are not blank; raises `LabelError` where a quote swallows lines"
-    reader, before = csv.reader(io.StringIO(text, newline=''), delimiter=delimiter, skipinitialspace=True, strict=True), line
+    "Yield (number of its first line, cells) of each row that is not blank; raises `LabelError` for an open quote"
+    reader = csv.reader(io.StringIO(text, newline=''), delimiter=delimiter, skipinitialspace=True, strict=True)
+    before = line
     swallows = lambda line: LabelError(f'{path}, line {line}: a quote begins here that is not closed in its cell; close it, or take it away')
     try:
         for cells in reader:
             for cell in cells:
-                if ('\n' in cell or '\r' in cell) and any(delimiter in inner for inner in re.split(r'[\r\n]+', cell)[1:]):
+                broken = '\n' in cell or '\r' in cell
+                if broken and any(delimiter in inner for inner in re.split(r'[\r\n]+', cell)[1:]):
                     raise swallows(line)
             if any(c.strip() for c in cells): yield line, [c.strip() for c in cells]
             line = reader.line_num + before
     except csv.Error: raise swallows(line) from None
 
 def _delimiter(first):
-    "What separates the columns of a table's first line: that by which it has most of them, a column of pictures among them"
+    "What separates the columns of a table's first line: the mark that gives most of them, one of pictures among them"
     split = {d: [c.strip() for c in next(csv.reader([first], delimiter=d, skipinitialspace=True), [])]
         for d in _DELIMITERS}
     return max(split, key=lambda d: (len(split[d]) > 1 and bool(find_columns(split[d], ID_COLUMNS)), len(split[d])))
@@ -141,7 +146,7 @@ def read_table(
     columns,  # names of the columns that must be there
     errors: list = None,  # what is wrong with its rows, collected; without, the first is raised
 ) -> list:  # of (line number, {column: text})
-    "The rows of a table with some columns, by their names in small letters; raises `LabelError` where one is missing, or a row has other cells"
+    "The rows of a table, by the columns' names in small letters; raises `LabelError` where a column or a cell is missing"
     table = open_table(path)
     named = {_key(c): c for c in table.columns}
     if lacks := [c for c in columns if _key(c) not in named]:
@@ -240,7 +245,7 @@ def one_hot(
     columns: list,  # one for each class
     rows: list,  # of `whole_rows`
 ) -> list:  # N lists of names
-    "The names of the columns in which a row has a 1 (true, yes, x); raises `LabelError` where a column holds something else"
+    "The names of the columns in which a row has a 1 (true, yes, x); raises `LabelError` where a column holds others"
     text = lambda v: str(v).strip().casefold()
     for place, cells in rows:
         if odd := [c for c in columns if text(cells[c]) not in _YES | _NO]:
@@ -283,7 +288,7 @@ def _mark_of(cells, classes, single):
     return mark, {None: 'one name in each cell', ' ': 'separated by spaces'}.get(mark, f'separated by {mark!r}')
 
 def _names(table, rows, ids, column, classes):
-    "The class names of each row, None where one is absent (confidence 0, as in Open Images), and how they were read; raises `LabelError`"
+    "Class names of each row, None for absent ones (Open Images: confidence 0), and how they were read; raises `LabelError`"
     cells = [(place, listed_names(row[column], place)) for place, row in rows]
     labels = {}
     for _, row in rows: labels.setdefault(row[ids], set()).add(str(row[column]))
@@ -308,7 +313,7 @@ def _split_of(place, cell, column):
     return 'val' if text.casefold() in _YES else 'train'
 
 def _together(rows, errors):
-    "(place, name, class names, split) with the rows of one picture put together, and how many were; raises `LabelError`, `IdError`"
+    "(place, name, class names, split), one per picture, and the count of rows that joined; raises `LabelError`, `IdError`"
     first, seen, several = {}, {}, 0
     for place, id, names, split, cells in rows:
         key, same = unicodedata.normalize('NFC', id), seen.setdefault((id, repr(cells)), place)
@@ -339,7 +344,7 @@ def read_label_table(
     classes=None,  # the C class names in their order; without, the sorted names of the whole file
     errors: list = None,  # what is wrong with its rows, collected; without, the first is raised
 ) -> Labels:
-    "What a table says of its pictures, and how it was read; raises `LabelError` or `IdError` with the file and the line"
+    "Classes, rows and splits of a table, and how it was read; raises `LabelError` or `IdError` with file and line"
     table = open_table(path)
     ids, column, splits = _columns(table)
     others = ([] if column else [c
@@ -347,7 +352,9 @@ def read_label_table(
     rows = whole_rows(table, [c for c in (ids, column, splits, *others) if c], errors)
     if column: names, how = _names(table, rows, ids, column, classes)
     else: names, how = one_hot(table, others, rows), f'labels in {len(others)} columns of 0 and 1'
-    joined, several = _together([(place, _slashes(cells[ids]), found, _split_of(place, cells.get(splits), splits), cells) for (place, cells), found in zip(rows, names)], errors)
+    named = [(place, _slashes(cells[ids]), found, _split_of(place, cells.get(splits), splits), cells)
+        for (place, cells), found in zip(rows, names)]
+    joined, several = _together(named, errors)
     if classes is None: _two_in_one(joined)
     classes = (list(classes) if classes is not None
         else sorted([clean_name(c) for c in others] or {name for _, _, names, _ in joined for name in names}))
@@ -368,9 +375,11 @@ def _slashes(name):
 def _sentence(path, table, ids, how, several, classes, rows, splits, counts):
     "How a table was read, in one line"
     bare = sum(not names for _, _, names, _ in rows)
-    parts = [table.form, f'names of pictures in {ids!r}', how, 'rows of one picture put together'*bool(several), f'{len(classes)} class{"es"*(len(classes) != 1)}',
-             f'{amount(bare, "picture")} without a label, so with none of the classes in {"them" if bare != 1 else "it"}'*bool(bare),
-             f'splits in {splits!r} ({", ".join(f"{k} {v}" for k, v in counts.items())})' if counts else 'no column of splits']
+    them, sizes = 'them' if bare != 1 else 'it', ', '.join(f'{k} {v}' for k, v in counts.items())
+    parts = [table.form, f'names of pictures in {ids!r}', how, 'rows of one picture put together'*bool(several),
+        f'{len(classes)} class{"es"*(len(classes) != 1)}',
+        f'{amount(bare, "picture")} without a label, so with none of the classes in {them}'*bool(bare),
+        f'splits in {splits!r} ({sizes})' if counts else 'no column of splits']
     return f'{Path(path).name}: {", ".join(p for p in parts if p)}'
 
 # %% ../../nbs/datasets/02_tables.ipynb #2be5c6cb
@@ -411,7 +420,8 @@ def read_labels(
     return classes, {id: names for _, id, names in rows}
 
 # %% ../../nbs/datasets/02_tables.ipynb #e484bfc7
-_BACKGROUND, _IGNORED = re.compile('_*background_*', re.IGNORECASE), re.compile('_*(ignored?|void|unlabell?ed)_*', re.IGNORECASE)
+_BACKGROUND = re.compile('_*background_*', re.IGNORECASE)
+_IGNORED = re.compile('_*(ignored?|void|unlabell?ed)_*', re.IGNORECASE)
 
 def _numbered(path, text):
     "(id or None, name) of the entries of a list of classes; raises `LabelError`"

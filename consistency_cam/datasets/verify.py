@@ -35,7 +35,9 @@ class Checked:
     def summary(self) -> str:
         "One line: how much was looked at, and how much of it is wrong"
         kinds = ', '.join(f'{n} {kind}' for kind, n in Counter(kind for kind, _ in self.problems).most_common())
-        return f"{amount(self.pictures, 'picture')}, {amount(self.masks, 'mask')}: {amount(len(self.problems), 'problem') + f' ({kinds})' if kinds else 'no problem'}, {amount(len(self.notes), 'note')}"
+        looked = f"{amount(self.pictures, 'picture')}, {amount(self.masks, 'mask')}"
+        problems = f"{amount(len(self.problems), 'problem')} ({kinds})" if kinds else 'no problem'
+        return f"{looked}: {problems}, {amount(len(self.notes), 'note')}"
 
     def lines(self,
         most: int = None,  # problems to name; None: all, and all notes, each in its line
@@ -73,7 +75,7 @@ def class_counts(
 def slips(
     sets: dict,  # {name of a split: samples}
 ) -> list:  # of notes
-    "Classes of a single picture, and those with less than a twentieth of the pictures of another class of nearly the same name"
+    "Classes of a single picture, and of less than a twentieth of the pictures of another class of nearly the same name"
     notes, counts = [], class_counts({name: s for name, s in sets.items() if torch.is_tensor(s.labels)})[0]
     for c, n in counts.items():
         like = next((o for o in difflib.get_close_matches(c, counts, 4)
@@ -102,7 +104,9 @@ def everywhere(
 ) -> list:  # of notes
     "Classes that stand in every picture"
     counts, _, n = class_counts({name: s for name, s in sets.items() if s.labelled})
-    return [('a class in every picture, so no negatives: nothing shows what does not belong to it; add pictures without it, with no label', c) for c, k in counts.items() if k == n > 1]
+    note = ('a class in every picture, so no negatives: nothing shows what does not belong to it; '
+        'add pictures without it, with no label')
+    return [(note, c) for c, k in counts.items() if k == n > 1]
 
 # %% ../../nbs/datasets/17_verify.ipynb #3a6c1d35
 # lists and texts, which lie beside pictures
@@ -151,7 +155,8 @@ def mask_notes(
     notes = [(f'a class labelled in {n:,} pictures, in no mask', c)
         for (c, k), n in named.items() if n > 2 and k not in shown]
     if len(held) > 1 and 0 not in shown:
-        notes.append(('masks without background, in which every pixel belongs to a class: the mean IoU counts the background as one more class, of IoU 0', held[0][-1]))
+        notes.append(('masks without background, in which every pixel belongs to a class: the mean IoU counts '
+            'the background as one more class, of IoU 0', held[0][-1]))
     return notes
 
 # %% ../../nbs/datasets/17_verify.ipynb #6fe9ac56
@@ -184,8 +189,11 @@ def verify(
     progress: bool = True,  # show the bar
 ) -> Checked:
     "Look at every picture, mask and label; what is wrong is in the result, not raised"
-    begun, problems, notes, bad = time.perf_counter(), [(type(e).__name__, str(e)) for e in errors], overlaps(sets) + slips(sets) + everywhere(sets) + lost_masks(sets), {}
-    job = lambda s, i: (os.fspath((f := s.files(i))[0]), f[1] and os.fspath(f[1]), len(s.classes), s.mask_colours) if s.files(i) else None
+    begun, problems, bad = time.perf_counter(), [(type(e).__name__, str(e)) for e in errors], {}
+    notes = overlaps(sets) + slips(sets) + everywhere(sets) + lost_masks(sets)
+    def job(s, i):
+        if not (files := s.files(i)): return None
+        return os.fspath(files[0]), files[1] and os.fspath(files[1]), len(s.classes), s.mask_colours
     places = [(s, i, job(s, i)) for s in sets.values() for i in range(len(s))]
     scanned = scan([j for _, _, j in places if j], record, workers, progress)
     looked = [(s, i, scanned[j] if j else _made(s, i), (j or [s.ids[i]])[0], j[1] if j else s.ids[i])

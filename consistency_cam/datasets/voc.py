@@ -16,8 +16,12 @@ from xml.etree import ElementTree
 
 from fastcore.basics import patch
 
-from ..files.errors import amount
-from .samples import EXTENSIONS, Files, IdError, InputError, LabelError, MaskError, check_classes, checked_ids, masks_hold, multi_hot, opened, read_ids, read_labels, read_mask, read_text, reading, refuse
+from ..files.errors import InputError, amount
+from .tables import read_labels
+from ..files.disk import IdError, LabelError, MaskError, checked_ids, read_ids, read_text, reading, refuse
+from ..files.images import EXTENSIONS, opened
+from ..files.masks import read_mask
+from .samples import Files, check_classes, masks_hold, multi_hot
 from .tables import clean_name, read_classes
 
 # %% ../../nbs/datasets/06_voc.ipynb #87f043bb
@@ -68,7 +72,7 @@ def read_list(
     path,  # a list in ImageSets
     errors: list = None,  # what is wrong with its lines, collected; without, the first is raised
 ) -> list:  # ids
-    "The ids of a list, without extensions, the folder JPEGImages, and the column of 1 and -1 that lists of single classes have; raises `IdError`"
+    "The ids of a list, without extensions, JPEGImages/ and the 1 and -1 of lists of single classes; raises `IdError`"
     lines = [(n, line.strip()) for n, line in enumerate(read_text(path, IdError).splitlines(), 1) if line.strip()]
     if not lines: raise IdError(f'{path}: no ids in it; write one id per line')
     if all(flags := [re.fullmatch(r'(\S.*?)\s+(-1|0|1)', line) for _, line in lines]):
@@ -122,7 +126,8 @@ def make_train_aug(
 ) -> list:  # the ids; 10,582 with VOC 2012 and SBD
     "Make the augmented list and its masks, all or not yet; raises `InputError`"
     root, sbd, ids = Path(root), Path(sbd), train_aug_ids(root, sbd)
-    own, done, part = set(read_ids(_list(root, 'train'))), root/'SegmentationClassAug', root/'.SegmentationClassAug.part'
+    own = set(read_ids(_list(root, 'train')))
+    done, part = root/'SegmentationClassAug', root/'.SegmentationClassAug.part'
     def make(id):
         if not (part/f'{id}.png').exists(): write_mask(_aug_mask(root, sbd, id, own), part/f'{id}.png')
     if not done.exists():
@@ -149,7 +154,7 @@ def _home(root, split):
     return beside if split == 'test' and not _list(root, split).exists() and _list(beside, split).exists() else root
 
 def voc_folders(
-    root,  # VOC2012, or a folder laid out so, or one whose splits are folders of pictures with their annotations beside them
+    root,  # VOC2012, a folder laid out so, or one whose splits are folders of pictures with annotations beside them
     split: str = 'all',
 ) -> tuple:  # of pictures, of annotations
     "The folders of a split's pictures and annotations"
@@ -165,7 +170,7 @@ def _annotated(folder):
 def voc_splits(
     root,  # VOC2012, or a folder laid out so
 ) -> list:  # names
-    "The splits that have a list, in Main where Segmentation has none, without lists of single classes (cat_train), or a folder of their own; 'all' where there are annotations only"
+    "The splits that have a list (but for lists of single classes, cat_train) or a folder; 'all' for annotations alone"
     for folder in (Path(root)/'ImageSets'/kind for kind in ('Segmentation', 'Main')):
         names = {p.stem for p in folder.glob('*.txt')}
         if names: return sorted(name for name in names if not any(name.endswith(f'_{other}') for other in names))
@@ -175,7 +180,7 @@ def voc_splits(
 
 def split_ids(
     root,  # VOC2012
-    split: str,  # 'train', 'val', 'trainval', 'train_aug', 'test', 'half_train', 'half_val', or any list in ImageSets; 'all': every picture with an annotation, where there is no such list
+    split: str,  # a list in ImageSets, 'train_aug', 'half_train' or 'half_val'; 'all' where there are annotations alone
     sbd=None,  # SBD, for 'train_aug' where the root has no such list
     errors: list = None,  # what is wrong in the list, collected; without, the first is raised
 ) -> list:  # the ids of the split
@@ -264,7 +269,7 @@ def mask_colours(
 def voc_classes(
     root,  # folder in VOC's layout
 ) -> tuple:  # C names; {name: (r, g, b)}; what was decided, in words; '' for VOC's 20
-    "The classes: those of a list, else VOC's 20, else where there are no masks and none of the 20 the sorted names in the annotations; raises `LabelError`"
+    "Classes of a list, else VOC's 20, else (no masks, none of the 20) those of the annotations; raises `LabelError`"
     lists = [(path, read_labelmap(path)) for name in CLASS_LISTS if (path := Path(root)/name).is_file()]
     for path, (classes, *_) in lists[1:]:
         if classes != lists[0][1][0]:
@@ -278,7 +283,8 @@ def voc_classes(
         with suppress(LabelError): names.update(xml_labels(path))  # is named where its picture is used
     if not names or names & {*CLASSES} and (Path(root)/'JPEGImages').is_dir(): return CLASSES, {}, ''
     masks_hold(names)
-    return sorted(names), {}, f'{len(names)} class{"es"*(len(names) != 1)}, the sorted names in the annotations, as none of {", ".join(CLASS_LISTS)} is there'
+    said = f'{len(names)} class{"es"*(len(names) != 1)}, the sorted names in the annotations'
+    return sorted(names), {}, f'{said}, as none of {", ".join(CLASS_LISTS)} is there'
 
 # %% ../../nbs/datasets/06_voc.ipynb #4d89910b
 def _names_of_test(root, ids, labels, mask_paths, errors, classes, colours):
@@ -297,9 +303,9 @@ class VOC(Files):
         root,  # VOC2012: the folder that holds JPEGImages and ImageSets
         split: str = 'train',  # as in `split_ids`
         labels: str = 'auto',  # where image labels come from, as in `voc_labels`
-        masks: bool = True,  # use the masks where there are any: SegmentationClassAug for 'train_aug', else SegmentationClass
+        masks: bool = True,  # use the masks there are, of SegmentationClassAug for 'train_aug', else SegmentationClass
         sbd=None,  # SBD, for 'train_aug' where the root has no such list
-        errors: list = None,  # what is wrong in lists and labels, collected, and such pictures left out; without, the first is raised
+        errors: list = None,  # what is wrong in lists and labels, collected, such pictures left out; None: raised
     ):
         given, root = Path(root), _home(root, split)
         folder, annotations = voc_folders(root, split)
@@ -316,7 +322,8 @@ class VOC(Files):
         drawn = root/('SegmentationClassAug' if split == 'train_aug' else 'SegmentationClass')
         mask_paths = [drawn/f'{id}.png' for id in ids] if _any_masks(drawn, ids, split) else None
         painted = mask_colours(classes, colours)
-        names, said = _names_of_test(root, ids, labels, mask_paths, errors, classes, painted) if split == 'test' else (voc_labels(root, ids, labels, mask_paths, errors, classes, painted, split), '')
+        sources = root, ids, labels, mask_paths, errors, classes, painted
+        names, said = _names_of_test(*sources) if split == 'test' else (voc_labels(*sources, split), '')
         rows = [row for row in zip(ids, names, mask_paths or [None]*len(ids), _pictures(folder, ids))
             if row[1] is not None]
         ids, names, mask_paths, pictures = zip(*rows) if rows else ([], [], [], [])
@@ -324,7 +331,9 @@ class VOC(Files):
         if self.has_masks: _check_colours(self, colours)
         bare = sum(not n for n in names)
         self.root, self.split = root, split
-        self.reading = '; '.join(s for s in (how, said, f'{amount(bare, "picture")} whose annotation has no object, so with none of the classes'*bool(bare and not said)) if s)
+        if bare and not said:
+            said = f'{amount(bare, "picture")} whose annotation has no object, so with none of the classes'
+        self.reading = '; '.join(s for s in (how, said) if s)
 
 def _any_masks(folder, ids, split):
     "Whether masks are there: of a split's pictures where it is 'test', which has none of VOC 2012's"
@@ -344,7 +353,7 @@ def _pictures(folder, ids):
     return [path if path.exists() else found.get(id, [path])[0] for id, path in zip(ids, paths)]
 
 def _check_colours(samples, colours, most=20):
-    "Raise `MaskError` where the palette of a mask gives a class another colour than the list of classes does, or the mask has none"
+    "Raise `MaskError` where a mask has no palette, or one that gives a class another colour than the list of classes"
     for path in [path for path in samples.mask_paths if path.is_file()][:most if colours else 0]:
         with opened(path, MaskError) as im:
             used, shown = [k for _, k in im.getcolors(256)] if im.mode == 'P' else [], im.getpalette('RGB') or []

@@ -14,7 +14,7 @@ from .folding import FoldingConv2d
 
 # %% ../../nbs/fast/03_convolutions.ipynb #eb2b417b
 class DilatedDepthwise(FoldingConv2d):
-    "Depthwise convolution of stride 1 that dilates by taking the grids of every d-th cell apart, (B,C,h,w) to (B,C,h,w)"
+    "Depthwise convolution of stride 1 that dilates on the grids of every d-th cell, (B,C,h,w) to (B,C,h,w)"
     over = nn.Conv2d, FoldingConv2d
 
     @staticmethod
@@ -38,7 +38,7 @@ class DilatedDepthwise(FoldingConv2d):
 
 # %% ../../nbs/fast/03_convolutions.ipynb #af802f45
 class AtrousConv(Kernel, nn.Conv2d):
-    "3x3 convolution with taps `rate` cells apart, (B,c,h,w) to (B,c',h,w), that skips taps which meet nothing but padding"
+    "3x3 convolution with taps `rate` cells apart, (B,c,h,w) to (B,c',h,w), without taps that meet only padding"
     over = nn.Conv2d,
 
     def __init__(self,

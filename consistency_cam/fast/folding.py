@@ -58,7 +58,7 @@ def _can_fold(m):
 def _is_norm(m): return type(m) in (nn.BatchNorm2d, BatchNormAct2d) or isinstance(m, _Norm)
 
 def _sources(module, run):
-    "What a run shows: [(name of a norm, the norm, (name, convolution, its output) or None)], and the ids of what was returned"
+    "What a run shows: [(name of a norm, the norm, (name, convolution, its output) or None)], ids of its results"
     given, pairs, hooks = {}, [], []
     for name, m in module.named_modules():
         give = lambda m, _, y, name=name: given.update({id(y): (name, m, y)})
@@ -72,7 +72,7 @@ def _sources(module, run):
 
 def fold(
     module: nn.Module,
-    run,  # function without arguments that takes something through the module; what it returns is read as it is, and so not folded into
+    run,  # function without arguments that takes something through the module; what it returns is not folded into
 ) -> nn.Module:
     "Let held batch norms of the module be computed by the convolutions in front of them; weights and names stay"
     pairs, read = _sources(module, run)

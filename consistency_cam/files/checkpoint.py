@@ -65,7 +65,8 @@ def read_metrics(
     try: records = [json.loads(l) for l in Path(path).read_bytes().split(b'\n')[:-1]]
     except (ValueError, RecursionError) as e:
         raise CheckpointError(f'{path}: not a record a line ({e}); remove it and its folder, and run the stage again') from None
-    if not all(isinstance(r, dict) and 'step' in r and all(isinstance(v, (int, float)) for v in r.values()) for r in records):
+    def is_record(r): return isinstance(r, dict) and 'step' in r and {*map(type, r.values())} <= {int, float, bool}
+    if not all(map(is_record, records)):
         raise CheckpointError(f'{path}: no records of steps and losses; it was changed, or another version wrote it')
     return records
 
@@ -96,7 +97,7 @@ def save_state(
 def read_tensors(
     path: str|Path,  # a .safetensors file
 ) -> tuple:  # {name: tensor}, {name: text}
-    "What a file holds; read as bytes, since an interrupt while `safe_open` reads a tensor would look like a damaged file"
+    "What a file holds; read as bytes: an interrupt while `safe_open` reads would look like a damaged file"
     content = Path(path).read_bytes()
     return load(content), json.loads(content[8:8 + int.from_bytes(content[:8], 'little')]).get('__metadata__', {})
 
@@ -183,11 +184,12 @@ class StageFolder:
         config: dict,  # the settings that decide the result
         inputs: str = '',  # fingerprint of the data and of the stage before
         force: bool = False,  # start over where the folder was made with other settings
-        data: dict|None = None,  # {what it is made from: fingerprint}, compared with what is on record; '' is not known now
-        again: bool = False,  # it is quickly made: not refused but made again where it was made from something else, or from what is not on record
+        data: dict|None = None,  # {what it is made from: fingerprint}, compared with the record; '': not known now
+        again: bool = False,  # quickly made: made again, not refused, where its sources are others, or not on record
         as_now=dict,  # the config of a record that an older version may have written -> as this version writes it
     ):
-        self.folder, self.config, self.inputs, self.force, self.again, self.as_now = Path(folder), _as_json(config), inputs, force, again, as_now
+        self.folder, self.config, self.inputs = Path(folder), _as_json(config), inputs
+        self.force, self.again, self.as_now = force, again, as_now
         self.about, self.data = self.folder/'stage.json', {k: v for k, v in (data or {}).items() if v}
         known = read_stage(self.about)
         self.outdated = self._difference(known)
@@ -202,19 +204,19 @@ class StageFolder:
         if changed := [f'{k}={old.get(k)!r} (now {new.get(k)!r})' for k in {**old, **new} if old.get(k) != new.get(k)]:
             return f"made with {', '.join(changed[:4])}"
         if other := [k for k, v in self.data.items() if held.get(k, None if self.again else v) != v]:
-            return (f"made from other {other[0]}" if other[0] in held
-                else f'made from {other[0]} of which nothing is on record')
+            if other[0] in held: return f'made from other {other[0]}'
+            return f'made from {other[0]} of which nothing is on record'
         return '' if known['inputs'] == self.inputs else 'made from other inputs (data or an earlier stage changed)'
 
     def _write(self, **more):
-        write_json(self.about, dict(config=self.config, inputs=self.inputs,
-            **({'data': self.data} if self.data else {}), **more))
+        data = {'data': self.data} if self.data else {}
+        write_json(self.about, dict(config=self.config, inputs=self.inputs, **data, **more))
 
     @property
     def done(self): return self.result is not None
     @contextmanager
     def work(self):
-        "Within the block the folder belongs to this process (and those it trains with); raises `CheckpointError` where another one works in it"
+        "Within the block the folder belongs to this process (and its fellows); raises `CheckpointError` where it cannot"
         if not is_main(): yield self; return
         with writing(self.folder): self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder/'.lock'):
@@ -304,8 +306,8 @@ def locked(
 @contextmanager
 def interrupted_by_sigterm():
     "Within the block SIGTERM raises `KeyboardInterrupt` in this process, where nobody else listens to it"
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield; return
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL: yield; return
     ours = os.getpid()
     def interrupt(number, frame):
         if os.getpid() == ours: raise KeyboardInterrupt

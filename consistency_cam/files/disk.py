@@ -35,9 +35,13 @@ def refuse(
 
 # %% ../../nbs/files/03_disk.ipynb #3638da75
 _OTHER_KINDS = {  # how the content of a file begins that Pillow does not know, and what it is
-    rb'II\*\0|MM\0\*|II\+\0|MM\0\+': 'a TIFF of a kind that Pillow does not read (such as several bands of 16 bits, or a raw photograph)',
-    rb'.{4}ftyp(hei|hev|mif|msf)': 'a HEIC picture, which Pillow does not read', rb'.{4}ftypcrx|FUJIFILM|IIRO|IIU\0': 'a raw photograph',
-    rb'\xff\x0a|\0\0\0\x0cJXL ': 'a JPEG XL picture, which Pillow does not read', rb'%PDF': 'a PDF', rb'\s*<(svg|\?xml)': 'drawn lines (SVG or XML), not pixels',
+    rb'II\*\0|MM\0\*|II\+\0|MM\0\+':
+        'a TIFF of a kind that Pillow does not read (such as several bands of 16 bits, or a raw photograph)',
+    rb'.{4}ftyp(hei|hev|mif|msf)': 'a HEIC picture, which Pillow does not read',
+    rb'.{4}ftypcrx|FUJIFILM|IIRO|IIU\0': 'a raw photograph',
+    rb'\xff\x0a|\0\0\0\x0cJXL ': 'a JPEG XL picture, which Pillow does not read',
+    rb'%PDF': 'a PDF',
+    rb'\s*<(svg|\?xml)': 'drawn lines (SVG or XML), not pixels',
     rb'.{4}ftyp(?!avi)|RIFF.{4}AVI|\x1aE\xdf\xa3': 'a film'}
 
 def _kind(path):
@@ -46,8 +50,8 @@ def _kind(path):
     with open(path, 'rb') as f: begin = f.read(64)
     if not begin: return 'an empty file; replace it, or leave it out'
     kind = next((kind for pattern, kind in _OTHER_KINDS.items() if re.match(pattern, begin, re.DOTALL)), None)
-    return (f'{kind}; save it as an 8-bit RGB picture, or leave it out' if kind
-        else 'not a picture; replace the file, or leave it out')
+    if not kind: return 'not a picture; replace the file, or leave it out'
+    return f'{kind}; save it as an 8-bit RGB picture, or leave it out'
 
 @contextmanager
 def reading(
@@ -126,7 +130,7 @@ def take_lock(
     file,  # an open file, or its descriptor
     wait: bool = False,  # for whoever holds it
 ) -> bool:  # whether it is locked
-    "Lock an open file for this process, or warn where there are no locks; raises `BlockingIOError` where another holds it"
+    "Lock an open file for this process, or warn where there are no locks; raises `BlockingIOError` where it is held"
     try:
         if fcntl is None: raise OSError(errno.ENOSYS, 'no locks')
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -175,8 +179,8 @@ def checked_ids(
     return [ids[i] for i in good_ids(ids, where, errors)]
 
 # %% ../../nbs/files/03_disk.ipynb #1e6ae7bf
-_BOMS = {b'\xef\xbb\xbf': 'utf-8-sig', b'\xff\xfe\0\0': 'utf-32', b'\0\0\xfe\xff': 'utf-32', b'\xff\xfe': 'utf-16',
-    b'\xfe\xff': 'utf-16'}
+_BOMS = {b'\xef\xbb\xbf': 'utf-8-sig', b'\xff\xfe\0\0': 'utf-32', b'\0\0\xfe\xff': 'utf-32',
+    b'\xff\xfe': 'utf-16', b'\xfe\xff': 'utf-16'}
 
 def read_text(
     path,  # a text file

@@ -13,7 +13,8 @@ from pathlib import Path
 # %% ../../nbs/files/01_errors.ipynb #b1482c6c
 class InputError(ValueError):
     "What was found, where, and what to do about it, in one line"
-    def __init__(self, text=''):  # from a loader's process an error comes as a page with its traceback; the line is at its end
+    def __init__(self, text=''):
+        # from a loader's process an error comes as a page with its traceback; the line is at its end
         page = re.match(r'Caught \w+ in DataLoader worker.*\n[\w.]+Error: (.*)', str(text), re.DOTALL)
         super().__init__(page[1].strip() if page else text)
 
@@ -102,8 +103,9 @@ def not_a_run(
     if around and folder.exists(): why = f'it is in the run {around.name}; name that folder'
     elif folder.is_file(): why = "it is a file; name the folder of a run"
     elif not folder.exists():
-        why = ('there is no such folder; '
-            + (f'did you mean {meant}?' if (meant := near_place(folder)) else 'make one with `consistency-cam run`'))
+        meant = near_place(folder)
+        todo = f'did you mean {meant}?' if meant else 'make one with `consistency-cam run`'
+        why = f'there is no such folder; {todo}'
     elif runs := runs_in(folder):
         why = f"it holds {len(runs)} of them, {listing(r.name for r in runs)}; name one, as {runs[0]}"
     else: why = 'make one with `consistency-cam run`'

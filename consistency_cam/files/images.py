@@ -43,7 +43,8 @@ def open_picture(
             raise PictureError(f'{path}: {im.height} x {im.width} pixels (H x W); sides may be {SIDES[0]} to {SIDES[1]:,}; scale the picture, or leave it out')
         yield im
 
-_COMMON, _NO_PICTURES = '.jpg .jpeg .png .bmp .webp .tif .tiff .gif .ppm'.split(), {'BUFR', 'EPS', 'GRIB', 'HDF5', 'MPEG', 'WMF'}
+_COMMON = '.jpg .jpeg .png .bmp .webp .tif .tiff .gif .ppm'.split()
+_NO_PICTURES = {'BUFR', 'EPS', 'GRIB', 'HDF5', 'MPEG', 'WMF'}
 
 def _extensions():
     "The extensions of all kinds of pictures that this Pillow reads, the common ones first"
@@ -55,7 +56,7 @@ EXTENSIONS = _extensions()
 
 # %% ../../nbs/files/04_images.ipynb #4006f5e9
 def _lies(im, mask):
-    "Whether the pixels stay as they lie in the file although EXIF lays the picture on its other side: only so they fit the mask"
+    "Whether the pixels fit the mask only as they lie in the file, although EXIF lays the picture on its other side"
     if mask is None or im.width == im.height or im.getexif().get(0x0112) not in (5, 6, 7, 8): return False
     with opened(mask, MaskError) as m: return m.size == im.size
 
@@ -63,7 +64,7 @@ def to_rgb(
     im,  # Pillow image of `open_picture`
     mask=None,  # path of its mask, where it has one
 ) -> Image.Image:  # RGB, 8 bits a channel
-    "The picture upright, by its EXIF orientation and its mask; raises `MaskError` where it needs the mask and cannot read it"
+    "The picture upright, by its EXIF orientation and its mask; raises `MaskError` where a mask it needs cannot be read"
     im.info.pop('transparency', None)
     return (im if _lies(im, mask) else ImageOps.exif_transpose(im)).convert('RGB')
 
@@ -71,7 +72,7 @@ def read_image(
     path,  # a picture in any format that Pillow reads, 8 bits a channel
     mask=None,  # path of its mask, where it has one
 ) -> torch.Tensor:  # uint8 (3, H, W), RGB
-    "The picture, upright as its EXIF orientation says, or as it lies where only that fits its mask; raises `PictureError`"
+    "The picture, upright by its EXIF orientation, or as it lies where only that fits its mask; raises `PictureError`"
     with open_picture(path) as im: return torch.from_numpy(np.array(to_rgb(im, mask))).permute(2, 0, 1).contiguous()
 
 # %% ../../nbs/files/04_images.ipynb #3ef76f28

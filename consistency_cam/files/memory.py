@@ -30,7 +30,7 @@ def _set(change):
 
 @contextmanager
 def reused_memory():
-    "Within the block, memory that is freed stays with the process and is used again; also a decorator. Blocks may lie in one another"
+    "Within the block, freed memory stays with the process and is used again; also a decorator; blocks may nest"
     _set(1)
     try: yield
     finally: _set(-1)

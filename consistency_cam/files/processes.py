@@ -24,7 +24,7 @@ def cores() -> int:
 
 # %% ../../nbs/files/02_processes.ipynb #b7a10c0a
 def _begin():
-    "In a process of the pool: one thread for the work, and an end together with the process it works for, however that ends"
+    "Begin a process of the pool: one thread for the work, and an end together with the process it works for"
     torch.set_num_threads(1)
     Thread(target=lambda: (wait([parent_process().sentinel]), os._exit(1)), daemon=True).start()
 
@@ -43,12 +43,13 @@ def in_processes(
     jobs,  # iterable of (name of the job, tuple of arguments for `function`)
     workers: int|None = None,  # processes; 0: in this one; None: one per core
     ahead: int = 3,  # jobs per process that are under way
-    ended=_was_ended,  # from the names of the jobs under way to the error to raise where a process is ended from outside
+    ended=_was_ended,  # names of the jobs under way -> the error to raise where a process is ended from outside
 ):
     "Yield (name, function that returns the result), in the order of the jobs; raises the error of `ended`"
     if workers is None: workers = cores()
     if not workers: yield from ((name, partial(function, *arguments)) for name, arguments in jobs); return
-    pool, waiting = ProcessPoolExecutor(workers, get_context('fork' if sys.platform == 'linux' else None), _begin), deque()
+    context = get_context('fork' if sys.platform == 'linux' else None)
+    pool, waiting = ProcessPoolExecutor(workers, context, _begin), deque()
     try:
         for name, arguments in jobs:
             waiting.append((name, pool.submit(function, *arguments)))

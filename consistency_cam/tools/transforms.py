@@ -128,7 +128,7 @@ class Augmented(Dataset):
 
 # %% ../../nbs/tools/03_transforms.ipynb #ffe3eb09
 class Batches(Sampler):
-    "Batches of `(epoch, index)` for the steps from `start` on: a permutation an epoch, what is left over at its end dropped"
+    "Batches of `(epoch, index)` for the steps from `start` on: one permutation per epoch, the remainder dropped"
     def __init__(self,
         n: int,  # pictures
         batch_size: int,  # pictures a step, all processes together
@@ -142,7 +142,8 @@ class Batches(Sampler):
             raise InputError(f'{n} pictures do not fill a batch of {batch_size}; take a smaller batch or more pictures')
         if batch_size % world:
             raise InputError(f'a batch of {batch_size} does not divide among {world} processes; take a multiple of {world}')
-        self.n, self.batch_size, self.steps, self.seed, self.start, self.rank, self.world = n, batch_size, steps, seed, start, rank, world
+        self.n, self.batch_size, self.steps, self.seed = n, batch_size, steps, seed
+        self.start, self.rank, self.world = start, rank, world
 
     def __len__(self): return max(0, self.steps - self.start)
 
