@@ -28,7 +28,7 @@ def _cut(x, size, stride):
 class AffinityNet(nn.Module):
     "Features of every cell whose distance says whether two cells belong together (psa)"
     def __init__(self,
-        net: CAMNet,  # its backbone becomes part of this network: stem, first stage, batch norm and classifier are frozen
+        net: CAMNet,  # its backbone becomes part of this network; stem, first stage, batch norm, classifier frozen
         widths: tuple = (64, 128, 256),  # channels from each of the last three maps
     ):
         super().__init__()

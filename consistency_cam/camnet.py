@@ -67,7 +67,7 @@ def make_backbone(
 
 # %% ../nbs/02_camnet.ipynb #06350807
 def _as_map(final, like, channels_last):
-    "A backbone's last word as a map (B,c,h,w), where it may be tokens, behind some that stand for no place, or have its channels last"
+    "A backbone's last output as a map (B,c,h,w); it may be tokens, prefix tokens first, or have its channels last"
     if not torch.is_tensor(final): raise TypeError('its classifier reads no map')
     if final.ndim == 3:
         return final[:, -like[0].numel() // like.shape[1]:].transpose(1, 2).unflatten(2, like.shape[-2:]).contiguous()
@@ -79,7 +79,7 @@ class BackboneNet(nn.Module):
         backbone: str,  # timm name
         output_stride: int,  # pixels a cell of the last map
         pretrained: bool|str|Path,  # weights: True (installed package, else hub), a file, or False for random
-        classifier_layer: bool = True,  # keep the layer behind the last block that some backbones have for their classifier
+        classifier_layer: bool = True,  # keep the layer that some backbones have between last block and classifier
     ):
         super().__init__()
         if not isinstance(output_stride, int) or output_stride < 1:
@@ -92,8 +92,8 @@ class BackboneNet(nn.Module):
         if not classifier_layer: self.backbone.prune_intermediate_layers(prune_norm=True)
         if pretrained: load_backbone(self.backbone, backbone, pretrained, known)
         self._channels_last = getattr(self.backbone, 'output_fmt', 'NCHW') == 'NHWC'
-        self._options = (dict(norm=True)
-            if getattr(self.backbone, 'dynamic_img_size', False) and not self._channels_last else {})
+        vit = getattr(self.backbone, 'dynamic_img_size', False) and not self._channels_last
+        self._options = dict(norm=True) if vit else {}
         self.channels, self.strides = self._measure()
         self.stride = self.strides[-1]
         self._try_sizes()
@@ -145,7 +145,8 @@ def _measure(self: BackboneNet):
 
 def _misfit(net, size):
     "What is wrong with the maps of a picture (H,W), in words; None where they are the grids that the strides promise"
-    name, wanted = f'a picture of {size[0]}x{size[1]} pixels', [(1, c, *cells(size, s)) for c, s in zip(net.channels, net.strides)]
+    name = f'a picture of {size[0]}x{size[1]} pixels'
+    wanted = [(1, c, *cells(size, s)) for c, s in zip(net.channels, net.strides)]
     try: found = [tuple(m.shape) for m in net.features(torch.zeros(1, 3, *size))]
     except Exception as e: return f"{name} does not go through timm's network ({_first_line(e)})"
     return next((f'of {name} it makes a map of {"x".join(map(str, f[2:]))} cells where stride {s} wants {w[2]}x{w[3]}'
@@ -158,21 +159,21 @@ def _try_sizes(self: BackboneNet):
     training, s = self.training, self.stride
     self.eval()
     for self.grows in (False, True):
-        reason = next(filter(None, (_misfit(self, size)
-            for size in ((s, 2 * s), (3 * s + 1, 2 * s - 1), (s // 2 + 3, 2 * s + s // 2 - 1)))), None)
+        sizes = (s, 2 * s), (3 * s + 1, 2 * s - 1), (s // 2 + 3, 2 * s + s // 2 - 1)
+        reason = next(filter(None, (_misfit(self, size) for size in sizes)), None)
         if not reason: break
     else: raise _unusable(self.backbone_name, reason)
     self.train(training)
 
 # %% ../nbs/02_camnet.ipynb #72c5818c
 class CAMNet(BackboneNet):
-    "A multi-label classifier that classifies every cell, then pools: its output map is the CAM (Sections 3.1, 3.2); raises `InputError`, `WeightsError`"
+    "Classifier of every cell, pooled; its output is the CAM (Sections 3.1, 3.2); raises `InputError`, `WeightsError`"
     def __init__(self,
         backbone: str = 'tf_efficientnet_lite0',  # timm name
         num_classes: int = 20,  # C, foreground classes
         pool: str = 'gap',  # 'gap', 'noisy_or', 'max' or 'lse'
         output_stride: int = 16,  # pixels a CAM cell, 8, 16 or 32 where the backbone takes it; the patch of a ViT
-        pretrained: bool|str|Path = True,  # ImageNet weights: True (installed package, else hub), a file, or False for random
+        pretrained: bool|str|Path = True,  # ImageNet weights: True (a package, else the hub), a file, or False: random
         bias: float|None = None,  # start of the classifier's bias; None: no bias
     ):
         if pool not in POOLINGS: raise InputError(unknown('pooling', pool, POOLINGS))
@@ -193,7 +194,7 @@ class CAMNet(BackboneNet):
 
     def evidence(self,
         x: torch.Tensor,  # (B,3,H,W) normalised pictures
-    ) -> tuple:  # evidence (B,C,h,w), zero or more, or (B,1+C,h,w) with a background's map, 0 to 1, in front; class logits (B,C)
+    ) -> tuple:  # evidence (B,C,h,w) >= 0, or (B,1+C,h,w) with a background's map, 0..1, in front; class logits (B,C)
         "What inference reads; a network that refines its maps, or leaves one of the background, says so here"
         cams = self.cams(x).float()
         return evidence(cams, self.pool), POOLINGS[self.pool](cams)
@@ -258,8 +259,8 @@ def compiling():
     "Within the block, what torch cannot compile is an `InputError` of one line"
     try: yield
     except Exception as e:
-        if not any(c.__name__ == 'TorchDynamoException' or c.__module__.startswith('torch._inductor') for c in type(e).__mro__):
-            raise
+        def is_torchs(c): return c.__name__ == 'TorchDynamoException' or c.__module__.startswith('torch._inductor')
+        if not any(map(is_torchs, type(e).__mro__)): raise
         raise _cannot_compile(e) from e
 
 def try_compiler(

@@ -36,8 +36,9 @@ def _colours_first(x):
     "The picture (3,H,W); raises `PictureError`"
     places = [k for k in (0, 2) if x.ndim == 3 and x.shape[k] == 3]
     if len(places) == 1 and x.numel(): return x if places == [0] else x.permute(2, 0, 1)
-    what = ('a batch' if x.ndim == 4 else 'either order' if len(places) == 2 else 'a grey picture'
-        if x.ndim == 2 or 1 in x.shape else 'no RGB picture')
+    grey = x.ndim == 2 or 1 in x.shape
+    what = ('a batch' if x.ndim == 4 else 'either order' if len(places) == 2
+        else 'a grey picture' if grey else 'no RGB picture')
     raise PictureError(f'the picture is {tuple(x.shape)}, {what}; give one RGB picture, (3,H,W) or (H,W,3)')
 
 def as_picture(
@@ -130,8 +131,8 @@ def scaled_evidence(
 # %% ../nbs/03_cams.ipynb #c268eda0
 def _batch(images):
     "Pictures of one size, uint8 (B,3,H,W); raises `PictureError`"
-    if torch.is_tensor(images) and images.dtype == torch.uint8 and images.ndim == 4 and images.shape[1] == 3 != images.shape[3] and images.numel():
-        return images
+    if torch.is_tensor(images) and images.dtype == torch.uint8 and images.ndim == 4:
+        if images.shape[1] == 3 != images.shape[3] and images.numel(): return images
     if not isinstance(images, (torch.Tensor, np.ndarray, list, tuple)) or not len(images):
         raise PictureError('no pictures; give at least one')
     images = [as_picture(x) for x in images]
@@ -191,7 +192,7 @@ def infer(
     net: CAMNet,
     samples: Samples,
     indices: list|None = None,  # which of them; None: all
-    use_labels: bool = True,  # keep the given labels' maps; else, and where the samples have none, the classes predicted above .5
+    use_labels: bool = True,  # keep the given labels' maps; else, and where there are none, classes predicted above .5
     scales: tuple = (.5, 1., 1.5, 2.),  # of the picture's sides
     flip: bool = True,  # add the mirror image's evidence
     stride: int = 1,  # pixels a cell of the result
@@ -236,7 +237,8 @@ class CamStore:
         self.folder = Path(folder); about = self.folder/'store.json'
         if about.exists():
             known = read_json(about, 'classes', 'stride'); self.classes, self.stride = known['classes'], known['stride']
-            if not (isinstance(self.classes, list) and all(isinstance(c, str) for c in self.classes) and type(self.stride) is int and self.stride > 0):
+            named = isinstance(self.classes, list) and all(isinstance(c, str) for c in self.classes)
+            if not named or type(self.stride) is not int or self.stride <= 0:
                 raise StoreError(f'{about}: no names of classes and a stride; remove the folder and infer again')
             if classes is not None and list(classes) != self.classes:
                 raise StoreError(f'{about}: made for other classes ({len(self.classes)}: {", ".join(self.classes[:4])}, …); use another folder')

@@ -54,7 +54,7 @@ def alpha_at(
 def view_names(
     views: tuple,  # of a task
 ) -> list:
-    "A name for each view's losses, a number behind that of a second one; raises `InputError` where two losses would have one name"
+    "A name for each view's losses, a second one numbered; raises `InputError` where two losses would have one name"
     names, seen = [], Counter()
     for v in views:
         seen[v.name] += 1
@@ -68,7 +68,7 @@ def with_terms(
     net: CAMNet,
     terms: list,  # a method's further losses: modules or functions
 ) -> CAMNet:
-    "The network with those of the terms inside that are modules, as `net.terms`; raises `InputError` where one of them holds a part of the network"
+    "The network, modules among the terms in `net.terms`; raises `InputError` where one holds part of the network"
     own, modules = {*net.parameters()}, [t for t in terms if isinstance(t, nn.Module)]
     if double := next((t for t in modules if own & {*t.parameters()}), None):
         raise InputError(f'term {type(double).__name__}: it holds a part of the network, which would be in it twice; write it as a function of the network')
@@ -93,7 +93,8 @@ class ConsistencyTask(nn.Module):
         super().__init__()
         if frugal and terms:
             raise InputError('frugal: a term sees all views at once, so their graphs cannot be held one at a time; leave the terms out, or frugal')
-        self.net, self.views, self.total, self.alpha, self.ramp, self.seed = with_terms(net, terms), tuple(views), total, alpha, ramp, seed
+        self.net, self.views = with_terms(net, terms), tuple(views)
+        self.total, self.alpha, self.ramp, self.seed = total, alpha, ramp, seed
         self.fixed_bn_views, self.share, self.frugal, self.cls, self.loss_scale = fixed_bn_views, share, frugal, cls, 1.
         self.names, self.terms = view_names(self.views), tuple(terms)
 
@@ -225,7 +226,7 @@ def _misfit(option, value):
 def settings(self: Method,
     given: dict,  # {name: value} of some of its options
 ) -> SimpleNamespace:
-    "A value for each of the method's options; raises `InputError` on an unknown one and on a value outside of its limits"
+    "A value for each of the method's options; raises `InputError` on an unknown one or a value outside its limits"
     for k, v in given.items():
         if k not in self.options:
             known = '; '.join(f'{n}={o.default}, {o.meaning}' for n, o in self.options.items())
@@ -241,5 +242,5 @@ register(Method('cam', 'plain CAM'))
 register(Method('puzzle-cam', 'Puzzle-CAM', lambda options, r: [Tiles(2)]))
 register(Method('multi-resolution', 'multi-resolution tiles', lambda options, r: [Tiles(r.classify.tiles)]))
 register(Method('transformations', '2x2 tiles + transformations', lambda options, r: [Tiles(2), *_transformations(r)]))
-register(Method('consistency-cam', 'Consistency-CAM', lambda options,
-    r: [Tiles(r.classify.tiles), *_transformations(r)]));
+register(Method('consistency-cam', 'Consistency-CAM',
+    lambda options, r: [Tiles(r.classify.tiles), *_transformations(r)]));

@@ -30,8 +30,7 @@ class CRFSetting:
     bilateral_rgb: float = 13.  # theta 3: difference of colour it bears, of 255
     bilateral: float = 10.  # w2: its weight
     steps: int = 10  # of mean field
-    # longer side, pixels, of the smaller copy on which it works where a picture is larger; 0: on the picture itself
-    side: int = 0
+    side: int = 0  # longer side, pixels, of the copy on which it works where a picture is larger; 0: the picture itself
 
 # %% ../nbs/08_crf.ipynb #6f62e360
 def mean_field(
@@ -81,7 +80,7 @@ def dense_crf(
     image: torch.Tensor,  # (3,H,W) uint8 picture
     probs: torch.Tensor,  # (K,H,W) probabilities of K classes, background among them; sum 1 at every pixel
     setting: CRFSetting = SOFTMAX_CRF,
-    present: list|None = None,  # places 0..K-1 of the classes that can be in the picture; None: those with any probability
+    present: list|None = None,  # places 0..K-1 of the classes that can be in it; None: those with any probability
 ) -> torch.Tensor:  # (K,H,W) float32, on the device of `probs`; zeros for the classes left out
     "Probabilities that follow the picture's edges (Krähenbühl and Koltun 2011); raises `CRFError`"
     image, probs = _checked(image, probs)

@@ -41,7 +41,7 @@ def conv_norm(
 
 # %% ../nbs/13_deeplab.ipynb #fedf9134
 class ImagePooling(nn.Module):
-    "The mean of the map, through a 1x1 layer, at every cell: (B,c,h,w) to (B,c',h,w); raises `InputError` on a training batch of one"
+    "The map's mean, through a 1x1 layer, at every cell: (B,c,h,w) to (B,c',h,w); raises `InputError` on one picture"
     def __init__(self,
         channels: int,  # c
         out_channels: int,  # c'
@@ -72,12 +72,12 @@ class ASPP(nn.Module):
 
 # %% ../nbs/13_deeplab.ipynb #b07986f6
 class Segmenter(BackboneNet):
-    "A backbone's maps in, a logit for each class and pixel out: what `DeepLabV3` and `DeepLabV3Plus` share; raises `InputError`, `WeightsError`"
+    "A logit for each class and pixel: what `DeepLabV3` and `DeepLabV3Plus` share; raises `InputError`, `WeightsError`"
     def __init__(self,
         backbone: str,  # timm name
         num_classes: int,  # K, background among them (VOC: 21)
         output_stride: int,  # pixels a cell of the last map
-        pretrained: bool|str|Path,  # backbone weights: True (installed package, else hub), a file, or False for random
+        pretrained: bool|str|Path,  # backbone weights: True (a package, else the hub), a file, or False: random
     ):
         if not isinstance(num_classes, int) or num_classes < 2:
             raise InputError(f'num_classes={num_classes!r}: give the number of classes, background among them, 2 or more')
@@ -98,12 +98,12 @@ def rates_at(
     return tuple(rate * 16 // output_stride for rate in (6, 12, 18))
 
 class DeepLabV3(Segmenter):
-    "Backbone, ASPP, a 3x3 layer and a classifier, enlarged to the picture (Chen et al. 2017); raises `InputError`, `WeightsError`"
+    "Backbone, ASPP, 3x3 layer, classifier, at the picture's size (Chen et al. 2017); raises `InputError`, `WeightsError`"
     def __init__(self,
         backbone: str = 'tf_efficientnet_lite0',  # timm name
         num_classes: int = 21,  # K, background among them
         output_stride: int = 16,  # pixels a cell of the backbone's last map: 16 or 8
-        pretrained: bool|str|Path = True,  # backbone weights: True (installed package, else hub), a file, or False for random
+        pretrained: bool|str|Path = True,  # backbone weights: True (a package, else the hub), a file, or False: random
         rates: tuple|None = None,  # of ASPP, cells; None: as `rates_at` says
         norm: str = 'batch',  # normalisation of the head: 'batch' or 'group'
     ):
@@ -141,7 +141,7 @@ class DeepLabV3Plus(Segmenter):
         backbone: str = 'tf_efficientnet_lite0',  # timm name
         num_classes: int = 21,  # K, background among them
         output_stride: int = 16,  # pixels a cell of the backbone's last map: 16 or 8
-        pretrained: bool|str|Path = True,  # backbone weights: True (installed package, else hub), a file, or False for random
+        pretrained: bool|str|Path = True,  # backbone weights: True (a package, else the hub), a file, or False: random
         rates: tuple|None = None,  # of ASPP, cells; None: as `rates_at` says
         norm: str = 'batch',  # normalisation of the head: 'batch' or 'group'
         refinements: int = 2,  # 3x3 layers of the decoder, at least 1

@@ -28,7 +28,7 @@ def labels_by_score(
     background: float = .1,  # its score where it has to win itself: .1 in Puzzle-CAM, .05 in IRNet
     crf=None,  # such as `crf.label_crf`: called with (image, mask (H,W), ids that can be in it), gives such a mask
 ) -> torch.Tensor:  # (H,W) uint8: 0 background, 1..C, 255 unsure
-    "Labels the CAMs are sure of (IRNet, Puzzle-CAM); all unsure where every map is zero. Raises `InputError` for maps of another size"
+    "Labels the CAMs are sure of (IRNet, Puzzle-CAM), none where every map is zero; raises `InputError` for other sizes"
     size, ids = image.shape[-2:], [0, *sorted(cams)]
     strict, loose = (cam_mask(cams, score, size).to(torch.uint8) for score in (foreground, background))
     if _nothing(cams): return torch.full_like(strict, 255)
@@ -43,7 +43,7 @@ def labels_by_alpha(
     background: float = 32.,  # alpha of the weak background, which has to beat the classes: 24 to 32
     crf=None,  # such as `crf.dense_crf`: called with (image, probabilities (K,H,W)), gives such probabilities
 ) -> torch.Tensor:  # (H,W) uint8: 0 background, 1..C, 255 unsure
-    "Labels the CAMs are sure of (psa); all unsure where every map is zero. Raises `InputError` for maps of another size"
+    "Labels the CAMs are sure of (psa), none where every map is zero; raises `InputError` for other sizes"
     best = winners(cams, image.shape[-2:])[2].clamp(0, 1)
     ids = torch.tensor([0, *sorted(cams)], dtype=torch.uint8, device=best.device)
     if _nothing(cams): return torch.full(best.shape, 255, dtype=torch.uint8, device=best.device)
@@ -58,7 +58,7 @@ def labels_by_alpha(
 def offsets(
     radius: int,  # cells; pairs nearer than this
 ) -> list:  # (dy,dx): first row by row downwards, then from left to right
-    "Offsets from a cell to the neighbours it is paired with, half of the disc; raises `InputError` for a radius that has none"
+    "Offsets from a cell to the neighbours it is paired with, half of the disc; raises `InputError` for none"
     if radius < 2:
         raise InputError(f'radius {radius}: no cell is nearer than that to another; take 2 or more (5 in the random walk)')
     return [(dy, dx) for dy in range(radius)
@@ -66,7 +66,7 @@ def offsets(
 
 # %% ../nbs/09_pairs.ipynb #99903ac1
 def _neighbours(x, radius, outside):
-    "Function of (dy,dx) that gives the map (...,h,w) `x` as seen from so many cells away, with `outside` beyond its border"
+    "Function of (dy,dx): the map (...,h,w) `x` as seen from so many cells away, `outside` beyond its border"
     h, w, r = *x.shape[-2:], radius - 1
     padded = F.pad(x, (r, r, 0, r), value=outside)
     return lambda dy, dx: padded[..., dy:dy + h, r + dx:r + dx + w]
@@ -94,7 +94,9 @@ def to_grid(
     stride: int,  # pixels a cell
 ) -> torch.Tensor:  # (...,ceil(H/stride),ceil(W/stride))
     "The label in the middle of each cell; of a cell that the picture ends in, the pixel nearest to its middle"
-    rows, columns = (torch.arange(stride // 2, s + stride // 2, stride, device=labels.device).clamp(max=s - 1) for s in labels.shape[-2:])
+    start, device = stride // 2, labels.device
+    def middles(size): return torch.arange(start, size + start, stride, device=device).clamp(max=size - 1)
+    rows, columns = map(middles, labels.shape[-2:])
     return labels[..., rows[:, None], columns]
 
 # %% ../nbs/09_pairs.ipynb #7d5437fa
@@ -102,7 +104,7 @@ def affinity_loss(
     affinity: torch.Tensor,  # (...,offsets,h,w) in 0..1
     pairs: Pairs,  # of the same shape
 ) -> dict:  # 'background', 'foreground', 'different': scalars, their weights applied
-    "The three parts of the loss, each the mean over its pairs, those of all processes together, 0 where it has none (psa, IRNet)"
+    "The three parts of the loss, each a mean over its pairs in all processes, 0 where there are none (psa, IRNet)"
     a = affinity if affinity.dtype == torch.float64 else affinity.float()
     loss = -torch.where(pairs.different, 1 + 1e-5 - a, a + 1e-5).log()
     mean = lambda mask: shared_mean(torch.where(mask, loss, 0.).sum(), mask.sum())

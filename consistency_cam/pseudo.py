@@ -38,8 +38,7 @@ class PseudoSetting:
     beta: float = 10.  # power of the affinities
     steps: int = 256  # of the walk
     stride: int = 4  # pixels a cell of the grid on which they walk: 4 for a BoundaryNet, an AffinityNet has its own
-    # score of the background, or level of its rule; two of them: what they disagree on is 255, unsure
-    background: float|tuple = .3
+    background: float|tuple = .3  # score of the background, or level of its rule; of two: unsure where they differ
     rule: str = 'constant'  # where the background's score comes from, of `background.RULES`
     crf: CRFSetting|None = LABEL_CRF  # for hard labels; None: no CRF
     certainty: float = .7  # how much the CRF believes the label that it is given
@@ -57,14 +56,14 @@ def _ready(cams, size, relation, setting):
 def walked(
     cams: dict,  # {mask id: map (h',w')} of the whole picture, on any grid
     size: tuple,  # (H,W) of the picture
-    relation: torch.Tensor|None = None,  # edges (h,w) or affinities (offsets,h,w) of its cells, 0..1; None: the maps stay where they are
+    relation: torch.Tensor|None = None,  # edges (h,w) or affinities (offsets,h,w) of its cells, 0..1; None: no walk
     setting: PseudoSetting = PseudoSetting(),
 ) -> dict:  # {mask id: map (h,w) in 0..1}
-    "The class maps after the walk, a cell a stride, the highest score 1; zeros where there is no score. Raises `InputError`"
+    "The class maps after the walk, one cell per stride, highest score 1, else zeros; raises `InputError`"
     if not cams: return {}
     maps, affinity = _ready(cams, size, relation, setting)
-    return dict(zip(cams, _highest_one(maps if affinity is None
-        else walk(maps, affinity, setting.beta, setting.steps))))
+    if affinity is not None: maps = walk(maps, affinity, setting.beta, setting.steps)
+    return dict(zip(cams, _highest_one(maps)))
 
 def _highest_one(maps):
     "Maps (K,h,w) divided by their one maximum; zeros stay zeros"
@@ -74,15 +73,14 @@ def _highest_one(maps):
 def class_scores(
     cams: dict,  # {mask id: map (h',w')} of the whole picture, on any grid
     size: tuple,  # (H,W) of the picture
-    relation: torch.Tensor|None = None,  # edges (h,w) or affinities (offsets,h,w) of its cells, 0..1; None: the maps stay where they are
+    relation: torch.Tensor|None = None,  # edges (h,w) or affinities (offsets,h,w) of its cells, 0..1; None: no walk
     setting: PseudoSetting = PseudoSetting(),
 ) -> dict:  # {mask id: map (H,W) in 0..1}
-    "The class maps after the walk, at the picture's size, the highest score 1; zeros where there is no score. Raises `InputError`"
+    "The class maps after the walk, at the picture's size, highest score 1, else zeros; raises `InputError`"
     if not cams: return {}
     maps = torch.stack(list(walked(cams, size, relation, setting).values()))
-    maps = F.interpolate(maps[None], scale_factor=setting.stride, mode='bilinear', align_corners=False)[0, :, :size[0],
-        :size[1]]
-    return dict(zip(cams, _highest_one(maps)))
+    maps = F.interpolate(maps[None], scale_factor=setting.stride, mode='bilinear', align_corners=False)[0]
+    return dict(zip(cams, _highest_one(maps[:, :size[0], :size[1]])))
 
 # %% ../nbs/12_pseudo.ipynb #c878dc77
 def score_mask(
@@ -91,7 +89,7 @@ def score_mask(
     setting: PseudoSetting = PseudoSetting(),
     own: torch.Tensor|None = None,  # (H,W) in 0..1, the background's map that a method left
 ) -> torch.Tensor:  # (H,W) uint8: 0 background, 1..C, 255 unsure
-    "The mask that the scores and the picture's colours ask for; background all over where every score is 0. Raises `InputError`"
+    "The mask by scores and the picture's colours, all background where every score is 0; raises `InputError`"
     size, level = image.shape[1:], setting.background
     if not any(m.any() for m in scores.values()): return torch.zeros(size, dtype=torch.uint8)
     crf = partial(label_crf, setting=setting.crf, certainty=setting.certainty) if setting.crf else None
@@ -115,8 +113,8 @@ def pseudo_label(
 ) -> torch.Tensor:  # (H,W) uint8: 0 background, 1..C, 255 unsure
     "The pseudo-label of a picture; background all over where its CAMs are 0. Raises `InputError`"
     size = tuple(image.shape[1:])
-    return score_mask(image, class_scores(cams, size, relation, setting), setting, None if own is None
-        else full_size({0: own}, size)[0])
+    background = None if own is None else full_size({0: own}, size)[0]
+    return score_mask(image, class_scores(cams, size, relation, setting), setting, background)
 
 # %% ../nbs/12_pseudo.ipynb #deb79a9f
 def _check(samples, store):
@@ -133,16 +131,17 @@ def _job(samples, store, i, relation, setting):
     cams, size = store.get(id, full=False), tuple(image.shape[1:])
     if any(m.shape != cells(size, store.stride) for m in cams.values()):
         raise StoreError(f'{store.path(id)}: CAMs of a picture of another size than {size[0]}x{size[1]}; remove the file and infer again')
-    return image, cams, relation and relation(image), setting, store.background(id, full=False) if setting.rule == 'map' else None
+    own = store.background(id, full=False) if setting.rule == 'map' else None
+    return image, cams, relation and relation(image), setting, own
 
 # %% ../nbs/12_pseudo.ipynb #ddbe22b2
 def _walked_in_batches(jobs, setting, batch_size=16):
-    "Yield (id, maps after the walk) of (id, arguments of `walked`), so many pictures at a time on the device of their affinities"
+    "Yield (id, maps after the walk) of (id, arguments of `walked`), several pictures at a time, on their device"
     jobs = iter(jobs)
     while batch := list(islice(jobs, batch_size)):
         walking = [(id, *arguments) for id, arguments in batch if arguments[0]]
-        moved = (walk_many([_ready(*arguments) for _, *arguments in walking], setting.beta, setting.steps) if walking
-            else [])
+        pictures = [_ready(*arguments) for _, *arguments in walking]
+        moved = walk_many(pictures, setting.beta, setting.steps) if pictures else []
         done = {id: dict(zip(cams, _highest_one(maps))) for (id, cams, *_), maps in zip(walking, moved)}
         yield from ((id, done.get(id, {})) for id, _ in batch)
 
@@ -150,7 +149,7 @@ def walk_cams(
     samples: Samples,
     store: CamStore,  # their CAMs
     into: CamStore,  # for the maps after the walk; its stride is that of the network behind `relation`
-    relation,  # a function from a picture (3,H,W) to its edges (h,w) or affinities (offsets,h,w), such as `partial(infer_edge, net)`
+    relation,  # picture (3,H,W) -> its edges (h,w) or affinities (offsets,h,w), such as `partial(infer_edge, net)`
     setting: PseudoSetting = PseudoSetting(),
     workers: int|None = None,  # processes for the walk; 0: in this one; None: one for each core
     title: str = 'random walk',  # in front of the bar
@@ -192,7 +191,7 @@ def pseudo_labels(
     samples: Samples,
     store: CamStore,  # their CAMs
     folder: str|Path,  # for ID.png of each picture, and manifest.json
-    relation=None,  # a function from a picture (3,H,W) to its edges (h,w) or affinities (offsets,h,w), such as `partial(infer_edge, net)`; None: no walk
+    relation=None,  # as in `walk_cams`; None: no walk
     setting: PseudoSetting = PseudoSetting(),
     inputs: str = '',  # fingerprint of the CAMs and of the network behind `relation`
     workers: int|None = None,  # processes for walk and CRF; 0: in this one; None: one for each core
@@ -200,7 +199,7 @@ def pseudo_labels(
     progress: bool = True,  # show a bar
     data: dict|None = None,  # {what they are made from: fingerprint}; None: the pictures
 ) -> dict:  # the manifest: settings, versions, counts, and what is known of each picture
-    "Make the pseudo-labels that are not there yet; raises `InputError`, with the folder left as a later call can take it up"
+    "Make the pseudo-labels that are not there yet; raises `InputError`, and a later call goes on"
     stage = StageFolder(folder, dict(asdict(setting), walk=relation is not None),
         fingerprint(samples.fingerprint(), inputs), force, data or dict(pictures=samples.pictures_fingerprint()[:16]),
         as_now=lambda config: asdict(PseudoSetting()) | config)

@@ -26,7 +26,7 @@ def neighbours(
     radius: int,  # cells
     device: torch.device|None = None,
 ) -> tuple:  # index of each neighbour, int64 (n,2*offsets), and whether it lies in the grid, bool
-    "The n = h*w cells' neighbours in the order of `offsets`, then those in the opposite directions; the cell itself in place of one outside. Made once for a size and kept"
+    "Neighbours of the n = h*w cells, by `offsets`, then opposite to them, the cell itself for one outside; cached"
     h, w = size
     dy, dx = torch.tensor([*offsets(radius), *((-dy, -dx) for dy, dx in offsets(radius))], device=device).T
     cell = torch.arange(h * w, device=device)[:, None]
@@ -61,7 +61,7 @@ def step_change(
 def power_weights(
     steps: int,  # t
 ) -> torch.Tensor:  # float64, p_0 ... p_K, where what lies beyond K sums to less than 1e-7
-    "Weights p_k of the Chebyshev polynomials in the power t: the chance that t tosses of a coin end k steps from the start"
+    "Weights p_k of the Chebyshev polynomials in the power t: the chance that t coin tosses end k steps from the start"
     heads = torch.arange(steps + 1)
     chance = Binomial(steps, torch.tensor(.5, dtype=torch.float64)).log_prob(heads.double()).exp()
     weights = torch.zeros(steps + 1, dtype=torch.float64).index_add_(0, (2 * heads - steps).abs(), chance)
@@ -103,7 +103,7 @@ def walk(
     beta: float = 10.,  # power of the affinities
     steps: int = 256,  # t
 ) -> torch.Tensor:  # (K,h,w), on the device of the affinities
-    "The class maps after t steps (psa, Section 3.3), each cell's score a mean of the scores around it; raises `InputError`"
+    "The class maps after t steps (psa, Section 3.3), each score a mean of the scores around it; raises `InputError`"
     _checked(cams, affinity)
     if not len(cams): return cams
     change = step_change(affinity, beta)
@@ -129,8 +129,8 @@ def walk_many(
     for cams, affinity in pictures: _checked(cams, affinity)
     change, most = _blocks([step_change(a, beta) for _, a in pictures]), max(len(c) for c, _ in pictures)
     start = torch.cat([F.pad(c.flatten(1), (0, 0, 0, most - len(c))).T.to(change) for c, _ in pictures]).contiguous()
-    ends = after_steps(start, movements(change, start),
-        steps).split([c[0].numel() if len(c) else a[0].numel() for c, a in pictures])
+    sizes = [c[0].numel() if len(c) else a[0].numel() for c, a in pictures]
+    ends = after_steps(start, movements(change, start), steps).split(sizes)
     return [end.T[:len(c)].reshape(c.shape) for end, (c, _) in zip(ends, pictures)]
 
 # %% ../nbs/11_randomwalk.ipynb #0719ae6b
@@ -150,7 +150,7 @@ def random_walk(
     beta: float = 10.,  # power of the affinities
     steps: int = 256,  # t
 ) -> torch.Tensor:  # (K,h,w)
-    "The class maps times 1 - edge, after the walk along paths that cross no boundary (IRNet, Puzzle-CAM); raises `InputError`"
+    "The class maps times 1 - edge, after a walk that crosses no boundary (IRNet, Puzzle-CAM); raises `InputError`"
     if cams.ndim != 3 or cams.shape[1:] != edge.shape:
         raise InputError(f'class maps {tuple(cams.shape)} and edges {tuple(edge.shape)} are on different grids; resize the maps to (K,h,w) of the edges')
     return walk(*walk_inputs(cams, edge, radius), beta, steps)

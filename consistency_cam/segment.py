@@ -90,7 +90,7 @@ def write_masks(
     folder: str|Path,  # for ID.png
     scales: tuple = (.5, 1., 1.5, 2.),  # of the picture's sides
     mirror: bool = True,  # add the mirror image's logits
-    refine=None,  # from (id, (picture, probabilities)) to (id, probabilities), one after the other, such as `crf.crf_many`
+    refine=None,  # (id, (picture, probabilities)) -> (id, probabilities), one by one, such as `crf.crf_many`
     title: str = 'masks',  # in front of the bar
     progress: bool = True,  # show the bar
     indices: list|None = None,  # which of the pictures; None: all

@@ -15,7 +15,7 @@ from .tiling import tile, merge, fitting_tiles
 # %% ../nbs/05_views.ipynb #bc2cc43b
 @dataclass(eq=False)
 class View:
-    "What is done to pictures and CAMs alike; a subclass has a `kind`, draws a step's transformation in `sample`, and describes itself"
+    "A transformation of pictures and CAMs alike; a subclass has a `kind`, a `sample` per step, and describes itself"
     kind = 'view'
     _: KW_ONLY
     name: str = ''  # of its losses; '': its kind
@@ -111,9 +111,9 @@ def resize(
     x: torch.Tensor,  # (B,C,H,W)
     size: tuple,  # wanted (height, width)
 ) -> torch.Tensor:
-    "Bilinear interpolation of `x` to `size`, antialiased when shrinking, corners not aligned; in float32 inside mixed precision"
-    return F.interpolate(x if x.dtype == torch.float64
-        else x.float(), size, mode='bilinear', align_corners=False, antialias=size[0] < x.shape[-2])
+    "Bilinear interpolation of `x` to `size`, antialiased when shrinking, corners not aligned; at least in float32"
+    x = x if x.dtype == torch.float64 else x.float()
+    return F.interpolate(x, size, mode='bilinear', align_corners=False, antialias=size[0] < x.shape[-2])
 
 @dataclass(frozen=True)
 class Resize:

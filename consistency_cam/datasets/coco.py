@@ -330,8 +330,9 @@ def _pictures(root, path, name, files):
 def _about(made, sha, wrong):
     "What the manifest says"
     bad = made.bad | wrong.keys()
-    errors = ([[type(e).__name__, str(e).removeprefix(f'{made.path}: ')] for e in made.errors] + [['MaskError',
-        f'{made.images[i][0]}: {line}; correct it, or leave the picture out'] for i, line in wrong.items()])
+    errors = [[type(e).__name__, str(e).removeprefix(f'{made.path}: ')] for e in made.errors]
+    for i, line in wrong.items():
+        errors.append(['MaskError', f'{made.images[i][0]}: {line}; correct it, or leave the picture out'])
     return dict(sha256=sha, rule=_RULE, categories=[*made.categories.items()], files=[f for f, *_ in made.images],
         ids=made.ids, labels=[row.nonzero()[:, 0].tolist() for row in made.labels],
         annotated=[bool(p) for p in made.places], bad=sorted(bad), bare=sorted(made.bare), errors=errors,
@@ -402,8 +403,8 @@ class COCO(Files):
         for row, i in enumerate(keep): labels[row, about['labels'][i]] = 1
         pictures = _pictures(Path(root), path, done.name, files)
         masks = [None if i in bare else done/f"{about['ids'][i]}.png" for i in keep]
-        super().__init__([about['ids'][i] for i in keep], classes, labels, [pictures/f for f in files], masks
-            if any(masks) else None)
+        if not any(masks): masks = None
+        super().__init__([about['ids'][i] for i in keep], classes, labels, [pictures/f for f in files], masks)
         self.root, self.split, self.reading = Path(root), split, _sentence(path, about, keep, categories)
 
 def _sentence(path, about, keep, categories):

@@ -168,5 +168,5 @@ def single_label(
     auto = names in ('', 'auto')
     if split not in (splits := shard_splits(root)):
         return ImageNet(root, split, dict.fromkeys(class_folders(Path(root)/first)) if auto else names, errors)
-    return Shards(root, split, names if not auto else Shards(root, first).classes if first in splits and first != split
-        else None, errors)
+    if auto: names = Shards(root, first).classes if first in splits and first != split else None
+    return Shards(root, split, names, errors)

@@ -146,7 +146,7 @@ def read_table(
     columns,  # names of the columns that must be there
     errors: list = None,  # what is wrong with its rows, collected; without, the first is raised
 ) -> list:  # of (line number, {column: text})
-    "The rows of a table, by the columns' names in small letters; raises `LabelError` where a column or a cell is missing"
+    "The rows of a table, by columns' names in small letters; raises `LabelError` where a column or a cell is missing"
     table = open_table(path)
     named = {_key(c): c for c in table.columns}
     if lacks := [c for c in columns if _key(c) not in named]:
@@ -288,7 +288,7 @@ def _mark_of(cells, classes, single):
     return mark, {None: 'one name in each cell', ' ': 'separated by spaces'}.get(mark, f'separated by {mark!r}')
 
 def _names(table, rows, ids, column, classes):
-    "Class names of each row, None for absent ones (Open Images: confidence 0), and how they were read; raises `LabelError`"
+    "Class names per row, None for absent ones (Open Images: confidence 0), and how they were read; raises `LabelError`"
     cells = [(place, listed_names(row[column], place)) for place, row in rows]
     labels = {}
     for _, row in rows: labels.setdefault(row[ids], set()).add(str(row[column]))
@@ -313,7 +313,7 @@ def _split_of(place, cell, column):
     return 'val' if text.casefold() in _YES else 'train'
 
 def _together(rows, errors):
-    "(place, name, class names, split), one per picture, and the count of rows that joined; raises `LabelError`, `IdError`"
+    "(place, name, class names, split), one per picture, and the count of joined rows; raises `LabelError`, `IdError`"
     first, seen, several = {}, {}, 0
     for place, id, names, split, cells in rows:
         key, same = unicodedata.normalize('NFC', id), seen.setdefault((id, repr(cells)), place)

@@ -216,7 +216,7 @@ class StageFolder:
     def done(self): return self.result is not None
     @contextmanager
     def work(self):
-        "Within the block the folder belongs to this process (and its fellows); raises `CheckpointError` where it cannot"
+        "Within the block the folder belongs to this process and its fellows; raises `CheckpointError`"
         if not is_main(): yield self; return
         with writing(self.folder): self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder/'.lock'):
