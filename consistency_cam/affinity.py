@@ -16,7 +16,7 @@ from .camnet import CAMNet
 from .cams import as_picture, eval_mode
 
 # %% ../nbs/10_affinity.ipynb #2dbcff60
-def _grown(x, multiple):
+def _grow(x, multiple):
     "Pictures (B,3,H,W) with their last row and column repeated until the sides are multiples"
     return F.pad(x, (0, -x.shape[-1] % multiple, 0, -x.shape[-2] % multiple), mode='replicate')
 
@@ -46,7 +46,7 @@ class AffinityNet(nn.Module):
         x: torch.Tensor,  # (B,3,H,W) normalised pictures
     ) -> torch.Tensor:  # (B,448,ceil(H/stride),ceil(W/stride))
         "Features"
-        maps = self.net.features(_grown(x, self.net.stride))[-3:]
+        maps = self.net.features(_grow(x, self.net.stride))[-3:]
         maps = [F.elu(reduce(m)) for reduce, m in zip(self.reduce, maps)]
         maps = [maps[0], *[F.interpolate(m, maps[0].shape[-2:], mode='bilinear', align_corners=False)
             for m in maps[1:]]]
@@ -82,7 +82,7 @@ class BoundaryNet(nn.Module):
         x: torch.Tensor,  # (B,3,H,W) normalised pictures
     ) -> torch.Tensor:  # (B,ceil(H/4),ceil(W/4))
         "Logits of the edge"
-        grown = _grown(x, self.net.stride)
+        grown = _grow(x, self.net.stride)
         size = [s // self.stride for s in grown.shape[-2:]]
         with torch.no_grad(): maps = self.net.features(grown)
         return _cut(self.edge(torch.cat([self._branch(r, m, size) for r, m in zip(self.reduce, maps)], 1))[:, 0],
@@ -127,7 +127,7 @@ def infer_edge(
 ) -> torch.Tensor:  # (ceil(H/4),ceil(W/4)) in 0..1
     "Edge of a picture: mirror-averaged logits at one scale, then sigmoid (IRNet)"
     image = as_picture(image)
-    x = _grown(net.net.normalize(image[None].to(net.edge.weight.device)), net.net.stride)
+    x = _grow(net.net.normalize(image[None].to(net.edge.weight.device)), net.net.stride)
     with eval_mode(net): logits, mirrored = net(torch.cat([x, x.flip(-1)])).float()
     return _cut(((logits + mirrored.flip(-1)) / 2).sigmoid(), image.shape[-2:], net.stride)
 

@@ -16,7 +16,7 @@ from torch import nn
 import torch.nn.functional as F
 from fastcore.basics import patch
 from .files.errors import InputError, hint
-from .tools.transforms import seeded
+from .tools.transforms import seeded_generator
 from .pooling import POOLINGS
 from .tools.batchnorm import batch_norm_fixed
 from .camnet import CAMNet
@@ -163,7 +163,7 @@ def forward(self: ConsistencyTask,
 ) -> dict:  # named scalar losses, their weights applied; their sum is what is minimised
     "Losses of one step"
     images, labels = batch['image'], batch['labels']
-    alpha, generator = alpha_at(step, self.total, self.alpha, self.ramp), seeded(self.seed, step)
+    alpha, generator = alpha_at(step, self.total, self.alpha, self.ramp), seeded_generator(self.seed, step)
     ts = [view.sample(images.shape[-2:], self.net.stride, generator) for view in self.views]
     frugal = self.frugal and len(ts) > 0 and torch.is_grad_enabled()
     inputs = [] if frugal else [t.image(images) for t in ts]

@@ -19,7 +19,7 @@ from .tools.metrics import cam_mask, winners
 from .tools.training import shared_mean
 
 # %% ../nbs/09_pairs.ipynb #8c57fe01
-def _nothing(cams): return bool(cams) and not any(m.any() for m in cams.values())
+def _is_empty(cams): return bool(cams) and not any(m.any() for m in cams.values())
 
 def labels_by_score(
     image: torch.Tensor,  # (3,H,W) uint8 picture
@@ -31,7 +31,7 @@ def labels_by_score(
     "Labels the CAMs are sure of (IRNet, Puzzle-CAM), none where every map is zero; raises `InputError` for other sizes"
     size, ids = image.shape[-2:], [0, *sorted(cams)]
     strict, loose = (cam_mask(cams, score, size).to(torch.uint8) for score in (foreground, background))
-    if _nothing(cams): return torch.full_like(strict, 255)
+    if _is_empty(cams): return torch.full_like(strict, 255)
     if crf: strict, loose = (crf(image, mask, ids) for mask in (strict, loose))
     return torch.where(strict > 0, strict, torch.where(loose == 0, 0, 255).to(strict))
 
@@ -46,7 +46,7 @@ def labels_by_alpha(
     "Labels the CAMs are sure of (psa), none where every map is zero; raises `InputError` for other sizes"
     best = winners(cams, image.shape[-2:])[2].clamp(0, 1)
     ids = torch.tensor([0, *sorted(cams)], dtype=torch.uint8, device=best.device)
-    if _nothing(cams): return torch.full(best.shape, 255, dtype=torch.uint8, device=best.device)
+    if _is_empty(cams): return torch.full(best.shape, 255, dtype=torch.uint8, device=best.device)
     def mask(alpha):
         scores = torch.stack([(1 - best) ** alpha, *[torch.as_tensor(cams[i]).float() for i in sorted(cams)]])
         probs = scores / scores.sum(0)

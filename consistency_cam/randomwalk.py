@@ -68,7 +68,7 @@ def power_weights(
     return weights[:(weights.flip(0).cumsum(0) > 1e-7).sum()]
 
 # %% ../nbs/11_randomwalk.ipynb #5879982c
-def _checked(cams, affinity):
+def _check_inputs(cams, affinity):
     "`InputError` where maps cannot walk along the affinities"
     if cams.ndim != 3 or affinity.ndim != 3:
         raise InputError(f'class maps {tuple(cams.shape)} and affinities {tuple(affinity.shape)}; give (K,h,w), one map as cams[None], and (offsets,h,w)')
@@ -104,7 +104,7 @@ def walk(
     steps: int = 256,  # t
 ) -> torch.Tensor:  # (K,h,w), on the device of the affinities
     "The class maps after t steps (psa, Section 3.3), each score a mean of the scores around it; raises `InputError`"
-    _checked(cams, affinity)
+    _check_inputs(cams, affinity)
     if not len(cams): return cams
     change = step_change(affinity, beta)
     start = cams.flatten(1).T.to(change).contiguous()
@@ -126,7 +126,7 @@ def walk_many(
     steps: int = 256,  # t
 ) -> list:  # of class maps (K,h,w)
     "What `walk` gives for each picture, by one walk of all; raises `InputError`"
-    for cams, affinity in pictures: _checked(cams, affinity)
+    for cams, affinity in pictures: _check_inputs(cams, affinity)
     change, most = _blocks([step_change(a, beta) for _, a in pictures]), max(len(c) for c, _ in pictures)
     start = torch.cat([F.pad(c.flatten(1), (0, 0, 0, most - len(c))).T.to(change) for c, _ in pictures]).contiguous()
     sizes = [c[0].numel() if len(c) else a[0].numel() for c, a in pictures]

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from .datasets.samples import InputError, Samples, write_mask
 from .files.memory import reused_memory
 from .tools.training import shared_mean
-from .cams import PIXELS, as_picture, checked_ways, eval_mode, snapped
+from .cams import PIXELS, as_picture, checked_ways, eval_mode, snapped_size
 from .deeplab import Segmenter
 
 # %% ../nbs/14_segment.ipynb #20007ba2
@@ -60,7 +60,7 @@ def segment_image(
     most = PIXELS.get(x.device.type, 2**22)
     with eval_mode(net):
         for scale in scales:
-            y = F.interpolate(x, snapped(size, scale, net.stride), mode='bicubic', align_corners=False,
+            y = F.interpolate(x, snapped_size(size, scale, net.stride), mode='bicubic', align_corners=False,
                 antialias=scale < 1)
             pair = [y, y.flip(-1)] if mirror else [y]
             if y[0, 0].numel() <= most: pair = [torch.cat(pair)]

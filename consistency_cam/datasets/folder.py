@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TABLES', 'find_pictures', 'plain_name', 'plain_ids', 'picture_of', 'find_table', 'folder_labels', 'own_labels',
-           'folder_in_front', 'class_order', 'few_lacking', 'Folder', 'WithMasks']
+           'folder_in_front', 'class_order', 'lost_mask_places', 'Folder', 'WithMasks']
 
 # %% ../../nbs/datasets/08_folder.ipynb #6100daf5
 import os, unicodedata, warnings
@@ -16,7 +16,10 @@ from ..files.errors import InputError
 from ..files.images import EXTENSIONS
 from ..files.masks import read_mask
 from .samples import Files, Samples, masks_hold
-from .tables import Labels, clean_name, of_split, read_classes, read_label_table
+from .tables import Labels, clean_name, rows_of_split, read_classes, read_label_table
+from .._moved import moved
+
+__getattr__ = moved(__name__)
 
 # %% ../../nbs/datasets/08_folder.ipynb #400860d2
 def find_pictures(
@@ -67,12 +70,12 @@ def picture_of(
     where = f'{place}: {root}' if place else root
     if not pictures:
         good_ids([os.path.splitext(name)[0] and name], [place or root])
-        raise PictureError(f'{where}: no picture {name!r} in this folder; add it, or take its row out of the table{_instead(name, found, Path(root))}')
+        raise PictureError(f'{where}: no picture {name!r} in this folder; add it, or take its row out of the table{_suggestion(name, found, Path(root))}')
     if len(pictures) > 1:
         raise IdError(f'{where}: {name!r} may be {pictures[0][1].name} or {pictures[1][1].name}; keep one of them, or write the extension in the table')
     return pictures[0]
 
-def _instead(name, found, root):
+def _suggestion(name, found, root):
     "What there is of nearly that name"
     stem = os.path.splitext(name)[0]
     like = next((id for id in found if id.endswith(f'/{stem}')),
@@ -91,7 +94,7 @@ _NO_CLASSES = ({'images', 'image', 'imgs', 'img', 'pictures', 'photos', 'pics', 
     'annotations', 'jpegimages', 'segmentationclass', 'segmentationobject', 'data', 'raw', 'overlays',
     'predictions'} | _SPLITS)
 
-def _beside(folders, names):
+def _files_beside(folders, names):
     "The files of some names in the first of some folders that has any"
     for folder in dict.fromkeys(Path(f).resolve() for f in folders if f):
         if found := [folder/n for n in names if (folder/n).is_file()]: return found
@@ -101,7 +104,7 @@ def find_table(
     root,  # folder of pictures
 ) -> Path|None:
     "The table of labels among some pictures or beside their folder; raises `LabelError` where there are several"
-    found = _beside([root, Path(root).resolve().parent], TABLES)
+    found = _files_beside([root, Path(root).resolve().parent], TABLES)
     if len(found) > 1:
         raise LabelError(f'{found[0].parent}: {found[0].name} and {found[1].name} may each hold the labels; say which by --labels')
     return found[0] if found else None
@@ -158,21 +161,21 @@ def class_order(
 ) -> tuple:  # C names or None, the file or None, what was decided in words
     "The classes in the order of their ids in masks, where that is given; raises `LabelError`"
     if classes is not None and not isinstance(classes, (str, Path)): return list(classes), None, ''
-    if classes: return (*_listed(classes),)
+    if classes: return (*_classes_of_file(classes),)
     places = [p for place in (root, masks) if place for p in (place, Path(place).resolve().parent)]
-    files = [f for place in places for f in _beside([place], ['classes.txt', 'classes.json'])]
+    files = [f for place in places for f in _files_beside([place], ['classes.txt', 'classes.json'])]
     if not files: return None, None, ''
     for other in files[1:]:
         if read_classes(other)[0] != read_classes(files[0])[0]:
             raise LabelError(f'{other}: other classes than in {files[0]}; say which by --classes')
-    return (*_listed(files[0]),)
+    return (*_classes_of_file(files[0]),)
 
-def _listed(file):
+def _classes_of_file(file):
     names, said = read_classes(file)
     return names, file, said
 
 # %% ../../nbs/datasets/08_folder.ipynb #8be9ff7a
-def few_lacking(
+def lost_mask_places(
     masks,  # N paths, None for a picture without a mask
 ) -> list:  # positions
     "Where masks are missing that have probably got lost: of at most a twentieth of the pictures"
@@ -195,7 +198,7 @@ class Folder(Files):
         labels = self._labels(root, labels_csv, classes, file, errors, found)
         masks_hold(labels.classes, root)
         front = folder_in_front([name for _, name, *_ in labels.rows], found, plain)
-        rows = of_split(labels, labels.rows, split, labels_csv)
+        rows = rows_of_split(labels, labels.rows, split, labels_csv)
         rows = [(place, *picture, names) for place, name, names, _ in rows
             if (picture := self._picture(name.removeprefix(front), found, root, place, plain, errors))]
         rows = [rows[i] for i in good_ids([id for _, id, *_ in rows], [place for place, *_ in rows], errors)]
@@ -225,7 +228,7 @@ class Folder(Files):
         paths = [p if (p := Path(folder)/f'{id}.png').exists() else plain.get(plain_name(id)) for id in ids]
         if not any(paths):
             raise MaskError(f'{folder}: no mask for any picture; a mask is named as its picture, such as {ids[0]}.png')
-        if lost := few_lacking(paths):
+        if lost := lost_mask_places(paths):
             warnings.warn(f'{folder}: no mask for {len(lost)} of {len(paths)} pictures, the first is {ids[lost[0]]}.png; nothing is compared with these, or learnt from them: add them where they have got lost')
         return paths
 

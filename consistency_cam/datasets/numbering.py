@@ -12,7 +12,7 @@ from itertools import product
 
 from ..files.errors import InputError, listing
 from .samples import LabelError, MaskError, Samples
-from .scan import mask_ids
+from .scan import ids_in_mask
 
 # %% ../../nbs/datasets/15_numbering.ipynb #00de19e5
 def label_against_mask(
@@ -122,5 +122,5 @@ def hold_against_masks(
     if not samples.has_masks: return
     have = [i for i in range(len(samples)) if (samples.files(i) or (None, None))[1]]
     some = have if len(have) <= most else [have[k * len(have) // most] for k in range(most)]
-    pairs = [(ids, samples.label_ids(i)) for i in some if (ids := mask_ids(samples.files(i)[1])) is not None]
+    pairs = [(ids, samples.label_ids(i)) for i in some if (ids := ids_in_mask(samples.files(i)[1])) is not None]
     if error := numbering_error(pairs, samples.classes, masks_place(samples)): raise error

@@ -15,7 +15,7 @@ from ..files.disk import LabelError, PictureError, WriteError, atomic_bytes, goo
 from ..files.errors import InputError
 from ..files.images import read_image
 from .samples import ENDS, Samples, file_digest
-from .archives import checked, opened
+from .archives import checked_members, open_archive
 from .imagenet import ImageNet, OneHot, class_folders, read_class_names
 
 # %% ../../nbs/datasets/13_shards.ipynb #ffb5bd0d
@@ -50,7 +50,7 @@ def shard_members(
     with reading(path, ShardError), open(path, 'rb') as f:
         if f.read(2) in (b'\x1f\x8b', b'PK'):
             raise ShardError(f'{path}: compressed, so that nothing can be read from its middle; unpack it to a plain tar file')
-        with opened(path) as (members, _): listed = checked(members, path, most)
+        with open_archive(path) as (members, _): listed = checked_members(members, path, most)
     for name, (kind, size, about) in listed.items():
         if kind == 'a folder': continue
         if about.issparse() or not 0 <= size <= most - about.offset_data:

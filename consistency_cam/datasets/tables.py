@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ID_COLUMNS', 'LABEL_COLUMNS', 'SPLIT_COLUMNS', 'Table', 'find_columns', 'open_table', 'read_table', 'whole_rows',
            'clean_name', 'doubtful_words', 'mark_between', 'listed_names', 'one_hot', 'Labels', 'read_label_table',
-           'label_rows', 'of_split', 'read_labels', 'read_classes']
+           'label_rows', 'rows_of_split', 'read_labels', 'read_classes']
 
 # %% ../../nbs/datasets/02_tables.ipynb #11ed9db9
 import csv, io, json, re, unicodedata
@@ -18,6 +18,9 @@ from pathlib import Path
 from ..files.errors import amount
 from ..files.disk import IdError, LabelError, good_ids, read_text, refuse
 from .samples import check_classes, masks_hold, multi_hot
+from .._moved import moved
+
+__getattr__ = moved(__name__)
 
 # %% ../../nbs/datasets/02_tables.ipynb #3b240246
 ID_COLUMNS = ('filename file filepath imagefilename imagefile imagepath imagename image imgname imgpath img '
@@ -95,7 +98,7 @@ def _once(pairs):
         raise ValueError(f'the name {twice[0]!r} stands twice in an object')
     return dict(pairs)
 
-def _parsed(path, text, line=0):
+def _parse_json(path, text, line=0):
     "What a JSON text holds; raises `LabelError`, and returns None where more follows behind it"
     try: return json.loads(text, object_pairs_hook=_once)
     except json.JSONDecodeError as e:
@@ -122,9 +125,9 @@ def _objects(path, found):
 
 def _json_table(path, text):
     "A table of JSON or JSONL; raises `LabelError`"
-    found = _parsed(path, text)
+    found = _parse_json(path, text)
     if found is None:
-        rows = [(f'{path}, line {n}', _parsed(path, line, n))
+        rows = [(f'{path}, line {n}', _parse_json(path, line, n))
             for n, line in enumerate(text.splitlines(), 1) if line.strip()]
     else: rows = _objects(path, found)
     for place, row in rows:
@@ -312,7 +315,7 @@ def _split_of(place, cell, column):
         raise LabelError(f'{place}: {text!r} in the column {column!r}; write True or False')
     return 'val' if text.casefold() in _YES else 'train'
 
-def _together(rows, errors):
+def _join_rows(rows, errors):
     "(place, name, class names, split), one per picture, and the count of joined rows; raises `LabelError`, `IdError`"
     first, seen, several = {}, {}, 0
     for place, id, names, split, cells in rows:
@@ -329,7 +332,7 @@ def _together(rows, errors):
         else: first[key][2] = list(dict.fromkeys((before or []) + (names or []))) or None; several += 1
     return [(place, id, names or [], split) for place, id, names, split in first.values()], several
 
-def _two_in_one(rows):
+def _refuse_joined_names(rows):
     "Refuse a name such as 'cat/dog' where both are classes"
     known = {name for _, _, names, _ in rows for name in names}
     for place, _, names, _ in rows:
@@ -354,8 +357,8 @@ def read_label_table(
     else: names, how = one_hot(table, others, rows), f'labels in {len(others)} columns of 0 and 1'
     named = [(place, _slashes(cells[ids]), found, _split_of(place, cells.get(splits), splits), cells)
         for (place, cells), found in zip(rows, names)]
-    joined, several = _together(named, errors)
-    if classes is None: _two_in_one(joined)
+    joined, several = _join_rows(named, errors)
+    if classes is None: _refuse_joined_names(joined)
     classes = (list(classes) if classes is not None
         else sorted([clean_name(c) for c in others] or {name for _, _, names, _ in joined for name in names}))
     if not classes:
@@ -393,9 +396,9 @@ def label_rows(
     labels = read_label_table(csv_path, classes, errors)
     good = [labels.rows[i] for i in good_ids([id for _, id, *_ in labels.rows], [place for place, *_ in labels.rows],
         errors)]
-    return labels.classes, [row[:3] for row in of_split(labels, good, split, csv_path)]
+    return labels.classes, [row[:3] for row in rows_of_split(labels, good, split, csv_path)]
 
-def of_split(
+def rows_of_split(
     labels: Labels,
     rows: list,  # of them
     split: str|None,  # None: all
@@ -423,10 +426,10 @@ def read_labels(
 _BACKGROUND = re.compile('_*background_*', re.IGNORECASE)
 _IGNORED = re.compile('_*(ignored?|void|unlabell?ed)_*', re.IGNORECASE)
 
-def _numbered(path, text):
+def _numbered_names(path, text):
     "(id or None, name) of the entries of a list of classes; raises `LabelError`"
     if text.lstrip()[:1] in ('[', '{'):
-        found = _parsed(path, text)
+        found = _parse_json(path, text)
         if isinstance(found, list) and all(isinstance(c, dict) and {'id', 'name'} <= c.keys() for c in found):
             return [(c['id'], c['name']) for c in found]
         if isinstance(found, list) and all(isinstance(c, str) for c in found): return [(None, c) for c in found]
@@ -448,7 +451,7 @@ def read_classes(
     path,  # text, a name per line or `ID name` or `name,ID`; or JSON
 ) -> tuple:  # C names, that of mask id 1 first; what was decided, in words
     "The names of the classes in the order of their ids in masks; raises `LabelError`"
-    entries = [(id, clean_name(name)) for id, name in _numbered(path, read_text(path))]
+    entries = [(id, clean_name(name)) for id, name in _numbered_names(path, read_text(path))]
     entries = [(id, name) for id, name in entries if not (_IGNORED.fullmatch(name) and id in (None, -1, 255))]
     if entries and entries[0][0] is None:
         entries = list(enumerate((name for _, name in entries), 0 if _BACKGROUND.fullmatch(entries[0][1]) else 1))

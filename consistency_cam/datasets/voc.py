@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from ..files.errors import InputError, amount
 from .tables import read_labels
 from ..files.disk import IdError, LabelError, MaskError, checked_ids, read_ids, read_text, reading, refuse
-from ..files.images import EXTENSIONS, opened
+from ..files.images import EXTENSIONS, open_image
 from ..files.masks import read_mask
 from .samples import Files, check_classes, masks_hold, multi_hot
 from .tables import clean_name, read_classes
@@ -162,7 +162,7 @@ def voc_folders(
     beside = [f for f in (root/split, root) if not (root/'JPEGImages').is_dir() and next(f.glob('*.xml'), None)]
     return (beside[0], beside[0]) if beside else (root/'JPEGImages', root/'Annotations')
 
-def _annotated(folder):
+def _annotated_ids(folder):
     "The pictures that have an annotation"
     return checked_ids(sorted(p.relative_to(folder).with_suffix('').as_posix()
         for p in folder.rglob('*.xml') if not p.name.startswith('.')))
@@ -175,7 +175,7 @@ def voc_splits(
         names = {p.stem for p in folder.glob('*.txt')}
         if names: return sorted(name for name in names if not any(name.endswith(f'_{other}') for other in names))
     if (Path(root)/'JPEGImages').is_dir() or next(Path(root).glob('*.xml'), None):
-        return ['all'] if _annotated(voc_folders(root)[1]) else []
+        return ['all'] if _annotated_ids(voc_folders(root)[1]) else []
     return sorted({path.parent.name for path in Path(root).glob('*/*.xml')} - {'Annotations'})
 
 def split_ids(
@@ -190,7 +190,7 @@ def split_ids(
     if split == 'train_aug' and not path.exists() and _list(root, 'trainaug').exists(): path = _list(root, 'trainaug')
     if path.exists(): return read_list(path, errors)
     pictures, annotations = voc_folders(root, split)
-    if (split == 'all' or pictures == annotations) and (ids := _annotated(annotations)): return ids
+    if (split == 'all' or pictures == annotations) and (ids := _annotated_ids(annotations)): return ids
     if split == 'train_aug' and sbd is not None: return train_aug_ids(root, sbd)
     have = voc_splits(root) + ['half_train', 'half_val']
     hint = ('`consistency-cam download sbd` makes it, or name the folder of SBD that holds dataset/train.txt'
@@ -211,9 +211,9 @@ def voc_labels(
     "Each picture's class names from what the root has; raises `LabelError`"
     xmls, table = voc_folders(root, split)[1], Path(root)/'image_labels.csv'
     if source == 'auto': source = 'xml' if xmls.is_dir() else 'csv' if table.exists() else None
-    if source == 'xml': return [_known(xml_labels, xmls/f'{id}.xml', classes, errors) for id in ids]
+    if source == 'xml': return [_known_names(xml_labels, xmls/f'{id}.xml', classes, errors) for id in ids]
     if source == 'masks' and mask_paths:
-        return [_known(lambda path: mask_labels(path, classes, colours), path, classes, errors) for path in mask_paths]
+        return [_known_names(lambda path: mask_labels(path, classes, colours), path, classes, errors) for path in mask_paths]
     if source == 'csv':
         _, names = read_labels(table, classes, errors=errors)
         for id in ids:
@@ -223,7 +223,7 @@ def voc_labels(
     raise LabelError(f"{root}: no image labels ({source=}); put VOC's Annotations there, or image_labels.csv with the columns id,labels, "
                      "or take them from the masks (labels='masks')")
 
-def _known(read, path, classes, errors):
+def _known_names(read, path, classes, errors):
     "What `read` finds in a file, all of it among the classes; None where it is wrong"
     try:
         if names := read(path): multi_hot(names, classes, path)
@@ -279,7 +279,7 @@ def voc_classes(
     if not any(f.is_dir() for f in folders) or next((Path(root)/'SegmentationClass').rglob('*.png'), None):
         return CLASSES, {}, ''
     names = set()
-    for path in (folder/f'{id}.xml' for folder in folders for id in _annotated(folder)):
+    for path in (folder/f'{id}.xml' for folder in folders for id in _annotated_ids(folder)):
         with suppress(LabelError): names.update(xml_labels(path))  # is named where its picture is used
     if not names or names & {*CLASSES} and (Path(root)/'JPEGImages').is_dir(): return CLASSES, {}, ''
     masks_hold(names)
@@ -355,7 +355,7 @@ def _pictures(folder, ids):
 def _check_colours(samples, colours, most=20):
     "Raise `MaskError` where a mask has no palette, or one that gives a class another colour than the list of classes"
     for path in [path for path in samples.mask_paths if path.is_file()][:most if colours else 0]:
-        with opened(path, MaskError) as im:
+        with open_image(path, MaskError) as im:
             used, shown = [k for _, k in im.getcolors(256)] if im.mode == 'P' else [], im.getpalette('RGB') or []
         other = {colour: name for name, colour in colours.items()}
         for k in sorted({*used} & {*range(1, len(samples.classes) + 1)}):

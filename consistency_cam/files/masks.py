@@ -11,7 +11,7 @@ import io
 import numpy as np, torch
 from PIL import Image
 from .disk import MaskError, atomic_bytes
-from .images import opened
+from .images import open_image
 
 # %% ../../nbs/files/05_masks.ipynb #2a0738c2
 def palette(
@@ -44,7 +44,7 @@ def read_mask(
     colours: str = '',  # of ids 0, 1, …, as 'r,g,b r,g,b …', where a mask may be RGB; void is VOC's 224,224,192
 ) -> torch.Tensor:  # uint8 (H, W): 0 background, 1..C classes, 255 void
     "The mask's class ids; raises `MaskError`"
-    with opened(path, MaskError) as im:
+    with open_image(path, MaskError) as im:
         packed = im.tile[0][3] if im.format == 'PNG' and im.tile else im.mode
         painted = colours and im.format == 'PNG' and packed == 'RGB'
         # grey of fewer than 8 bits, L;4, is spread over 0..255

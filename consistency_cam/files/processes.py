@@ -28,7 +28,7 @@ def _begin():
     torch.set_num_threads(1)
     Thread(target=lambda: (wait([parent_process().sentinel]), os._exit(1)), daemon=True).start()
 
-def _was_ended(names):
+def _pool_error(names):
     return InputError(f'a process of the pool was ended from outside, at {names[0]} or one of the next {len(names)}; often memory is short: make room and do the same again')
 
 def _oldest(waiting):
@@ -43,7 +43,7 @@ def in_processes(
     jobs,  # iterable of (name of the job, tuple of arguments for `function`)
     workers: int|None = None,  # processes; 0: in this one; None: one per core
     ahead: int = 3,  # jobs per process that are under way
-    ended=_was_ended,  # names of the jobs under way -> the error to raise where a process is ended from outside
+    ended=_pool_error,  # names of the jobs under way -> the error to raise where a process is ended from outside
 ):
     "Yield (name, function that returns the result), in the order of the jobs; raises the error of `ended`"
     if workers is None: workers = cores()

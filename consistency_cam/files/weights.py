@@ -32,7 +32,7 @@ def packaged_weights(
     return next((Path(find_spec(module).origin).parent/'models').glob('*.pth'), None)
 
 # %% ../../nbs/files/08_weights.ipynb #da857b1d
-def _refused(path, error):
+def _refusal(path, error):
     "What it is in a file that torch does not load, in words"
     if named := re.search(r'GLOBAL (\S+)', str(error)):
         return f'it calls {named[1]}, and a file of weights calls nothing'
@@ -98,7 +98,7 @@ def read_weights(
     except SafetensorError as e: raise WeightsError(f'{path}: not safetensors ({e}); give another file') from None
     except OSError as e: raise WeightsError(f'{path}: cannot be read ({e.strerror})') from None
     except Exception as e:
-        raise WeightsError(f'{path}: refused, {_refused(path, e)}; give a .safetensors file or a .pth that holds tensors only') from None
+        raise WeightsError(f'{path}: refused, {_refusal(path, e)}; give a .safetensors file or a .pth that holds tensors only') from None
     found = list(_dictionaries(content))
     state = {way + k: v for way, d in found if 'param_groups' not in d for k, v in d.items()
         if isinstance(k, str) and torch.is_tensor(v)}
@@ -107,11 +107,11 @@ def read_weights(
     return state
 
 # %% ../../nbs/files/08_weights.ipynb #6c53ca5f
-def _needed(own):
+def _needed_arrays(own):
     "The network's arrays but for counts of batches, which files of before 2018 lack"
     return {k: v for k, v in own.items() if not k.endswith('num_batches_tracked')}
 
-def _alike(a, b): return a.shape == b.shape and a.is_floating_point() == b.is_floating_point()
+def _same_kind(a, b): return a.shape == b.shape and a.is_floating_point() == b.is_floating_point()
 
 def prefixes(
     state: dict,  # {name: tensor} of a file
@@ -119,14 +119,14 @@ def prefixes(
 ) -> Counter:  # {text in front of a name: arrays that fit}
     "What stands in front of the network's names in a file, and for how many arrays"
     ways = ((k[:i], k[i:], v) for k, v in state.items() for i in (0, *(m.end() for m in re.finditer('[./]', k))))
-    needed = _needed(own)
-    return Counter(way for way, name, v in ways if name in needed and _alike(v, needed[name]))
+    needed = _needed_arrays(own)
+    return Counter(way for way, name, v in ways if name in needed and _same_kind(v, needed[name]))
 
 # %% ../../nbs/files/08_weights.ipynb #680f020a
 _AVERAGED = re.compile(r'(?<![a-z])(ema|teacher|averaged|swa)(?![a-z])', re.I)
 _BUFFERS = re.compile(r'relative_|attn_mask|num_batches_tracked')
 
-def _besides(state, way, known, classifier):
+def _further_arrays(state, way, known, classifier):
     "Arrays that a file has inside of the network's parts, and the network has not"
     parts = {k.split('.')[0] for k in known if '.' in k}
     names = [k.removeprefix(way) for k, v in state.items() if k.startswith(way) and v.is_floating_point()]
@@ -142,21 +142,21 @@ def weights_of(
     classifier: tuple = (),  # beginnings of the names of the classifier, which is left out
 ) -> dict:  # {name: tensor}, a value for each of the network's
     "The network's weights in what a file holds; raises `WeightsError`"
-    needed, found = _needed(own), prefixes(state, own)
+    needed, found = _needed_arrays(own), prefixes(state, own)
     fits = [way for way, n in found.items() if n == len(needed)]
     if not fits:
         way = max(found, key=found.get, default='')
-        wrong = [k for k, v in needed.items() if way + k not in state or not _alike(state[way + k], v)]
+        wrong = [k for k, v in needed.items() if way + k not in state or not _same_kind(state[way + k], v)]
         raise WeightsError(f"{source}: not the weights of '{backbone}': {len(wrong)} of {len(needed)} arrays are absent, or have another shape or type, e.g. {wrong[0]}" + ('' if found else f'; it holds {len(state)}, e.g. {next(iter(state))}'))
-    way = fits[0] if len(fits) == 1 else _averaged(fits, source)
-    if more := _besides(state, way, {*known, *own}, tuple(classifier)):
+    way = fits[0] if len(fits) == 1 else _averaged_network(fits, source)
+    if more := _further_arrays(state, way, {*known, *own}, tuple(classifier)):
         raise WeightsError(f"{source}: not the weights of '{backbone}' but of a network with more: {len(more)} arrays besides, e.g. {more[0]}")
     taken = {k: state[way + k].to(v.dtype) if way + k in state else v for k, v in own.items()}
     if bad := [k for k, v in taken.items() if not v.isfinite().all()]:
         raise WeightsError(f'{source}: nan or infinite values in {len(bad)} arrays, e.g. {bad[0]}; give another file')
     return taken
 
-def _averaged(fits, source):
+def _averaged_network(fits, source):
     "Of several networks that fit the one that is an average over the training; raises `WeightsError`"
     averaged = [way for way in fits if _AVERAGED.search(way)]
     if len(averaged) != 1:
