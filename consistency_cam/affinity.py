@@ -62,7 +62,7 @@ class AffinityNet(nn.Module):
 # %% ../nbs/10_affinity.ipynb #2faad578
 class BoundaryNet(nn.Module):
     "The strength of a class boundary at every cell of stride 4 (IRNet; the AffinityNet of Puzzle-CAM)"
-    stride = 4  # pixels a cell
+    stride = 4  # pixels per cell
     def __init__(self,
         net: CAMNet,  # its backbone becomes part of this network, frozen and in eval mode
         width: int = 32,  # channels from each map of the pyramid

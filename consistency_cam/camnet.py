@@ -77,7 +77,7 @@ class BackboneNet(nn.Module):
     "A timm backbone with its feature pyramid and normalisation; raises `InputError`, `WeightsError`"
     def __init__(self,
         backbone: str,  # timm name
-        output_stride: int,  # pixels a cell of the last map
+        output_stride: int,  # pixels per cell of the last map
         pretrained: bool|str|Path,  # weights: True (installed package, else hub), a file, or False for random
         classifier_layer: bool = True,  # keep the layer that some backbones have between last block and classifier
     ):

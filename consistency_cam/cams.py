@@ -151,7 +151,7 @@ def infer_batch(
     labels: torch.Tensor|None = None,  # (B,C) 1 where a class is given; None: the classes predicted above .5
     scales: tuple = (.5, 1., 1.5, 2.),  # of the picture's sides
     flip: bool = True,  # add the mirror image's evidence
-    stride: int = 1,  # pixels a cell of the result: 1 for masks, 4 for the random walk
+    stride: int = 1,  # pixels per cell of the result: 1 for masks, 4 for the random walk
     background: bool = False,  # add the background's map as {0: map}, where the network leaves one
 ) -> list:  # B dictionaries {mask id 1..C: map in 0..1, (ceil(H/stride),ceil(W/stride))}
     "Normalised CAMs of a batch; a class without any evidence has a map of zeros; raises `InputError`"
@@ -184,7 +184,7 @@ def infer_cams(
     labels=None,  # (C,) 1 where a class is given; None: the classes predicted above .5
     scales: tuple = (.5, 1., 1.5, 2.),  # of the picture's sides
     flip: bool = True,  # add the mirror image's evidence
-    stride: int = 1,  # pixels a cell of the result: 1 for masks, 4 for the random walk
+    stride: int = 1,  # pixels per cell of the result: 1 for masks, 4 for the random walk
 ) -> dict:  # {mask id 1..C: map in 0..1, (ceil(H/stride),ceil(W/stride))}
     "Normalised CAMs of one picture; raises `InputError`"
     if labels is not None: labels = as_labels(labels, (net.num_classes,))[None]
@@ -198,7 +198,7 @@ def infer(
     use_labels: bool = True,  # keep the given labels' maps; else, and where there are none, classes predicted above .5
     scales: tuple = (.5, 1., 1.5, 2.),  # of the picture's sides
     flip: bool = True,  # add the mirror image's evidence
-    stride: int = 1,  # pixels a cell of the result
+    stride: int = 1,  # pixels per cell of the result
     batch_size: int = 16,  # pictures of one size that go through together
     pending: int = 128,  # most pictures held back to wait for others of their size
     background: bool = False,  # add the background's map as {0: map}, where the network leaves one
@@ -231,11 +231,11 @@ def full_size(
 class StoreError(InputError): "A CAM store that is absent, damaged, or made for other classes"
 
 class CamStore:
-    "A folder of CAMs, one safetensors file a picture, readable without running any code of it"
+    "A folder of CAMs, one safetensors file per picture, readable without running any code of it"
     def __init__(self,
         folder: str|Path,
         classes: list|None = None,  # C class names: makes the store, or must equal those it was made with
-        stride: int = 4,  # pixels a cell
+        stride: int = 4,  # pixels per cell
     ):
         self.folder = Path(folder); about = self.folder/'store.json'
         if about.exists():

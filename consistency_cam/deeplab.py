@@ -76,7 +76,7 @@ class Segmenter(BackboneNet):
     def __init__(self,
         backbone: str,  # timm name
         num_classes: int,  # K, background among them (VOC: 21)
-        output_stride: int,  # pixels a cell of the last map
+        output_stride: int,  # pixels per cell of the last map
         pretrained: bool|str|Path,  # backbone weights: True (a package, else the hub), a file, or False: random
     ):
         if not isinstance(num_classes, int) or num_classes < 2:
@@ -92,7 +92,7 @@ class Segmenter(BackboneNet):
 
 # %% ../nbs/13_deeplab.ipynb #f38ac950
 def rates_at(
-    output_stride: int,  # pixels a cell
+    output_stride: int,  # pixels per cell
 ) -> tuple:
     "ASPP's rates: 6, 12, 18 at stride 16, and the same distances in pixels at another (DeepLabV3, Section 3.3)"
     return tuple(rate * 16 // output_stride for rate in (6, 12, 18))
@@ -102,7 +102,7 @@ class DeepLabV3(Segmenter):
     def __init__(self,
         backbone: str = 'tf_efficientnet_lite0',  # timm name
         num_classes: int = 21,  # K, background among them
-        output_stride: int = 16,  # pixels a cell of the backbone's last map: 16 or 8
+        output_stride: int = 16,  # pixels per cell of the backbone's last map: 16 or 8
         pretrained: bool|str|Path = True,  # backbone weights: True (a package, else the hub), a file, or False: random
         rates: tuple|None = None,  # of ASPP, cells; None: as `rates_at` says
         norm: str = 'batch',  # normalisation of the head: 'batch' or 'group'
@@ -140,7 +140,7 @@ class DeepLabV3Plus(Segmenter):
     def __init__(self,
         backbone: str = 'tf_efficientnet_lite0',  # timm name
         num_classes: int = 21,  # K, background among them
-        output_stride: int = 16,  # pixels a cell of the backbone's last map: 16 or 8
+        output_stride: int = 16,  # pixels per cell of the backbone's last map: 16 or 8
         pretrained: bool|str|Path = True,  # backbone weights: True (a package, else the hub), a file, or False: random
         rates: tuple|None = None,  # of ASPP, cells; None: as `rates_at` says
         norm: str = 'batch',  # normalisation of the head: 'batch' or 'group'

@@ -104,7 +104,7 @@ def warn_of_silence(self: IteratedLearning):
 
 @patch
 def forward(self: IteratedLearning,
-    batch: dict,  # 'image' (B,3,H,W) normalised, 'labels' (B,C) one class a picture
+    batch: dict,  # 'image' (B,3,H,W) normalised, 'labels' (B,C) one class per picture
     step: int,  # steps done so far
 ) -> dict:  # given: loss; or taught: loss, labels: mean number, empty: share
     "Loss of one step, the mean over the batch, and what the teacher said"

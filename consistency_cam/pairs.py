@@ -91,7 +91,7 @@ def pair_labels(
 # %% ../nbs/09_pairs.ipynb #3980bcf4
 def to_grid(
     labels: torch.Tensor,  # (...,H,W) uint8
-    stride: int,  # pixels a cell
+    stride: int,  # pixels per cell
 ) -> torch.Tensor:  # (...,ceil(H/stride),ceil(W/stride))
     "The label in the middle of each cell; of a cell that the picture ends in, the pixel nearest to its middle"
     start, device = stride // 2, labels.device

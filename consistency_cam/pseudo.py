@@ -40,7 +40,7 @@ class PseudoSetting:
     radius: int = 5  # of the walk, cells; where affinities are given instead of edges, theirs counts
     beta: float = 10.  # power of the affinities
     steps: int = 256  # of the walk
-    stride: int = 4  # pixels a cell of the grid on which they walk: 4 for a BoundaryNet, an AffinityNet has its own
+    stride: int = 4  # pixels per cell of the grid on which they walk: 4 for a BoundaryNet, an AffinityNet has its own
     background: float|tuple = .3  # score of the background, or level of its rule; of two: unsure where they differ
     rule: str = 'constant'  # where the background's score comes from, of `background.RULES`
     crf: CRFSetting|None = LABEL_CRF  # for hard labels; None: no CRF

@@ -50,7 +50,7 @@ class Part:
     @property
     def have(self) -> int: return self.file.tell()
     def begin(self, known):
-        "Start anew, with the file that the server speaks of now"
+        "Start again, with the file that the server speaks of now"
         with _writing(self.path): self.file.seek(0); self.file.truncate(); self.note.write_text(json.dumps(known))
         self.known = known
     def write(self, block):

@@ -105,7 +105,7 @@ def shard_index(
             found = {k: f.get_tensor(k) for k in ('shard', 'offset', 'size', 'target')}
             if f.metadata()['state'] == state and {len(about['ids'])} == {len(v) for v in found.values()}:
                 return dict(ids=about['ids'], **found), about['errors']
-    except Exception: pass  # there is none, or it is damaged: it is made anew
+    except Exception: pass  # there is none, or it is damaged: it is made again
     found, errors = make_index(paths)
     about = torch.frombuffer(bytearray(json.dumps(dict(ids=found['ids'], errors=errors)).encode()), dtype=torch.uint8)
     try: atomic_bytes(file, save({k: v for k, v in found.items() if k != 'ids'} | dict(about=about), dict(state=state)))

@@ -16,7 +16,7 @@ from .voc import voc_splits
 
 # %% ../../nbs/datasets/16_sources.ipynb #c782bac7
 _PICTURES, _SPLITS = ('pictures', 'images', 'JPEGImages'), ('train', 'training', 'val', 'valid', 'validation', 'test')
-# names of folders that are no classes
+# names of folders that are not classes
 _PARTS = (*_PICTURES, *_SPLITS, 'masks', 'labels', 'annotations', 'SegmentationClass')
 
 def _holds_pictures(folder, *patterns):

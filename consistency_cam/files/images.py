@@ -66,13 +66,13 @@ def _keep_as_stored(im, mask):
 def to_rgb(
     im,  # Pillow image of `open_picture`
     mask=None,  # path of its mask, where it has one
-) -> Image.Image:  # RGB, 8 bits a channel
+) -> Image.Image:  # RGB, 8 bits per channel
     "The picture upright, by its EXIF orientation and its mask; raises `MaskError` where a mask it needs cannot be read"
     im.info.pop('transparency', None)
     return (im if _keep_as_stored(im, mask) else ImageOps.exif_transpose(im)).convert('RGB')
 
 def read_image(
-    path,  # a picture in any format that Pillow reads, 8 bits a channel
+    path,  # a picture in any format that Pillow reads, 8 bits per channel
     mask=None,  # path of its mask, where it has one
 ) -> torch.Tensor:  # uint8 (3, H, W), RGB
     "The picture, upright by its EXIF orientation, or as it lies where only that fits its mask; raises `PictureError`"

@@ -227,7 +227,7 @@ def curve(
     title: str = '',
     size: tuple = (6, 3),  # width and height, inches
 ) -> Figure:
-    "mIoU in percent against the threshold, a line a method, the best point of each marked and named"
+    "mIoU in percent against the threshold, one line per method, the best point of each marked and named"
     fig = Plot(size, 'constrained')
     ax = fig.subplots()
     for k, (name, (thresholds, mious)) in enumerate(curves.items()):

@@ -116,7 +116,7 @@ def computes_bf16() -> bool:
     return torch.cpu._is_amx_tile_supported()
 
 def make_accelerator(precision='no'):
-    "accelerate's handle on device, precision and processes; a changed precision starts it anew"
+    "accelerate's handle on device, precision and processes; a changed precision starts it again"
     together = processes()[1] > 1
     if precision == 'auto': precision = 'bf16' if computes_bf16() else 'no'
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:

@@ -134,7 +134,7 @@ class Batches(Sampler):
     "Batches of `(epoch, index)` for the steps from `start` on: one permutation per epoch, the remainder dropped"
     def __init__(self,
         n: int,  # pictures
-        batch_size: int,  # pictures a step, all processes together
+        batch_size: int,  # pictures per step, all processes together
         steps: int,  # of the whole training
         seed: int = 0,  # of the run
         start: int = 0,  # steps already done: resuming takes up the same stream here
