@@ -29,7 +29,9 @@ __getattr__ = moved(__name__)
 @contextmanager
 def guard_trace(name):
     "Within the block, what a trace would keep of this picture's size is an `InputError` where torch otherwise warns"
-    if not torch.jit.is_tracing(): yield; return
+    if not torch.jit.is_tracing():
+        yield
+        return
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter('always', torch.jit.TracerWarning)
         yield

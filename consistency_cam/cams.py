@@ -96,7 +96,7 @@ def checked_ways(
     stride: int = 1,  # pixels per cell of the result
 ):
     "Go on where a picture can be looked at so; raises `InputError`"
-    good = lambda s: isinstance(s, (int, float)) and .01 <= s <= 16
+    def good(s): return isinstance(s, (int, float)) and .01 <= s <= 16
     if not isinstance(scales, (tuple, list)) or not scales or not all(map(good, scales)):
         raise InputError(f'scales {scales!r}; give one or more, each from .01 to 16 of the sides of the picture, such as (.5, 1., 1.5, 2.)')
     if type(stride) is not int or stride < 1:
@@ -213,10 +213,12 @@ def infer(
     with reused_memory():
         for i, x in samples.pictures(indices):
             size = tuple(x.shape[-2:])
-            groups.setdefault(size, []).append((i, x)); held += 1
+            groups.setdefault(size, []).append((i, x))
+            held += 1
             if len(groups[size]) < batch_size and held < pending: continue
             size = size if len(groups[size]) == batch_size else max(groups, key=lambda s: len(groups[s]))
-            held -= len(groups[size]); yield from flush(size)
+            held -= len(groups[size])
+            yield from flush(size)
         for size in list(groups): yield from flush(size)
 
 # %% ../nbs/03_cams.ipynb #6d9519d1
@@ -237,9 +239,11 @@ class CamStore:
         classes: list|None = None,  # C class names: makes the store, or must equal those it was made with
         stride: int = 4,  # pixels per cell
     ):
-        self.folder = Path(folder); about = self.folder/'store.json'
+        self.folder = Path(folder)
+        about = self.folder/'store.json'
         if about.exists():
-            known = read_json(about, 'classes', 'stride'); self.classes, self.stride = known['classes'], known['stride']
+            known = read_json(about, 'classes', 'stride')
+            self.classes, self.stride = known['classes'], known['stride']
             named = isinstance(self.classes, list) and all(isinstance(c, str) for c in self.classes)
             if not named or type(self.stride) is not int or self.stride <= 0:
                 raise StoreError(f'{about}: no names of classes and a stride; remove the folder and infer again')

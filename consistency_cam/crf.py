@@ -174,7 +174,8 @@ def crf_many(
     jobs, workers = tqdm(jobs, title, total, disable=not progress), cores() if workers is None else workers
     if workers:
         function, jobs = partial(_work, function), ((id, (_each(_pack, arguments),)) for id, arguments in jobs)
-    ended = lambda ids: CRFError(f"a process of the pool was ended from outside, at picture '{ids[-1]}' or one of the {2 * workers} before it; often memory is short: make room and do the same again, or take fewer workers")
+    def ended(ids):
+        return CRFError(f"a process of the pool was ended from outside, at picture '{ids[-1]}' or one of the {2 * workers} before it; often memory is short: make room and do the same again, or take fewer workers")
     for id, get in in_processes(function, jobs, workers, 2, ended): yield _result_of(id, get)
 
 def _result_of(id, get):

@@ -98,7 +98,7 @@ def rates_at(
     return tuple(rate * 16 // output_stride for rate in (6, 12, 18))
 
 class DeepLabV3(Segmenter):
-    "Backbone, ASPP, 3x3 layer, classifier, at the picture's size (Chen et al. 2017); raises `InputError`, `WeightsError`"
+    "Backbone, ASPP, 3x3 layer, classifier, at the picture's size (Chen et al. 2017); raises `InputError`"
     def __init__(self,
         backbone: str = 'tf_efficientnet_lite0',  # timm name
         num_classes: int = 21,  # K, background among them

@@ -114,7 +114,8 @@ def forward(self: IteratedLearning,
     if first: self.teacher.load_state_dict(self.net.state_dict())
     targets = self.teach(images, labels)
     found = targets.any(1)
-    self.taught += sum_over_processes(found.new_tensor(len(found), dtype=torch.long)); self.left_out += sum_over_processes((~found).sum())
+    self.taught += sum_over_processes(found.new_tensor(len(found), dtype=torch.long))
+    self.left_out += sum_over_processes((~found).sum())
     self.silent += ~found.any()
     if not turn(step + 1, self.k_teacher, self.k_student)[0]: self.warn_of_silence()
     loss = picture_loss(self.net(images), targets) * found
@@ -151,5 +152,5 @@ def class_logits(
     long_side: int|None = None,  # rescale pictures to this, pixels; None: as they are
 ) -> torch.Tensor:
     "Class logits (N,C) of all pictures"
-    sized = lambda x: rescale(x, long_side) if long_side else x
+    def sized(x): return rescale(x, long_side) if long_side else x
     return torch.cat([net(net.normalize(sized(samples.image(i)))[None]) for i in range(len(samples))]).float().cpu()

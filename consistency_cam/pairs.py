@@ -107,7 +107,7 @@ def affinity_loss(
     "The three parts of the loss, each a mean over its pairs in all processes, 0 where there are none (psa, IRNet)"
     a = affinity if affinity.dtype == torch.float64 else affinity.float()
     loss = -torch.where(pairs.different, 1 + 1e-5 - a, a + 1e-5).log()
-    mean = lambda mask: shared_mean(torch.where(mask, loss, 0.).sum(), mask.sum())
+    def mean(mask): return shared_mean(torch.where(mask, loss, 0.).sum(), mask.sum())
     return dict(background=mean(pairs.background) / 4, foreground=mean(pairs.foreground) / 4,
         different=mean(pairs.different) / 2)
 
@@ -143,7 +143,8 @@ class _Strongest(torch.autograd.Function):
         for largest, way in zip(out.unbind(-3), ways):
             largest.copy_(at(*way[0]))
             for cell in way[1:]: torch.maximum(largest, at(*cell), out=largest)
-        ctx.save_for_backward(edge, out); ctx.radius = radius
+        ctx.save_for_backward(edge, out)
+        ctx.radius = radius
         return out
 
     @staticmethod
@@ -154,7 +155,8 @@ class _Strongest(torch.autograd.Function):
         for rest, largest, way in zip(grad.clone().unbind(-3), out.unbind(-3), _ways(ctx.radius)):
             for cell in way:
                 torch.eq(at(*cell), largest, out=taken).mul_(rest)
-                into(*cell).add_(taken); rest.sub_(taken)
+                into(*cell).add_(taken)
+                rest.sub_(taken)
         return into(0, 0), None
 
 # %% ../nbs/09_pairs.ipynb #6c9e5bdb

@@ -96,7 +96,7 @@ def score_mask(
     size, level = image.shape[1:], setting.background
     if not any(m.any() for m in scores.values()): return torch.zeros(size, dtype=torch.uint8)
     crf = partial(label_crf, setting=setting.crf, certainty=setting.certainty) if setting.crf else None
-    score = lambda level: background(setting.rule, scores, level, own)
+    def score(level): return background(setting.rule, scores, level, own)
     if isinstance(level, (tuple, list)): return labels_by_score(image, scores, *_high_and_low(*map(score, level)), crf)
     mask = cam_mask(scores, score(level), size).to(torch.uint8)
     return crf(image, mask, [0, *sorted(scores)]) if crf else mask
@@ -180,7 +180,7 @@ def mask_facts(
 ) -> dict:
     "What the manifest says of a picture"
     ids = mask.unique().tolist()
-    share = lambda c: round((mask == c).float().mean().item(), 4)
+    def share(c): return round((mask == c).float().mean().item(), 4)
     return dict(classes=[classes[c - 1] for c in sorted(cams)], found=[classes[c - 1] for c in ids if 0 < c < 255],
         background=share(0), unsure=share(255), all_zero=bool(cams) and not any(m.any() for m in cams.values()))
 
@@ -210,14 +210,14 @@ def pseudo_labels(
     if stage.settled(): return read_json(about)
     _check(samples, store)
     with stage.work():
-        path = lambda id: stage.folder/f'{id}.png'
+        def path(id): return stage.folder/f'{id}.png'
         missing = [i for i, id in enumerate(samples.ids) if not path(id).exists()]
         jobs = ((samples.ids[i], _job(samples, store, i, relation, setting)) for i in missing)
         for id, mask in crf_many(jobs, pseudo_label, workers, 'pseudo-labels', progress, len(missing)):
             write_mask(mask, path(id))
         pictures = {id: mask_facts(read_mask(path(id)), store.get(id, full=False), samples.classes)
             for id in samples.ids}
-        mean = lambda key: round(sum(p[key] for p in pictures.values()) / len(pictures), 4)
+        def mean(key): return round(sum(p[key] for p in pictures.values()) / len(pictures), 4)
         result = dict(pictures=len(pictures), all_zero=sum(p['all_zero'] for p in pictures.values()),
             background=mean('background'), unsure=mean('unsure'))
         write_json(about, dict(setting=stage.config, inputs=stage.inputs, data=stage.data, versions=_versions(),

@@ -96,7 +96,7 @@ def write_masks(
     indices: list|None = None,  # which of the pictures; None: all
 ) -> Path:  # the folder
     "Write the mask of every picture that has none in the folder yet"
-    path = lambda id: Path(folder)/f'{id}.png'
+    def path(id): return Path(folder)/f'{id}.png'
     wanted = range(len(samples)) if indices is None else indices
     missing = [i for i in wanted if not path(samples.ids[i]).exists()]
     found = segment(net, samples, missing, scales, mirror)

@@ -81,7 +81,11 @@ class HFlip(View):
 @dataclass(frozen=True)
 class Crop:
     "One step's window, in pixels"
-    top: int; left: int; height: int; width: int; stride: int
+    top: int
+    left: int
+    height: int
+    width: int
+    stride: int
     def image(self, x): return x[..., self.top:self.top+self.height, self.left:self.left+self.width]
     def cams(self, a):
         y, x, h, w = (v // self.stride for v in (self.top, self.left, self.height, self.width))
@@ -118,7 +122,9 @@ def resize(
 @dataclass(frozen=True)
 class Resize:
     "One step's size, in pixels"
-    height: int; width: int; stride: int
+    height: int
+    width: int
+    stride: int
     def image(self, x): return resize(x, (self.height, self.width))
     def cams(self, a): return resize(a, (self.height // self.stride, self.width // self.stride))
     def whole(self, m): return m

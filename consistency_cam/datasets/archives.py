@@ -90,7 +90,8 @@ def open_archive(
 ):
     "Yield an archive's members as (name, kind, size, handle), and a function that opens a handle"
     with open(path, 'rb') as f:
-        magic = f.read(4); f.seek(0)
+        magic = f.read(4)
+        f.seek(0)
         if magic[:2] == b'PK':
             with zipfile.ZipFile(f) as z: yield _zip_members(z), z.open
             return
@@ -157,7 +158,9 @@ def staging(
     "A hidden folder beside it, to fill and rename; it goes away at the end, and those of killed processes do too"
     to.parent.mkdir(parents=True, exist_ok=True)
     for old in to.parent.glob(f'.{to.name}.*.part'):
-        if lock := _lock(old, sure=True): shutil.rmtree(old, ignore_errors=True); lock.close()
+        if lock := _lock(old, sure=True):
+            shutil.rmtree(old, ignore_errors=True)
+            lock.close()
     stage = Path(tempfile.mkdtemp(prefix=f'.{to.name}.', suffix='.part', dir=to.parent))
     try:
         with _lock(stage): yield stage
@@ -222,11 +225,14 @@ def unpack(
         if lacks := _missing_part(found, inner, members):
             raise ArchiveError(f'{path}: another archive, it has no {lacks[0]}; {archive_kind(found)}')
         total = sum(size for _, size, _ in found.values())
-        to.parent.mkdir(parents=True, exist_ok=True); _room(to.parent, total)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        _room(to.parent, total)
         with staging(to) as stage, tqdm(total=total, desc=f'unpacking {path.name}', unit='B', unit_scale=True,
                 disable=not progress) as bar:
             for name, (kind, size, handle) in found.items():
-                if kind == 'a folder': (stage/'all'/name).mkdir(parents=True, exist_ok=True); continue
+                if kind == 'a folder':
+                    (stage/'all'/name).mkdir(parents=True, exist_ok=True)
+                    continue
                 with read(handle) as source: _write(source, stage/'all'/name, size, path)
                 bar.update(size)
             if total > 1 << 27:

@@ -45,7 +45,7 @@ def checked_categories(
     if not 0 < len(found) < 255: raise LabelError(f'{where}: {len(found)} categories; a mask holds 1 to 254')
     other = (sorted(id for id in found.keys() | wanted.keys() if found.get(id) != wanted.get(id)) if wanted is not None
         else [])
-    said = lambda names, id: repr(names[id]) if id in names else 'missing'
+    def said(names, id): return repr(names[id]) if id in names else 'missing'
     if other:
         raise LabelError(f"{where}: not the {len(wanted)} categories of COCO 2014: {other[0]} is {said(found, other[0])} here, {said(wanted, other[0])} there, and {len(other) - 1} more differ; unpack the annotations again, or take the file's own list by --labels file (categories=None)")
     return dict(sorted(found.items()))
@@ -85,13 +85,15 @@ def entries(
     "Yield (name, entry, start, end) of the entries of its lists, (name, None, 0, 0) for a list; raises `ValueError`"
     at, c = _next(text, 0, '{')
     while c != '}':
-        name, at = _DECODE(text, at); at, _ = _next(text, at, ':')
+        name, at = _DECODE(text, at)
+        at, _ = _next(text, at, ':')
         if text[at:at+1] == '[':
             yield name, None, 0, 0
             at, c = _next(text, at, '[')
             if text[at:at+1] == ']': at, c = _next(text, at, ']')
             while c != ']':
-                entry, end = _DECODE(text, at); yield name, entry, at, end
+                entry, end = _DECODE(text, at)
+                yield name, entry, at, end
                 at, c = _next(text, end, ',', ']')
         else: _, at = _DECODE(text, at)
         at, c = _next(text, at, ',', '}')
@@ -174,7 +176,8 @@ def read_instances(
     categories: dict|None = CATEGORIES,  # {id: name} it must have; None: whatever it has
 ) -> Instances:
     "The images, categories and labels of a file, errors of single entries in a list; raises `LabelError`"
-    path = Path(path); text = read_text(path)
+    path = Path(path)
+    text = read_text(path)
     images, entries_, serial, found = _lists(path, text)
     if categories is None: names, said = own_categories(entries_, {*found[1::5]}, path)
     else: names, said = {id: str(e.get('name')) for id, e in entries_.items()}, ''
@@ -192,14 +195,18 @@ def read_instances(
             continue
         if k is None:
             errors.append(LabelError(f'{about()} is of category {category}, which is not listed; unpack the annotations again'))
-            bad.add(i); continue
-        labels[i, k-1] = 1; made.places[i].append((start, end))
+            bad.add(i)
+            continue
+        labels[i, k-1] = 1
+        made.places[i].append((start, end))
         if not outlined: made.bare.add(i)
     return made
 
 # %% ../../nbs/datasets/07_coco.ipynb #4daff26b
 def _official():
-    try: from pycocotools import mask; return mask
+    try:
+        from pycocotools import mask
+        return mask
     except ImportError:
         raise ImportError('the outlines of COCO are read by pycocotools, which is not installed: pip install "consistency_cam[coco]"') from None
 
@@ -210,9 +217,11 @@ def decode_runs(
     runs, value, bits = [], 0, 0
     for c in text.encode():
         if not 48 <= c < 112: raise ValueError(f'run lengths with a character that is none of COCO\'s ({chr(c)!r})')
-        value |= (c - 48 & 31) << bits; bits += 5
+        value |= (c - 48 & 31) << bits
+        bits += 5
         if c - 48 & 32: continue
-        runs.append(value - (c - 48 >> 4 << bits) + (runs[-2] if len(runs) > 2 else 0)); value = bits = 0
+        runs.append(value - (c - 48 >> 4 << bits) + (runs[-2] if len(runs) > 2 else 0))
+        value = bits = 0
     if bits: raise ValueError('run lengths that end within a number')
     return runs
 
@@ -282,9 +291,12 @@ def _make_all(jobs, numbers, workers, bar):
     "Write all masks, from a pool where they are many; what is wrong with them, by position"
     workers = 0 if len(jobs) < 32 else cores() if workers is None else workers
     parts, wrong = [jobs[k:k+16] for k in range(0, len(jobs), 16)], {}
-    ended = lambda paths: MaskError(f'{paths[0]}: a process that makes masks was ended from outside at this one or one of the next {64*workers}; often memory is short: make room, then run the same command again, it goes on from what is made')
+    def ended(paths):
+        return MaskError(f'{paths[0]}: a process that makes masks was ended from outside at this one or one of the next {64*workers}; often memory is short: make room, then run the same command again, it goes on from what is made')
     made = in_processes(_make, ((part[0][-1], (part, numbers)) for part in parts), workers, ended=ended)
-    for (_, get), part in zip(made, parts): wrong |= get(); bar.update(len(part))
+    for (_, get), part in zip(made, parts):
+        wrong |= get()
+        bar.update(len(part))
     return wrong
 
 # %% ../../nbs/datasets/07_coco.ipynb #d063b00d
@@ -307,7 +319,8 @@ def coco_splits(
     root,  # folder of a data set
 ) -> list:  # names
     "The splits there are, without their year where no two differ by it only"
-    names = [*instance_files(root)]; short = [re.sub(r'(?<=\D)20\d\d$', '', name) for name in names]
+    names = [*instance_files(root)]
+    short = [re.sub(r'(?<=\D)20\d\d$', '', name) for name in names]
     return short if len({*short}) == len(short) else names
 
 def _places(root, split):
@@ -350,13 +363,16 @@ def make_masks(
 ) -> dict:  # the manifest
     "Make the masks of a split, all or not yet; raises `InputError`, and `ImportError` without pycocotools"
     path, done = _places(root, split)
-    sha = _sha(path); part = done.with_name(f'.{done.name}.{sha[:16]}.part')
+    sha = _sha(path)
+    part = done.with_name(f'.{done.name}.{sha[:16]}.part')
     with writing(done.parent):
-        done.parent.mkdir(parents=True, exist_ok=True); lock = open(done.parent/f'.{done.name}.lock', 'w')
+        done.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(done.parent/f'.{done.name}.lock', 'w')
     with lock:
         take_lock(lock, wait=True)
         if done.exists(): return _manifest(done, path, sha, categories)
-        _official(); made = read_instances(path, categories)
+        _official()
+        made = read_instances(path, categories)
         for old in set(done.parent.glob(f'.{done.name}.*.part')) - {part}: shutil.rmtree(old)
         target, without = (lambda i: part/f'{made.ids[i]}.png'), made.bad | made.bare
         jobs = [(i, [made.text[a:b] for a, b in made.places[i]], made.images[i][1:], target(i))

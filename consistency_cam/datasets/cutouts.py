@@ -151,7 +151,9 @@ def _random_things(rng, cutouts):
             cutout = cutouts[name][rng.integers(len(cutouts[name]))]
             for _ in range(20):
                 tried = [*things, _random_thing(rng, name, cutout)]
-                if _all_seen(tried): things = tried; break
+                if _all_seen(tried):
+                    things = tried
+                    break
     return things
 
 def _visible_cutouts(paths, size, limit, errors):

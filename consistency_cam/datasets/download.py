@@ -36,13 +36,16 @@ class Part:
         path,  # where the whole file will be
     ):
         self.path, self.note = (path.with_name(path.name + end) for end in ('.part', '.part.json'))
-        with _writing(self.path): path.parent.mkdir(parents=True, exist_ok=True); self.file = open(self.path, 'ab')
+        with _writing(self.path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = open(self.path, 'ab')
         try:
             take_lock(self.file)
             ours = self.path.exists() and os.path.samestat(os.stat(self.path), os.fstat(self.file.fileno()))
         except BlockingIOError: ours = False
         if not ours:
-            self.file.close(); raise DownloadError(f'{self.path}: another process is downloading this; wait for it')
+            self.file.close()
+            raise DownloadError(f'{self.path}: another process is downloading this; wait for it')
         try: self.known = dict(json.loads(self.note.read_text()))
         except (OSError, ValueError, TypeError): self.known = {}
         if not self.known: self.begin({})
@@ -51,12 +54,20 @@ class Part:
     def have(self) -> int: return self.file.tell()
     def begin(self, known):
         "Start again, with the file that the server speaks of now"
-        with _writing(self.path): self.file.seek(0); self.file.truncate(); self.note.write_text(json.dumps(known))
+        with _writing(self.path):
+            self.file.seek(0)
+            self.file.truncate()
+            self.note.write_text(json.dumps(known))
         self.known = known
     def write(self, block):
-        with _writing(self.path): self.file.write(block); self.file.flush()
+        with _writing(self.path):
+            self.file.write(block)
+            self.file.flush()
     def become(self, path):
-        with _writing(path): os.fsync(self.file.fileno()); os.replace(self.path, path); self.note.unlink()
+        with _writing(path):
+            os.fsync(self.file.fileno())
+            os.replace(self.path, path)
+            self.note.unlink()
     def forget(self):
         for p in (self.path, self.note): p.unlink(missing_ok=True)
     def __enter__(self): return self
@@ -97,7 +108,8 @@ def _take_answer(part, url, size, timeout, bar):
         _room(part.path.parent, (total or 0) - part.have)
         bar.total, bar.n = total, part.have
         while block := answer.read1(1 << 18):
-            part.write(block); bar.update(len(block))
+            part.write(block)
+            bar.update(len(block))
             if total and part.have > total:
                 part.begin({})
                 raise DownloadError(f'{url}: more than the {total:,} bytes that were announced; try again, or name an archive by --from FILE')
@@ -113,7 +125,9 @@ def digest(
     h = hashlib.new(kind)
     size, title = os.path.getsize(path), f'checking {Path(path).name}'
     with open(path, 'rb') as f, tqdm(total=size, desc=title, unit='B', unit_scale=True, disable=not progress) as bar:
-        while block := f.read(1 << 20): h.update(block); bar.update(len(block))
+        while block := f.read(1 << 20):
+            h.update(block)
+            bar.update(len(block))
     return h.hexdigest()
 
 def verify_archive(
@@ -188,7 +202,9 @@ def fetch(
     path, record = Path(path), Path(f'{path}.json')
     if urlsplit(url).scheme not in ('http', 'https', 'file'):
         raise DownloadError(f'{url}: not an address that can be fetched; it must begin with https://, http:// or file://')
-    if path.exists(): verify_archive(path, size, md5, record, progress); return path
+    if path.exists():
+        verify_archive(path, size, md5, record, progress)
+        return path
     with Part(path) as part:
         with tqdm(desc=path.name, unit='B', unit_scale=True, disable=not progress) as bar:
             _receive(part, url, size, tries, wait, timeout, bar)
@@ -204,7 +220,9 @@ def _named_archives(archives, given):
     "{archive name: file or address}, of the files, folders and addresses that somebody named"
     found, names = {}, [a.name for a in archives]
     for g in map(str, given):
-        if Path(g).is_dir(): found |= {n: str(Path(g)/n) for n in names if (Path(g)/n).exists()}; continue
+        if Path(g).is_dir():
+            found |= {n: str(Path(g)/n) for n in names if (Path(g)/n).exists()}
+            continue
         name = unquote(urlsplit(g).path).split('/')[-1] if '://' in g else Path(g).name
         if name not in names and len(names) > 1:
             raise DownloadError(f'{g}: which of the archives is this? name it as it is published: {", ".join(names)}')
@@ -240,7 +258,8 @@ def get(
         known = record.exists()
         path = fetch(source, root/a.name, a.size, a.md5, progress=progress, **how) if fetched else Path(source)
         if not fetched:
-            root.mkdir(parents=True, exist_ok=True); verify_archive(path, a.size, a.md5, record, progress)
+            root.mkdir(parents=True, exist_ok=True)
+            verify_archive(path, a.size, a.md5, record, progress)
         try: unpack(path, root/a.to, a.inner, a.members, progress=progress)
         except InputError:
             if not known: record.unlink(missing_ok=True)

@@ -193,7 +193,8 @@ class Folder(Files):
         classes=None,  # the C class names in order, or a file of them; None: as `class_order` finds them, else sorted
         errors: list = None,  # what is wrong in the table, collected, such rows left out; None: the first is raised
     ):
-        found = find_pictures(root); plain = plain_ids(found)
+        found = find_pictures(root)
+        plain = plain_ids(found)
         classes, file, order = class_order(root, masks, classes)
         labels = self._labels(root, labels_csv, classes, file, errors, found)
         masks_hold(labels.classes, root)
@@ -210,7 +211,7 @@ class Folder(Files):
 
     def _labels(self, root, table, classes, file, errors, found):
         "`own_labels`, where errors say which file lists the classes"
-        hint = lambda e: LabelError(f'{e} ({file} lists the classes)') if file and 'unknown class' in str(e) else e
+        def hint(e): return LabelError(f'{e} ({file} lists the classes)') if file and 'unknown class' in str(e) else e
         try: labels = own_labels(root, table, classes, wrong := [], found)
         except LabelError as e: raise hint(e) from None
         for e in wrong: refuse(hint(e), errors)

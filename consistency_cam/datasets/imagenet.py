@@ -66,7 +66,9 @@ def missing_parts(
     for split, (num_classes, num_pictures) in counts.items():
         folder, pictures = Path(root)/split, 0
         try: names = class_folders(folder)
-        except PictureError as e: found.append(str(e)); continue
+        except PictureError as e:
+            found.append(str(e))
+            continue
         if len(names) != num_classes:
             found.append(f'{folder}: {len(names):,} class folders, there should be {num_classes:,}')
         for name in names:
@@ -87,7 +89,8 @@ def read_class_names(
     names = {}
     for n, folder, *name in rows:
         if not name:
-            refuse(LabelError(f'{path}, line {n}: {folder!r} has no name; write `{folder} name`'), errors); continue
+            refuse(LabelError(f'{path}, line {n}: {folder!r} has no name; write `{folder} name`'), errors)
+            continue
         if folder in names:
             refuse(LabelError(f'{path}, line {n}: {folder!r} stands here a second time; remove one of the two lines'),
                 errors)
@@ -132,7 +135,9 @@ class ImageNet(Files):
         try:
             if name not in order: raise LabelError(f'{folder/name}: {unknown("class", name, order)}')
             return class_pictures(folder, name)
-        except InputError as e: refuse(e, errors); return []
+        except InputError as e:
+            refuse(e, errors)
+            return []
 
     def fingerprint(self):
         names = json.dumps([self.ids, self.classes]).encode()
@@ -140,7 +145,7 @@ class ImageNet(Files):
 
 # %% ../../nbs/datasets/10_imagenet.ipynb #6d668501
 def _random(samples, i, seed):
-    lot = lambda c: hashlib.sha256(json.dumps([seed, samples.ids[i], samples.classes[c-1]]).encode()).digest()
+    def lot(c): return hashlib.sha256(json.dumps([seed, samples.ids[i], samples.classes[c-1]]).encode()).digest()
     return min(samples.label_ids(i), key=lot)
 
 def _largest(samples, i, seed):

@@ -23,7 +23,7 @@ def label_against_mask(
 ) -> tuple:  # a `LabelError` or None, and a note or None
     "Whether a picture's labels and its mask speak of the same classes"
     masked, named = {k for k in ids if 0 < k <= len(samples.classes)}, set(samples.label_ids(i))
-    words = lambda ks: ', '.join(samples.classes[k-1] for k in sorted(ks))
+    def words(ks): return ', '.join(samples.classes[k-1] for k in sorted(ks))
     extra = masked - named and LabelError(f'{where}: the mask shows {words(masked - named)}, the labels of {samples.ids[i]!r} name {words(named) or "no class"}; correct one of them')
     return extra or None, 'a class that is named has no pixel in the mask' if named - masked else None
 
@@ -43,7 +43,9 @@ def agreeing_ids(
     together, shown, named = Counter(), Counter(), Counter()
     for ids, labels in pairs:
         labels = labels | {0}
-        shown.update(ids); named.update(labels); together.update(product(ids, labels))
+        shown.update(ids)
+        named.update(labels)
+        together.update(product(ids, labels))
     jaccard = {(a, b): n / (shown[a] + named[b] - n) for (a, b), n in together.items()}
     found = {}
     for a, b in sorted(jaccard, key=lambda p: (-jaccard[p], p[0] != p[1], p)):
@@ -93,7 +95,7 @@ def _spread(ids, num_classes):
 
 def _remedy(numbers, classes):
     "How to give the numbering that was found"
-    name = lambda k: repr(classes[k-1]) if k else 'the background'
+    def name(k): return repr(classes[k-1]) if k else 'the background'
     listed = listing((f'id {a} is {name(b)}' if a == min(numbers) else f'{a} {name(b)}'
         for a, b in sorted(numbers.items())), 30)
     list_helps = all((a == 0) == (b == 0) for a, b in numbers.items())

@@ -57,7 +57,7 @@ def _background(rng, size, place, horizon, land):
     "A canvas without things; `horizon` and `land` are heights from 0, the top, to 1"
     y = np.linspace(0, 1, size, dtype=np.float32)[:, None, None]
     coarse, fine = _noise(rng, size, 4)[..., None], _noise(rng, size, 24, 2)[..., None]
-    below = lambda line, wobble: np.clip((y - line - wobble*coarse)/(2/size)+.5, 0, 1)
+    def below(line, wobble): return np.clip((y - line - wobble*coarse)/(2/size)+.5, 0, 1)
     image = _sky(y, horizon, coarse)
     if place == 'shore':
         image = image*(1-below(horizon, 0)) + _water(y, horizon, coarse, fine)*below(horizon, 0)
@@ -92,7 +92,7 @@ def _body_colour(rng, family):
 # %% ../../nbs/datasets/03_paint.ipynb #da600b70
 def _animal(rng, colour):
     stride = rng.uniform(-.06, .06)
-    leg = lambda x, shift, light: (_brightness(colour, light), _rectangle(x-.1+shift, .05, x+.1+shift, .5))
+    def leg(x, shift, light): return (_brightness(colour, light), _rectangle(x-.1+shift, .05, x+.1+shift, .5))
     tail = _ellipse(-.9, -.12+rng.uniform(-.08, .08), .17, .07, rng.uniform(.3, 1.))
     return [
         leg(-.62, stride, .7), leg(.36, -stride, .7),
@@ -106,7 +106,7 @@ def _animal(rng, colour):
 def _vehicle(rng, colour):
     glass = _brightness((150, 186, 206), rng.uniform(.8, 1.1))
     front = rng.uniform(.5, .7)
-    wheel = lambda x: [((40, 40, 44), _ellipse(x, .4, .22, .22)), ((176, 176, 180), _ellipse(x, .4, .1, .1))]
+    def wheel(x): return [((40, 40, 44), _ellipse(x, .4, .22, .22)), ((176, 176, 180), _ellipse(x, .4, .1, .1))]
     return [
         (colour, _polygon((-.95, .4), (-.98, -.52), (-.86, -.62), (front, -.62), (front+.2, -.12), (.95, -.02),
             (1., .4))),

@@ -180,7 +180,8 @@ def _digest(path, size, changed, ends):
     "Of a file as it is at that time of change"
     with open(path, 'rb') as f:
         if not ends or size <= 2*ends: return hashlib.file_digest(f, 'sha256').hexdigest()
-        first = f.read(ends); f.seek(-ends, 2)
+        first = f.read(ends)
+        f.seek(-ends, 2)
         return hashlib.sha256(b'%d ' % size + first + f.read()).hexdigest()
 
 def file_digest(
@@ -188,7 +189,9 @@ def file_digest(
     ends: int = 0,  # bytes at its beginning and its end that count, beside its size; 0: all
 ) -> str:  # 64 hex digits; '' where it cannot be read
     "SHA-256 of what a file holds, whenever it was written"
-    try: s = os.stat(path); return _digest(os.fspath(path), s.st_size, s.st_mtime_ns, ends)
+    try:
+        s = os.stat(path)
+        return _digest(os.fspath(path), s.st_size, s.st_mtime_ns, ends)
     except OSError: return ''
 
 @patch(as_prop=True)

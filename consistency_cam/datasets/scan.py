@@ -54,7 +54,8 @@ def inspect_picture(
     if mask is None: return found
     try: found['ids'] = _ids(read_mask(mask, size, num_classes, colours))
     except InputError as e:
-        found['problems'].append([type(e).__name__, str(e)]); found['ids'] = ids_in_mask(mask, size, colours)
+        found['problems'].append([type(e).__name__, str(e)])
+        found['ids'] = ids_in_mask(mask, size, colours)
     return found
 
 def _ids(mask): return mask.flatten().bincount().nonzero()[:, 0].tolist()
@@ -100,14 +101,18 @@ class Record:
     def put(self, job, files, found):
         self.known[job] = line = dict(job=job, files=files, found=found)
         if not self.file: return
-        with writing(self.path): self.file.write(json.dumps(line) + '\n'); self.file.flush()
+        with writing(self.path):
+            self.file.write(json.dumps(line) + '\n')
+            self.file.flush()
 
     @staticmethod
     def files(job): return [_state(path) for path in job[:2]]
 
 def _state(path):
     "Bytes and time of change of a file; None where there is none"
-    try: s = os.stat(path); return [s.st_size, s.st_mtime_ns]
+    try:
+        s = os.stat(path)
+        return [s.st_size, s.st_mtime_ns]
     except (OSError, TypeError): return None
 
 # %% ../../nbs/datasets/14_scan.ipynb #269440c5
@@ -118,7 +123,8 @@ def _look_at(jobs): return [(job, Record.files(job), inspect_picture(*job)) for 
 def _handfuls(jobs, workers):
     "Yield what `_look_at` returns for handfuls of jobs, from a pool, or from this process where `workers` is 0"
     parts = [(jobs[k][0], (jobs[k:k+HANDFUL],)) for k in range(0, len(jobs), HANDFUL)]
-    ended = lambda pictures: InputError(f'{pictures[0]}: a process of the pool was ended from outside at this picture or one of the next {4*workers*HANDFUL}; often memory is short: make room, or take fewer by --workers, and do the same again')
+    def ended(pictures):
+        return InputError(f'{pictures[0]}: a process of the pool was ended from outside at this picture or one of the next {4*workers*HANDFUL}; often memory is short: make room, or take fewer by --workers, and do the same again')
     workers = min(workers, len(parts))
     for _, get in in_processes(_look_at, parts, workers, ended=ended): yield get()
 
@@ -134,7 +140,9 @@ def scan(
     todo = [job for job in jobs if job not in found]
     with tqdm(total=len(jobs), initial=len(found), desc='verifying', disable=not progress, unit=' pictures') as bar:
         for part in _handfuls(todo, cores() if workers is None else workers):
-            for job, files, f in part: found[job] = f; record.put(job, files, f)
+            for job, files, f in part:
+                found[job] = f
+                record.put(job, files, f)
             bar.update(len(part))
     if record.file: record.file.close()
     return {job: found[job] for job in jobs}

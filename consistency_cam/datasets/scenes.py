@@ -17,7 +17,7 @@ from .._moved import moved
 __getattr__ = moved(__name__)
 
 # %% ../../nbs/datasets/04_scenes.ipynb #249f5028
-THING_SIZES = .4, .9  # smallest and largest half length of a thing, in picture widths, before it shrinks for want of room
+THING_SIZES = .4, .9  # least and greatest half length of a thing, in picture widths, before it shrinks for want of room
 DECOY = .4  # chance of each possible body without a telling part: two on land, on a shore one on the water
 TOGETHER = .7  # chance that a sheep brings a dog, if there is room for it
 

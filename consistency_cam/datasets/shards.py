@@ -55,7 +55,8 @@ def shard_members(
         if kind == 'a folder': continue
         if about.issparse() or not 0 <= size <= most - about.offset_data:
             raise ShardError(f'{path}: its member {name!r} is not {size:,} bytes in this file; get the shard from where it is published')
-        folder, base = os.path.split(name); key, _, end = base.partition('.')
+        folder, base = os.path.split(name)
+        key, _, end = base.partition('.')
         found.setdefault(os.path.join(folder, key), {})[end.lower()] = about.offset_data, size
     return found
 
@@ -115,7 +116,9 @@ def shard_index(
 # %% ../../nbs/datasets/13_shards.ipynb #f85c7300
 class _Bytes(io.BytesIO):
     "A picture's bytes, which know where they are from"
-    def __init__(self, content, where): super().__init__(content); self.where = where
+    def __init__(self, content, where):
+        super().__init__(content)
+        self.where = where
     def __str__(self): return self.where
 
 class Shards(Samples):
@@ -151,7 +154,9 @@ class Shards(Samples):
     def decided_by(self): return [file_digest(path, ENDS) for path in self.paths]
     def image(self, i):
         path, size = self.paths[self.shard[i]], self.size[i].item()
-        with reading(path, ShardError), open(path, 'rb') as f: f.seek(self.offset[i].item()); content = f.read(size)
+        with reading(path, ShardError), open(path, 'rb') as f:
+            f.seek(self.offset[i].item())
+            content = f.read(size)
         if len(content) < size:
             raise ShardError(f'{path}: cut off before the end of {self.ids[i]}; get the shard once more')
         return read_image(_Bytes(content, f'{path}: {self.ids[i]}'))

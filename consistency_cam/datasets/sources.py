@@ -68,7 +68,8 @@ def recognise(
     place = Path(place)
     if str(place) == 'scenes': return dict(data='scenes')
     if not place.is_dir(): raise InputError(f'{place}: no such folder')
-    found = [*_layouts(place)]; found += _class_folders(place, found)
+    found = [*_layouts(place)]
+    found += _class_folders(place, found)
     found = [f for f in found if data in ('', f[1]['data'])]
     if len(found) > 1:
         kinds = ' or '.join(f'{fields["data"]} ({Path(by).relative_to(place).as_posix()})' for by, fields in found)

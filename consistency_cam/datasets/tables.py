@@ -54,7 +54,8 @@ def _lines(path, text, delimiter, line=1):
     "Yield (number of its first line, cells) of each row that is not blank; raises `LabelError` for an open quote"
     reader = csv.reader(io.StringIO(text, newline=''), delimiter=delimiter, skipinitialspace=True, strict=True)
     before = line
-    swallows = lambda line: LabelError(f'{path}, line {line}: a quote begins here that is not closed in its cell; close it, or take it away')
+    def swallows(line):
+        return LabelError(f'{path}, line {line}: a quote begins here that is not closed in its cell; close it, or take it away')
     try:
         for cells in reader:
             for cell in cells:
@@ -236,7 +237,8 @@ def listed_names(
         return list(dict.fromkeys(map(clean_name, cell)))
     text = str(cell).strip()
     if not (text[:1] == '[' and text[-1:] == ']'): return text
-    inner = text[1:-1]; quoted = [a or b for a, b in _QUOTED.findall(inner)]
+    inner = text[1:-1]
+    quoted = [a or b for a, b in _QUOTED.findall(inner)]
     if quoted and _QUOTED.sub('', inner).replace(',', '').strip():
         raise LabelError(f"{place}: {text!r} is not a whole list; write it as ['cat', 'dog']")
     return _split(';'.join(quoted) if quoted else inner.replace(',', ';'), ';')
@@ -249,7 +251,7 @@ def one_hot(
     rows: list,  # of `whole_rows`
 ) -> list:  # N lists of names
     "The names of the columns in which a row has a 1 (true, yes, x); raises `LabelError` where a column holds others"
-    text = lambda v: str(v).strip().casefold()
+    def text(v): return str(v).strip().casefold()
     for place, cells in rows:
         if odd := [c for c in columns if text(cells[c]) not in _YES | _NO]:
             raise LabelError(f'{place}: {cells[odd[0]]!r} in the column {odd[0]!r}; with no column of labels ({", ".join(LABEL_COLUMNS[:4])}, …) each other one is a class, and holds 0 or 1: rename the column of labels, or remove this one')
@@ -329,7 +331,9 @@ def _join_rows(rows, errors):
             refuse(LabelError(f'{place}: {id!r} is in split {split!r} here and in {split_before!r} at {place_before}; correct one of them'), errors)
         elif [] in (names, before):
             refuse(LabelError(f'{place}: {id!r} has a label in one row and none in another, the first is {place_before}; remove one of the two rows'), errors)
-        else: first[key][2] = list(dict.fromkeys((before or []) + (names or []))) or None; several += 1
+        else:
+            first[key][2] = list(dict.fromkeys((before or []) + (names or []))) or None
+            several += 1
     return [(place, id, names or [], split) for place, id, names, split in first.values()], several
 
 def _refuse_joined_names(rows):
@@ -366,7 +370,9 @@ def read_label_table(
     check_classes(classes, path)
     good = []
     for row in joined:
-        try: row[2] and multi_hot(row[2], classes, row[0]); good.append(row)
+        try:
+            row[2] and multi_hot(row[2], classes, row[0])
+            good.append(row)
         except LabelError as e: refuse(e, errors)
     counts = dict(Counter(row[3] for row in good if row[3])) if splits else None
     return Labels(classes, good, counts, _sentence(path, table, ids, how, several, classes, good, splits, counts))
@@ -465,5 +471,6 @@ def read_classes(
     if [id for id, _ in entries] != list(range(1, len(entries) + 1)):
         raise LabelError(f'{path}: the ids are {", ".join(str(id) for id, _ in entries[:8])}, …; number the classes 1 to {len(entries)}, each once')
     names = [name for _, name in entries]
-    check_classes(names, path); masks_hold(names, path)
+    check_classes(names, path)
+    masks_hold(names, path)
     return names, how

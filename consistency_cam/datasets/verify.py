@@ -69,7 +69,8 @@ def class_counts(
     "How often each class is named"
     counts, seen, bare = Counter(), set(), 0
     for s in sets.values():
-        new = [i for i, id in enumerate(s.ids) if id not in seen]; seen.update(s.ids)
+        new = [i for i, id in enumerate(s.ids) if id not in seen]
+        seen.update(s.ids)
         if torch.is_tensor(s.labels): each, bare = s.labels[new].sum(0), bare + (s.labels[new].sum(1) == 0).sum().item()
         else: each = s.labels.targets[new].bincount(minlength=len(s.classes))  # one class each
         counts.update(dict(zip(s.classes, each.int().tolist())))
@@ -134,7 +135,9 @@ def unused_files(
     for s in sets.values():
         for i, id in enumerate(s.ids):
             for k, path in enumerate(s.files(i) or ()):
-                if path: used.add(os.path.normpath(path)); folders[k][_folder_of(path, id)] = None
+                if path:
+                    used.add(os.path.normpath(path))
+                    folders[k][_folder_of(path, id)] = None
     return [note for k in (0, 1) for folder in folders[k]
         for note in _passed_over(folder, used, k, {*folders[0], *folders[1]} - {folder})]
 

@@ -134,7 +134,9 @@ def make_train_aug(
         with ThreadPoolExecutor(workers) as pool:
             try:
                 for _ in tqdm(pool.map(make, ids), total=len(ids), desc="SBD's masks", disable=not progress): pass
-            except BaseException: pool.shutdown(cancel_futures=True); raise
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
         for half in part.glob('.*'): half.unlink()
         os.rename(part, done)
     if lacks := [id for id in ids if not (done/f'{id}.png').exists()]:
@@ -144,13 +146,16 @@ def make_train_aug(
 
 def _write_list(path, ids):
     part = path.with_name(f'.{path.name}.{os.getpid()}')
-    try: part.write_text(''.join(f'{id}\n' for id in ids)); os.replace(part, path)
+    try:
+        part.write_text(''.join(f'{id}\n' for id in ids))
+        os.replace(part, path)
     finally: part.unlink(missing_ok=True)
 
 # %% ../../nbs/datasets/06_voc.ipynb #e072c6d4
 def _home(root, split):
     "The folder that a split's pictures are in: for 'test', VOC2012test where that lies beside VOC2012"
-    root = Path(root); beside = root.with_name(f'{root.name}test')
+    root = Path(root)
+    beside = root.with_name(f'{root.name}test')
     return beside if split == 'test' and not _list(root, split).exists() and _list(beside, split).exists() else root
 
 def voc_folders(
@@ -213,7 +218,8 @@ def voc_labels(
     if source == 'auto': source = 'xml' if xmls.is_dir() else 'csv' if table.exists() else None
     if source == 'xml': return [_known_names(xml_labels, xmls/f'{id}.xml', classes, errors) for id in ids]
     if source == 'masks' and mask_paths:
-        return [_known_names(lambda path: mask_labels(path, classes, colours), path, classes, errors) for path in mask_paths]
+        def read(path): return mask_labels(path, classes, colours)
+        return [_known_names(read, path, classes, errors) for path in mask_paths]
     if source == 'csv':
         _, names = read_labels(table, classes, errors=errors)
         for id in ids:
@@ -249,7 +255,8 @@ def read_labelmap(
     names = [clean_name(m[1]) for m in found]
     colours = {name: tuple(map(int, m.groups()[1:4])) for name, m in zip(names, found) if m[2]}
     classes = [name for name in names if name.strip('_').lower() not in ('background', 'ignored', 'void')]
-    check_classes(classes); masks_hold(classes)
+    check_classes(classes)
+    masks_hold(classes)
     if not classes: raise LabelError(f'{path}: no class in it besides the background; write a line for each')
     return classes, colours, f'classes in the order of {Path(path).name}'
 

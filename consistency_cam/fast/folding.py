@@ -61,8 +61,8 @@ def _sources(module, run):
     "What a run shows: [(name of a norm, the norm, (name, convolution, its output) or None)], ids of its results"
     given, pairs, hooks = {}, [], []
     for name, m in module.named_modules():
-        give = lambda m, _, y, name=name: given.update({id(y): (name, m, y)})
-        take = lambda m, x, name=name: pairs.append((name, m, given.get(id(x[0]))))
+        def give(m, _, y, name=name): return given.update({id(y): (name, m, y)})
+        def take(m, x, name=name): return pairs.append((name, m, given.get(id(x[0]))))
         if _can_fold(m): hooks.append(m.register_forward_hook(give))
         elif _is_norm(m): hooks.append(m.register_forward_pre_hook(take))
     try: found = run()

@@ -56,8 +56,12 @@ def append_metrics(
     "Add one line to a metrics file, in place of a cut last one; raises `WriteError`"
     with writing(path), open(path, 'a+b') as f:
         if f.tell(): f.seek(-1, os.SEEK_END)
-        if f.read(1) not in (b'', b'\n'): f.seek(0); f.truncate(f.read().rfind(b'\n') + 1)
-        f.write(json.dumps(record).encode() + b'\n'); f.flush(); sync(f.fileno())
+        if f.read(1) not in (b'', b'\n'):
+            f.seek(0)
+            f.truncate(f.read().rfind(b'\n') + 1)
+        f.write(json.dumps(record).encode() + b'\n')
+        f.flush()
+        sync(f.fileno())
 
 def read_metrics(
     path: str|Path,  # a .jsonl file
@@ -109,7 +113,8 @@ def load_state(
     "The nested state of a file; raises `CheckpointError`"
     state = {}
     def put(key, value):
-        *parents, leaf = key.split('/'); d = state
+        *parents, leaf = key.split('/')
+        d = state
         for p in parents: d = d.setdefault(p, {})
         d[leaf] = value
     try:
@@ -219,7 +224,9 @@ class StageFolder:
     @contextmanager
     def work(self):
         "Within the block the folder belongs to this process and its fellows; raises `CheckpointError`"
-        if not is_main(): yield self; return
+        if not is_main():
+            yield self
+            return
         with writing(self.folder): self.folder.mkdir(parents=True, exist_ok=True)
         with hold_lock(self.folder/'.lock'):
             if self._difference(read_stage(self.about)):
@@ -256,7 +263,8 @@ def made_from(
 ) -> str:
     "Fingerprint of a finished stage, for the inputs of the next one; raises `CheckpointError` where it is not done"
     about = read_stage(Path(folder)/'stage.json')
-    if 'result' not in about: raise CheckpointError(f'{folder}: this stage is not done yet; {_command_for(Path(folder))}')
+    if 'result' not in about:
+        raise CheckpointError(f'{folder}: this stage is not done yet; {_command_for(Path(folder))}')
     return fingerprint(about['config'], about['inputs'], *([about['data']] if about.get('data') else []))
 
 def _command_for(folder):
@@ -291,15 +299,20 @@ def hold_lock(
     fd, ours = _lock_file(path)
     try: take_lock(fd, wait)
     except BlockingIOError:
-        holder = os.read(fd, 32).decode(errors='replace').strip(); os.close(fd)
+        holder = os.read(fd, 32).decode(errors='replace').strip()
+        os.close(fd)
         raise CheckpointError(f'{Path(path).parent}: process {holder or "?"} is working here; wait for it or choose another run folder') from None
-    except BaseException: os.close(fd); raise
+    except BaseException:
+        os.close(fd)
+        raise
     _HELD.add(fd)
     try:
         with writing(path): ours and (os.ftruncate(fd, 0), os.write(fd, str(os.getpid()).encode()))
         yield
     finally:
-        if fd in _HELD: _HELD.remove(fd); os.close(fd)
+        if fd in _HELD:
+            _HELD.remove(fd)
+            os.close(fd)
 
 
 # %% ../../nbs/files/07_checkpoint.ipynb #bc11c000
@@ -307,11 +320,14 @@ def hold_lock(
 def interrupted_by_sigterm():
     "Within the block SIGTERM raises `KeyboardInterrupt` in this process, where nobody else listens to it"
     in_main = threading.current_thread() is threading.main_thread()
-    if not in_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL: yield; return
+    if not in_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
     ours = os.getpid()
     def interrupt(number, frame):
         if os.getpid() == ours: raise KeyboardInterrupt
-        signal.signal(number, signal.SIG_DFL); os.kill(os.getpid(), number)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
     signal.signal(signal.SIGTERM, interrupt)
     try: yield
     finally: signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -112,13 +112,19 @@ def atomic_bytes(
     content: bytes,
 ):
     "Write a file whole or not at all, synced to the disk, with the rights of any new file; raises `WriteError`"
-    path = Path(path); part = path.with_name(part_name(path.name, secrets.token_hex(4)))
+    path = Path(path)
+    part = path.with_name(part_name(path.name, secrets.token_hex(4)))
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(part, 'xb') as f: f.write(content); f.flush(); sync(f.fileno())
+            with open(part, 'xb') as f:
+                f.write(content)
+                f.flush()
+                sync(f.fileno())
             os.replace(part, path)
-        except BaseException: part.unlink(missing_ok=True); raise
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
         with where_supported(errno.EACCES): _sync_folder(path.parent)
 
 def _sync_folder(path):
@@ -166,7 +172,9 @@ def good_ids(
     for i, id in enumerate(ids):
         place = where[i] if where else f'id number {i+1}'
         if error := _id_error(id, place, seen): refuse(error, errors)
-        else: seen[id] = place; good.append(i)
+        else:
+            seen[id] = place
+            good.append(i)
     return good
 
 def checked_ids(

@@ -47,7 +47,9 @@ def in_processes(
 ):
     "Yield (name, function that returns the result), in the order of the jobs; raises the error of `ended`"
     if workers is None: workers = cores()
-    if not workers: yield from ((name, partial(function, *arguments)) for name, arguments in jobs); return
+    if not workers:
+        yield from ((name, partial(function, *arguments)) for name, arguments in jobs)
+        return
     context = get_context('fork' if sys.platform == 'linux' else None)
     pool, waiting = ProcessPoolExecutor(workers, context, _begin), deque()
     try:

@@ -33,9 +33,13 @@ def batch_norm_fixed(
 class _Sum(torch.autograd.Function):
     "The sum over all processes, of values and of gradients"
     @staticmethod
-    def forward(ctx, x): dist.all_reduce(x := x.clone()); return x
+    def forward(ctx, x):
+        dist.all_reduce(x := x.clone())
+        return x
     @staticmethod
-    def backward(ctx, grad): dist.all_reduce(grad := grad.clone()); return grad
+    def backward(ctx, grad):
+        dist.all_reduce(grad := grad.clone())
+        return grad
 
 def _shared_norm(norm, x):
     "x (B,C,h,w) normalised by the statistics of all processes' x, of one size; the running statistics are moved"
@@ -45,7 +49,8 @@ def _shared_norm(norm, x):
     var = _Sum.apply(centred.square().sum((0, 2, 3))) / n
     with torch.no_grad():
         norm.num_batches_tracked += 1
-        norm.running_mean.lerp_(mean, norm.momentum); norm.running_var.lerp_(var * n / (n - 1), norm.momentum)
+        norm.running_mean.lerp_(mean, norm.momentum)
+        norm.running_var.lerp_(var * n / (n - 1), norm.momentum)
     scale = norm.weight * (var + norm.eps).rsqrt()
     return torch.addcmul(norm.bias[:, None, None], centred, scale[:, None, None]).to(x.dtype)
 

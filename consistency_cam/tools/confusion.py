@@ -156,7 +156,8 @@ def _other_order(overlaps):
     for _ in range(len(left)):
         b, a = divmod(left.argmax().item(), len(left))
         if left[b, a] <= 0: break
-        found[a + 1] = b + 1; left[b], left[:, a] = -1, -1
+        found[a + 1] = b + 1
+        left[b], left[:, a] = -1, -1
     there = max((~overlaps.diagonal().isnan()).sum().item(), 1)
     best = sum(overlaps[b - 1, a - 1].item() for a, b in found.items()) / there
     own = overlaps.diagonal().nansum().item() / there

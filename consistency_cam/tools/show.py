@@ -60,7 +60,7 @@ def grid(
     "Pictures in rows and columns, each row as high as its tallest picture"
     rows = [[None if p is None else rgb(p) for p in row] for row in rows]
     tall = [max([p.shape[0] / p.shape[1] for p in row if p is not None], default=.1) for row in rows]
-    wrap = lambda title, width: textwrap.fill(title, max(8, int(width * 11.5)), break_on_hyphens=False)
+    def wrap(title, width): return textwrap.fill(title, max(8, int(width * 11.5)), break_on_hyphens=False)
     col_titles, gap, left = [wrap(title, size) for title in col_titles or []], .08, .35 * bool(row_titles)
     above = max([.1 + .18 * (1 + title.count('\n')) for title in col_titles], default=0)
     fig = Plot((left + max(map(len, rows)) * (size + gap), above + sum(tall) * size + len(rows) * gap))

@@ -242,7 +242,9 @@ def fit(
         losses = step_gradients(task, batch, step, accelerator, settings.accumulate)
         for values in ({f'loss {k}': v for k, v in losses.items()}, _gradients(task, accelerator)):
             watch.see(step, batch['id'], values)
-        optimizer.step(); optimizer.zero_grad(); bar.update()
+        optimizer.step()
+        optimizer.zero_grad()
+        bar.update()
         last = step + 1 in (steps, stop_at)
         record, save = step % settings.log_every == 0 or last, (step + 1) % settings.save_every == 0 or last
         if record or save: watch.look()

@@ -97,7 +97,7 @@ class Augment:
         x = turn(rescale(sample.image, side))
         if self.colour: x = jitter(x, self.colour, generator)
         (rows, above_below), (cols, left_right) = (random_window(s, self.crop, generator) for s in x.shape[1:])
-        window = lambda x, fill: pad(x, left_right + above_below, value=fill)
+        def window(x, fill): return pad(x, left_right + above_below, value=fill)
         out = dict(image=window(x[:, rows, cols].sub(self.mean).div_(self.std), 0), labels=sample.labels, id=sample.id)
         if self.masks:
             mask = torch.full_like(sample.image[0], 255) if sample.mask is None else sample.mask
@@ -126,7 +126,8 @@ class Augmented(Dataset):
             else Sample(known.ids[i], known.image(i), known.labels[i]))
         size, loader = sum(x.nbytes for x in (sample.image, sample.mask) if x is not None), get_worker_info()
         if self.taken + size <= self.cache // (loader.num_workers if loader else 1):
-            self.kept[i] = sample; self.taken += size
+            self.kept[i] = sample
+            self.taken += size
         return sample
 
 # %% ../../nbs/tools/03_transforms.ipynb #ffe3eb09
@@ -154,7 +155,9 @@ class Batches(Sampler):
         size, per_epoch, now = self.batch_size, self.n // self.batch_size, None
         for step in range(self.start, self.steps):
             epoch, k = divmod(step, per_epoch)
-            if epoch != now: now, order = epoch, torch.randperm(self.n, generator=seeded_generator(self.seed, epoch)).tolist()
+            if epoch != now:
+                now, generator = epoch, seeded_generator(self.seed, epoch)
+                order = torch.randperm(self.n, generator=generator).tolist()
             yield [(epoch, i) for i in order[k*size:(k+1)*size][self.rank::self.world]]
 
 # %% ../../nbs/tools/03_transforms.ipynb #053b1e04
