@@ -146,7 +146,7 @@ def _measure(self: BackboneNet):
     raise _unusable(self.backbone_name, reason)
 
 def _misfit(net, size):
-    "What is wrong with the maps of a picture (H,W), in words; None where they are the grids that the strides promise"
+    "The fault of the maps of a picture (H,W), in words; None where they are the grids that the strides promise"
     name = f'a picture of {size[0]}x{size[1]} pixels'
     wanted = [(1, c, *cells(size, s)) for c, s in zip(net.channels, net.strides)]
     try: found = [tuple(m.shape) for m in net.features(torch.zeros(1, 3, *size))]
@@ -197,7 +197,7 @@ class CAMNet(BackboneNet):
     def evidence(self,
         x: torch.Tensor,  # (B,3,H,W) normalised pictures
     ) -> tuple:  # evidence (B,C,h,w) >= 0, or (B,1+C,h,w) with a background's map, 0..1, in front; class logits (B,C)
-        "What inference reads; a network that refines its maps, or leaves one of the background, says so here"
+        "The maps that inference reads; overridden by networks that refine their maps or leave one of the background"
         cams = self.cams(x).float()
         return evidence(cams, self.pool), POOLINGS[self.pool](cams)
 

@@ -120,7 +120,7 @@ def scaled_evidence(
     scale: float,
     flip: bool,  # add the evidence of the mirror image
 ) -> tuple:
-    "What `net.evidence` has of the pictures at one scale, with the mirror image's added, and class logits (B,C)"
+    "`net.evidence` of the pictures at one scale, with the mirror image's added, and class logits (B,C)"
     size, most = snapped_size(images.shape[-2:], scale, net.stride), PIXELS.get(images.device.type, 2**22)
     def part(images):
         x = F.interpolate(images, size, mode='bicubic', align_corners=False, antialias=scale < 1)

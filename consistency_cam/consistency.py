@@ -215,7 +215,7 @@ def register(
 
 # %% ../nbs/06_consistency.ipynb #b3d27f90
 def _misfit(option, value):
-    "What is wrong with the value of an option, in words; None where nothing is"
+    "The fault of an option's value, in words; None where there is none"
     kind, limits = type(option.default), option.limits
     if type(value) is not kind and (kind, type(value)) != (float, int):
         return f"{ {int: 'a whole number', float: 'a number', bool: 'true or false', str: 'text'}[kind]} is wanted"

@@ -26,7 +26,7 @@ class CRFError(InputError):
 
 @dataclass(frozen=True)
 class CRFSetting:
-    "What the two kernels reach and weigh, and how often all pixels talk; the defaults are those for probabilities"
+    "Reach and weight of the two kernels, and steps of mean field; the defaults are those for probabilities"
     smooth_xy: float = 3.  # theta 1: reach of the smoothness kernel, pixels
     smooth: float = 3.  # w1: its weight
     bilateral_xy: float = 80.  # theta 2: reach of the bilateral kernel, pixels

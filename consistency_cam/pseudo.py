@@ -129,7 +129,7 @@ def _check(samples, store):
         raise StoreError(f"{store.folder}: no CAMs for {len(missing)} of {len(samples)} pictures, the first '{missing[0]}'; infer them first")
 
 def _job(samples, store, i, relation, setting):
-    "What `pseudo_label` takes, for picture `i`; raises `StoreError`"
+    "The arguments of `pseudo_label` for picture `i`; raises `StoreError`"
     id, image = samples.ids[i], samples.image(i)
     cams, size = store.get(id, full=False), tuple(image.shape[1:])
     if any(m.shape != cells(size, store.stride) for m in cams.values()):
@@ -178,14 +178,14 @@ def mask_facts(
     cams: dict,  # {mask id: map} it was made from
     classes: list,  # C names
 ) -> dict:
-    "What the manifest says of a picture"
+    "The facts of a picture for the manifest"
     ids = mask.unique().tolist()
     def share(c): return round((mask == c).float().mean().item(), 4)
     return dict(classes=[classes[c - 1] for c in sorted(cams)], found=[classes[c - 1] for c in ids if 0 < c < 255],
         background=share(0), unsure=share(255), all_zero=bool(cams) and not any(m.any() for m in cams.values()))
 
 def _versions():
-    "What a pseudo-label may depend on besides its settings"
+    "Versions that a pseudo-label may depend on besides its settings"
     found = {d.metadata['Name']: d.version for d in metadata.distributions(name='pydensecrf2')}
     return dict(consistency_cam=consistency_cam.__version__, torch=torch.__version__, **found)
 

@@ -125,7 +125,7 @@ def walk_many(
     beta: float = 10.,  # power of the affinities
     steps: int = 256,  # t
 ) -> list:  # of class maps (K,h,w)
-    "What `walk` gives for each picture, by one walk of all; raises `InputError`"
+    "The result of `walk` for each picture, by one walk of all; raises `InputError`"
     for cams, affinity in pictures: _check_inputs(cams, affinity)
     change, most = _blocks([step_change(a, beta) for _, a in pictures]), max(len(c) for c, _ in pictures)
     start = torch.cat([F.pad(c.flatten(1), (0, 0, 0, most - len(c))).T.to(change) for c, _ in pictures]).contiguous()
@@ -139,7 +139,7 @@ def walk_inputs(
     relation: torch.Tensor,  # edges (h,w) or affinities (offsets,h,w) of their cells, in 0..1
     radius: int = 5,  # cells a step reaches, where there are edges
 ) -> tuple:  # maps (K,h,w), and affinities (offsets,h,w)
-    "What walks: the maps times 1 - edge along paths that cross no boundary, or the maps along the given affinities"
+    "Maps and affinities to walk with: maps times 1 - edge and paths that cross no boundary, or both as given"
     cams = cams.to(relation)
     return (cams * (1 - relation), path_affinity(relation, radius)) if relation.ndim == 2 else (cams, relation)
 

@@ -101,7 +101,7 @@ def open_archive(
 # %% ../../nbs/datasets/11_archives.ipynb #28f377c2
 @dataclass(frozen=True)
 class Limits:
-    "What an archive may hold; one that holds more is taken for a bomb"
+    "Limits of an archive; one that holds more is taken for a bomb"
     members: int = 500_000
     size: int = 100_000_000_000  # bytes, unpacked
     ratio: int = 100  # unpacked bytes for each byte of the archive, once they are more than 64 MB
@@ -180,7 +180,7 @@ def _write(source, path, size, where):
 def archive_kind(
     paths,  # of the members of an archive
 ) -> str:
-    "What an archive seems to be, in words"
+    "The data set that an archive seems to be, in words"
     there = set(paths) | {str(p) for path in paths for p in PurePosixPath(path).parents}
     for dataset, archives in DATASETS.items():
         for a in archives:
@@ -195,7 +195,7 @@ def _missing_part(paths, inner, members):
 # %% ../../nbs/datasets/11_archives.ipynb #fa30d471
 @contextmanager
 def _unpacking(path, to):
-    "What fails on the way becomes one line: errors of the disk, and whatever a library makes of damaged bytes"
+    "A context in which errors of the disk and of damaged bytes become one line"
     try: yield
     except InputError: raise
     except OSError as e:

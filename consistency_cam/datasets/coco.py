@@ -101,7 +101,7 @@ def entries(
 # %% ../../nbs/datasets/07_coco.ipynb #8f61f86d
 @dataclass
 class Instances:
-    "What an instances file says, without the outlines"
+    "The content of an instances file, without the outlines"
     path: Path
     text: str  # of the file
     categories: dict  # {id: name}, C of them, in the order of their ids
@@ -344,7 +344,7 @@ def _pictures(root, path, name, files):
     return next((folder for folder in folders if any((folder/f).is_file() for f in files[:20])), folders[0])
 
 def _about(made, sha, wrong):
-    "What the manifest says"
+    "The content of the manifest"
     bad = made.bad | wrong.keys()
     errors = [[type(e).__name__, str(e).removeprefix(f'{made.path}: ')] for e in made.errors]
     for i, line in wrong.items():

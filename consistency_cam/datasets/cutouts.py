@@ -210,7 +210,7 @@ class _Layout:
     things: list  # the hindmost first
 
 def _random_layout(rng, cutouts, backgrounds):
-    "What is where in a picture, before anything is made"
+    "The plan of a picture, before anything is made"
     things = _random_things(rng, cutouts)
     x, y, side = rng.random(2).tolist() + [rng.uniform(.5, 1)]
     return _Layout(backgrounds[rng.integers(len(backgrounds))], (x, y, side, bool(rng.integers(2))), things)

@@ -25,7 +25,7 @@ __getattr__ = moved(__name__)
 # %% ../../nbs/datasets/12_download.ipynb #4bff7046
 @contextmanager
 def _writing(path, error=DownloadError):
-    "What fails while writing becomes one line"
+    "A context in which a failure to write becomes one line"
     try: yield
     except OSError as e:
         raise error(f'{path}: cannot be written ({e.strerror or e}); make room or choose another folder, then run the same command again') from None

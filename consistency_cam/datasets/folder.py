@@ -76,7 +76,7 @@ def picture_of(
     return pictures[0]
 
 def _suggestion(name, found, root):
-    "What there is of nearly that name"
+    "A hint at a picture of nearly that name"
     stem = os.path.splitext(name)[0]
     like = next((id for id in found if id.endswith(f'/{stem}')),
         next((path.name for key in (name, stem) for path in found.get(key, [])), None))
@@ -137,7 +137,7 @@ def own_labels(
     errors: list = None,  # what is wrong in the table, collected; without, the first is raised
     found: dict = None,  # the folder's `find_pictures`, where it is made already
 ) -> Labels:
-    "What is known of the pictures in a folder; raises `LabelError`"
+    "The labels of the pictures in a folder; raises `LabelError`"
     table = find_table(root) if labels in (None, '', 'auto') else labels
     if table is not None: return read_label_table(table, classes, errors)
     if labels := folder_labels(root, found or find_pictures(root), classes): return labels

@@ -61,7 +61,7 @@ def missing_parts(
     root,  # folder that holds the splits
     counts: dict = COUNTS,  # {split: (class folders, pictures)} there should be
 ) -> list:  # sentences; empty where nothing is missing
-    "What is not there yet of a data set in ImageNet's layout"
+    "The parts of a data set in ImageNet's layout that are not there yet"
     found = []
     for split, (num_classes, num_pictures) in counts.items():
         folder, pictures = Path(root)/split, 0
@@ -82,7 +82,7 @@ def read_class_names(
     path,  # text file with a line `FOLDER name, other names` a class
     errors: list = None,  # what is wrong with its lines, collected; without, the first is raised
 ) -> dict:  # {folder: name}, in the file's order
-    "What each class folder shows; raises `LabelError`"
+    "The name of each class folder; raises `LabelError`"
     lines = read_text(path).splitlines()
     rows = [(n, *line.split(maxsplit=1)) for n, line in enumerate(lines, 1) if line.strip()]
     if not rows: raise LabelError(f'{path}: no classes in it; write a line `FOLDER name` a class')

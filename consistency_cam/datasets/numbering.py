@@ -87,7 +87,7 @@ def _agreement(pairs):
     return (hits - chance) / max(most - chance, 1)
 
 def _spread(ids, num_classes):
-    "What ids should be that are k*255/n, as whole grey values; None where they are not"
+    "The ids that grey values k*255/n stand for; None where they are not such"
     if not any(num_classes < k < 255 for k in ids): return None
     for n in range(1, max(num_classes, 3) + 1):
         near = [round(k*n/255) for k in ids]

@@ -23,7 +23,7 @@ def picture_notes(
     im,  # Pillow image of `samples.open_picture`
     size: tuple,  # (H, W) of the picture as it is read
 ) -> list:  # of sentences
-    "What happens to a picture of an unusual kind when it is read"
+    "Notes on the reading of a picture of an unusual kind"
     # a PNG's EXIF is known when its pixels are unpacked
     notes, packed, side = [], str(im.tile), im.getexif().get(0x0112, 1)
     if im.mode in ('1', 'L', 'LA', 'La'): notes.append('greyscale, read as RGB with three equal channels')
@@ -71,7 +71,7 @@ def ids_in_mask(
 
 # %% ../../nbs/datasets/14_scan.ipynb #7f5e91ca
 class Record:
-    "What has been found of pictures, kept in a file of JSON lines; raises `InputError` where the file is another one"
+    "Findings on pictures, kept in a file of JSON lines; raises `InputError` where the file is another one"
     HEAD = dict(record='pictures that consistency-cam verify has looked at', version=2, sides=list(SIDES))
     def __init__(self,
         path=None,  # the file, made where there is none; None: kept in memory only

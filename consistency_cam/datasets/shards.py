@@ -86,7 +86,7 @@ def _state(paths): return [[p.name, (s := p.stat()).st_size, s.st_mtime_ns] for 
 def make_index(
     paths,  # of the shards
 ) -> tuple:  # ({ids, shard, offset, size, target}, lines of what is wrong)
-    "What is in some shards; raises `InputError`"
+    "The index of some shards; raises `InputError`"
     errors, rows = [], []
     for n, path in enumerate(paths): rows += [(row[0], n, *row[1:]) for row in index_shard(path, errors)]
     ids, *numbers = zip(*rows) if rows else [()]*5

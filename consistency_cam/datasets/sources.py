@@ -64,7 +64,7 @@ def recognise(
     place,  # a folder, or 'scenes'
     data: str = '',  # the kind it is to be; '': the only one it can be
 ) -> dict:  # fields of a recipe: data, root, labels, masks, train
-    "What kind of data set a folder holds; raises `InputError`, too where it may be two"
+    "The kind of data set that a folder holds; raises `InputError` where it holds none, or may be two"
     place = Path(place)
     if str(place) == 'scenes': return dict(data='scenes')
     if not place.is_dir(): raise InputError(f'{place}: no such folder')

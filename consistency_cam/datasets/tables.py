@@ -67,7 +67,7 @@ def _lines(path, text, delimiter, line=1):
     except csv.Error: raise swallows(line) from None
 
 def _delimiter(first):
-    "What separates the columns of a table's first line: the mark that gives most of them, one of pictures among them"
+    "The mark between the columns of a table's first line: the one that gives most, one of pictures among them"
     split = {d: [c.strip() for c in next(csv.reader([first], delimiter=d, skipinitialspace=True), [])]
         for d in _DELIMITERS}
     return max(split, key=lambda d: (len(split[d]) > 1 and bool(find_columns(split[d], ID_COLUMNS)), len(split[d])))
@@ -100,7 +100,7 @@ def _once(pairs):
     return dict(pairs)
 
 def _parse_json(path, text, line=0):
-    "What a JSON text holds; raises `LabelError`, and returns None where more follows behind it"
+    "The content of a JSON text, None where more follows behind it; raises `LabelError`"
     try: return json.loads(text, object_pairs_hook=_once)
     except json.JSONDecodeError as e:
         if e.msg == 'Extra data' and not line: return None
@@ -204,7 +204,7 @@ def mark_between(
     classes=None,  # the class names, where they are known
     single: bool = False,  # each row has one tag: a picture stands in several
 ) -> str|None:  # ';', '|', ',' or ' '; None: a cell is one name
-    "What separates the names within the cells of a table; raises `LabelError` where that cannot be known"
+    "The mark between the names within the cells of a table; raises `LabelError` where it cannot be known"
     known = {clean_name(c) for c in classes or ()}
     cells = {place: cell for place, cell in cells.items() if cell and clean_name(cell) not in known}
     found = {mark: next((place for place, cell in cells.items() if mark in cell), None) for mark in _MARKS}
@@ -263,7 +263,7 @@ def one_hot(
 # %% ../../nbs/datasets/02_tables.ipynb #2e897697
 @dataclass
 class Labels:
-    "What a table says of its pictures"
+    "The labels that a table gives its pictures"
     classes: list  # C names
     rows: list  # of (place, name of the picture as it is written, class names, split or None)
     splits: dict|None  # {split: pictures}; None: nothing is said of splits
@@ -285,7 +285,7 @@ def _columns(table):
 
 # %% ../../nbs/datasets/02_tables.ipynb #041efe2e
 def _mark_of(cells, classes, single):
-    "What separates names in the texts among some cells, and how that is said"
+    "The mark between names in the texts among some cells, and its name"
     texts = {place: cell for place, cell in cells if isinstance(cell, str)}
     mark = mark_between(texts, classes, single)
     if not texts: return mark, 'in lists'

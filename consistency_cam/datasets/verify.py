@@ -26,7 +26,7 @@ __getattr__ = moved(__name__)
 # %% ../../nbs/datasets/17_verify.ipynb #cca1ef4e
 @dataclass
 class Checked:
-    "What a check found"
+    "The findings of a check"
     pictures: int  # pictures, each once
     masks: int  # that have a mask
     seconds: float  # it took
@@ -45,7 +45,7 @@ class Checked:
     def lines(self,
         most: int = None,  # problems to name; None: all, and all notes, each in its line
     ) -> list:  # of lines
-        "What is said of the classes, one line per problem, then the notes"
+        "The lines about the classes, one line per problem, then the notes"
         told = [*self.said, *(f'{kind}: {line}' for kind, line in self.problems[:most])]
         if (rest := len(self.problems[most:]) if most is not None else 0): told.append(f'… and {rest:,} more problems')
         if most is None: return told + [f'note: {where}: {what}' for what, where in self.notes]
@@ -167,7 +167,7 @@ def mask_notes(
 
 # %% ../../nbs/datasets/17_verify.ipynb #6fe9ac56
 def _inspect_made(samples, i):
-    "What `inspect_picture` would find, of a picture that is no file"
+    "The findings of `inspect_picture`, for a picture that is not a file"
     try: mask = samples[i].mask
     except InputError as e: return dict(problems=[[type(e).__name__, str(e)]], notes=[], ids=None)
     return dict(problems=[], notes=[], ids=None if mask is None else mask.unique().tolist())

@@ -230,7 +230,7 @@ def voc_labels(
                      "or take them from the masks (labels='masks')")
 
 def _known_names(read, path, classes, errors):
-    "What `read` finds in a file, all of it among the classes; None where it is wrong"
+    "The names that `read` finds in a file, all among the classes; None where they are wrong"
     try:
         if names := read(path): multi_hot(names, classes, path)
         return names

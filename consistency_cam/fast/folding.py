@@ -58,7 +58,7 @@ def _can_fold(m):
 def _is_norm(m): return type(m) in (nn.BatchNorm2d, BatchNormAct2d) or isinstance(m, _Norm)
 
 def _sources(module, run):
-    "What a run shows: [(name of a norm, the norm, (name, convolution, its output) or None)], ids of its results"
+    "Seen in a run: [(name of a norm, the norm, (name, convolution, its output) or None)], ids of its results"
     given, pairs, hooks = {}, [], []
     for name, m in module.named_modules():
         def give(m, _, y, name=name): return given.update({id(y): (name, m, y)})

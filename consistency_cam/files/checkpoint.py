@@ -103,7 +103,7 @@ def save_state(
 def read_tensors(
     path: str|Path,  # a .safetensors file
 ) -> tuple:  # {name: tensor}, {name: text}
-    "What a file holds; read as bytes: an interrupt while `safe_open` reads would look like a damaged file"
+    "Content of a file; read as bytes: an interrupt while `safe_open` reads would look like a damaged file"
     content = Path(path).read_bytes()
     return load(content), json.loads(content[8:8 + int.from_bytes(content[:8], 'little')]).get('__metadata__', {})
 
@@ -175,7 +175,7 @@ def remove_leftovers(
 def read_stage(
     path: str|Path,  # stage.json
 ) -> dict:  # config, inputs, data, and where the stage is done its result; empty where there is no file
-    "What a stage wrote down about itself; raises `CheckpointError`"
+    "The record of a stage; raises `CheckpointError`"
     found = read_json(path, 'config', 'inputs') if Path(path).exists() else {}
     if not all(isinstance(found.get(k, {}), dict) for k in ('config', 'data', 'result')):
         raise CheckpointError(f'{path}: no record of a stage; it was changed, or another version wrote it: remove it and run the stage again')

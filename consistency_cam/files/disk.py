@@ -45,7 +45,7 @@ _OTHER_KINDS = {  # how the content of a file begins that Pillow does not know, 
     rb'.{4}ftyp(?!avi)|RIFF.{4}AVI|\x1aE\xdf\xa3': 'a film'}
 
 def _kind(path):
-    "What a file is that is not a picture to Pillow, and what to do with it"
+    "The kind of a file that is not a picture to Pillow, and what to do with it"
     if not _on_disk(path): return 'not a picture; replace the file, or leave it out'
     with open(path, 'rb') as f: begin = f.read(64)
     if not begin: return 'an empty file; replace it, or leave it out'
@@ -151,7 +151,7 @@ def take_lock(
 LONGEST_NAME = 255 - len('.safetensors')  # bytes of an id's last part, so that whatever is made for it has a name
 
 def _id_error(id, place, seen):
-    "What is wrong with an id, or None"
+    "The error of an id, or None"
     if (id in ('', '.') or '..' in id.split('/') or any(unicodedata.category(c) in ('Cc', 'Cs', 'Zl', 'Zp') for c in id)
         or '\\' in id or id.startswith('/') or _of_windows(id) or str(PurePosixPath(id)) != id):
         return IdError(f"{place}: {id!r} is not an id; write the picture's name inside its folder, such as 2007_000032 or birds/0001, without '..' or backslash")

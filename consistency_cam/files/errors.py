@@ -16,7 +16,7 @@ __getattr__ = moved(__name__)
 
 # %% ../../nbs/files/01_errors.ipynb #b1482c6c
 class InputError(ValueError):
-    "What was found, where, and what to do about it, in one line"
+    "An error of one line: what was found, where, and what to do about it"
     def __init__(self, text=''):
         # from a loader's process an error comes as a page with its traceback; the line is at its end
         page = re.match(r'Caught \w+ in DataLoader worker.*\n[\w.]+Error: (.*)', str(text), re.DOTALL)
@@ -92,7 +92,7 @@ def runs_in(
 def near_place(
     path: str|Path,  # that is not there
 ) -> Path|None:
-    "What was probably meant: the same with / for \\, or a neighbour with a name like it"
+    "The path that was probably meant: the same with / for \\, or a neighbour with a name like it"
     turned, path = Path(str(path).replace('\\', '/')), Path(path)
     if turned != path and turned.exists(): return turned
     meant = nearest_name(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else None

@@ -33,7 +33,7 @@ def packaged_weights(
 
 # %% ../../nbs/files/08_weights.ipynb #da857b1d
 def _refusal(path, error):
-    "What it is in a file that torch does not load, in words"
+    "The reason why torch does not load a file, in words"
     if named := re.search(r'GLOBAL (\S+)', str(error)):
         return f'it calls {named[1]}, and a file of weights calls nothing'
     words, calls = [], []
@@ -57,7 +57,7 @@ _FIRST_BYTES = {  # of files that hold no weights, or none that can be read here
     rb'\Z': 'an empty file'}
 
 def _kind(path, start):
-    "What a file without weights is, in words; None where its first bytes do not tell"
+    "The kind of a file without weights, in words; None where its first bytes do not tell"
     if not start.startswith(b'PK'):
         return next((words for pattern, words in _FIRST_BYTES.items() if re.match(pattern, start, re.DOTALL)), None)
     if not zipfile.is_zipfile(path): return 'a file that was cut off; download it again'
@@ -117,7 +117,7 @@ def prefixes(
     state: dict,  # {name: tensor} of a file
     own: dict,  # {name: tensor} of a network
 ) -> Counter:  # {text in front of a name: arrays that fit}
-    "What stands in front of the network's names in a file, and for how many arrays"
+    "Prefixes of the network's names in a file, and for how many arrays each"
     ways = ((k[:i], k[i:], v) for k, v in state.items() for i in (0, *(m.end() for m in re.finditer('[./]', k))))
     needed = _needed_arrays(own)
     return Counter(way for way, name, v in ways if name in needed and _same_kind(v, needed[name]))

@@ -126,7 +126,7 @@ def remarks(
     self: ConfusionMatrix,
     classes: list,  # names of the C-1 foreground classes
 ) -> list:  # of sentences; empty where the mean is what it seems to be
-    "What a mean IoU over these counts does not tell by itself"
+    "Remarks on what a mean IoU over these counts does not tell by itself"
     true, predicted, said = self.matrix.sum(1), self.matrix.sum(0), []
     if not true[1:].any():
         said.append('the true masks show no class, only background or void (0 and 255), so there is nothing to find; '

@@ -47,7 +47,7 @@ class Stage:
         return {'train': [d.train], 'held out': [d.val or d.train], 'both': run.splits}[self.on] if self.product else []
 
     def parts(self, run) -> list:  # of folders in the run's
-        "What it leaves: the folder of the training, then one per split"
+        "The product's folders: that of the training, then one per split"
         return [self.name] * self.trains + [f'{self.folder or self.name}/{split}' for split in self.splits(run)]
 
     def place(self, run) -> str:  # of a folder in the run's

@@ -42,7 +42,7 @@ _all_ = ['Training']
 
 @dataclass(frozen=True)
 class Settings(Training):
-    "What the loop needs to know: a stage's own `Training`, and what all trainings share"
+    "The settings of the loop: a stage's own `Training`, and those that all trainings share"
     power: float = .9  # of the polynomial schedule
     bias_factor: float = 2.  # rate of biases, relative; they have no weight decay
     precision: str = 'no'  # 'no' (float32), 'bf16', 'fp16', or 'auto': bf16 where the device is faster in it
