@@ -46,7 +46,7 @@ NAMES = {  # 'module.NAME' -> where it is now, both within the package
     'cams.snapped': 'cams.snapped_size',
     'crf.scaled': 'crf.scaled_setting',
     'iterated.pseudo_labels': 'iterated.teacher_labels',
-    'pseudo.walked': 'pseudo.walked_maps',
+    'pseudo.walked': 'pseudo.maps_after_walk',
     'pseudo.described': 'pseudo.mask_facts',
 }
 PACKAGE = __package__
