@@ -103,8 +103,8 @@ class BackboneNet(nn.Module):
             raise InputError(f"backbone '{backbone}' has output stride {self.stride} and cannot have {output_stride}; say output_stride={self.stride if self.stride > 7 else '8, 16 or 32'}")
         config = getattr(self.backbone, 'pretrained_cfg', None) or {}
         for name, usual in dict(mean=timm.data.IMAGENET_DEFAULT_MEAN, std=timm.data.IMAGENET_DEFAULT_STD).items():
-            self.register_buffer(name, torch.tensor(config.get(name) or usual).expand(3).reshape(3, 1, 1),
-                persistent=False)
+            values = torch.tensor(config.get(name) or usual).expand(3).reshape(3, 1, 1)
+            self.register_buffer(name, values, persistent=False)
 
     def features(self,
         x: torch.Tensor,  # (B,3,H,W) normalised pictures

@@ -139,7 +139,7 @@ def _job(samples, store, i, relation, setting):
 
 # %% ../nbs/12_pseudo.ipynb #ddbe22b2
 def _walk_in_batches(jobs, setting, batch_size=16):
-    "Yield (id, maps after the walk) of (id, arguments of `maps_after_walk`), several pictures at a time, on their device"
+    "Yield (id, maps after the walk) of (id, arguments of `maps_after_walk`), several at a time, on their device"
     jobs = iter(jobs)
     while batch := list(islice(jobs, batch_size)):
         walking = [(id, *arguments) for id, arguments in batch if arguments[0]]

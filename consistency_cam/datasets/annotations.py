@@ -39,7 +39,8 @@ def connected_parts(
         return i
     for i, (a, b) in enumerate(zip(first, last)):
         for j in range(a, b):
-            if (p := find(i)) != (q := find(j)): root[max(p, q)] = min(p, q)
+            p, q = find(i), find(j)
+            if p != q: root[max(p, q)] = min(p, q)
     parts, found = np.zeros(mask.shape, int), np.unique([find(i) for i in range(len(rows))], return_inverse=True)[1]
     parts[mask] = np.repeat(found + 1, ends - starts)
     return parts
@@ -69,8 +70,8 @@ def write_coco(
     images, annotations = [], []
     for n, id in enumerate(samples.ids, 1):
         mask = read_mask(Path(folder)/f'{id}.png', num_classes=len(samples.classes))
-        images.append(dict(id=n, file_name=file_name(id) if callable(file_name)
-            else file_name.format(id=id), height=mask.shape[0], width=mask.shape[1]))
+        name = file_name(id) if callable(file_name) else file_name.format(id=id)
+        images.append(dict(id=n, file_name=name, height=mask.shape[0], width=mask.shape[1]))
         annotations += [dict(a, image_id=n) for a in coco_annotations(mask)]
     annotations = [dict(a, id=k) for k, a in enumerate(annotations, 1)]
     categories = [dict(id=k, name=name) for k, name in enumerate(samples.classes, 1)]

@@ -43,8 +43,8 @@ def checked_categories(
 ) -> dict:  # {id: name} in the order of the ids
     "The categories, where they are those that are wanted; raises `LabelError`"
     if not 0 < len(found) < 255: raise LabelError(f'{where}: {len(found)} categories; a mask holds 1 to 254')
-    other = (sorted(id for id in found.keys() | wanted.keys() if found.get(id) != wanted.get(id)) if wanted is not None
-        else [])
+    ids = found.keys() | wanted.keys() if wanted is not None else []
+    other = sorted(id for id in ids if found.get(id) != wanted.get(id))
     def said(names, id): return repr(names[id]) if id in names else 'missing'
     if other:
         raise LabelError(f"{where}: not the {len(wanted)} categories of COCO 2014: {other[0]} is {said(found, other[0])} here, {said(wanted, other[0])} there, and {len(other) - 1} more differ; unpack the annotations again, or take the file's own list by --labels file (categories=None)")
@@ -312,8 +312,8 @@ def instance_files(
     whole = [p for name in _WHOLE if (p := root/name).is_file()]
     named = {p.stem.removeprefix('instances_'): p
         for p in sorted((root/'annotations').glob('*.json')) if not _OTHER.match(p.name)}
-    return (({'all': whole[0]} if whole else {}) | {p.parent.name: p
-        for p in sorted(root.glob('*/_annotations.coco.json'))} | named)
+    exported = {p.parent.name: p for p in sorted(root.glob('*/_annotations.coco.json'))}
+    return ({'all': whole[0]} if whole else {}) | exported | named
 
 def coco_splits(
     root,  # folder of a data set
@@ -339,8 +339,8 @@ def _places(root, split):
 def _pictures(root, path, name, files):
     "The folder that the file names of pictures begin in"
     short = re.sub(r'20\d\d$', '', name)
-    folders = ([folder for n in dict.fromkeys((name, short))
-        for folder in (root/n, root/'images'/n)] + [path.parent, root/'images', root])
+    folders = [folder for n in dict.fromkeys((name, short)) for folder in (root/n, root/'images'/n)]
+    folders += [path.parent, root/'images', root]
     return next((folder for folder in folders if any((folder/f).is_file() for f in files[:20])), folders[0])
 
 def _about(made, sha, wrong):

@@ -78,12 +78,12 @@ def picture_of(
 def _suggestion(name, found, root):
     "A hint at a picture of nearly that name"
     stem = os.path.splitext(name)[0]
-    like = next((id for id in found if id.endswith(f'/{stem}')),
-        next((path.name for key in (name, stem) for path in found.get(key, [])), None))
+    like = [id for id in found if id.endswith(f'/{stem}')]
+    like = next(iter(like or [path.name for key in (name, stem) for path in found.get(key, [])]), None)
     if like: return f' (there is {like!r})'
     folder, last = (root/name).parent, Path(name).name
-    other = (next((f for f in sorted(os.listdir(folder)) if f == last or f.startswith(f'{last}.')), None)
-        if folder.is_dir() else None)
+    files = sorted(os.listdir(folder)) if folder.is_dir() else []
+    other = next((f for f in files if f == last or f.startswith(f'{last}.')), None)
     return f' (there is {other!r}, which does not end as pictures do: {" ".join(EXTENSIONS[:9])}, …)' if other else ''
 
 # %% ../../nbs/datasets/08_folder.ipynb #ca36849d
@@ -202,7 +202,8 @@ class Folder(Files):
         rows = rows_of_split(labels, labels.rows, split, labels_csv)
         rows = [(place, *picture, names) for place, name, names, _ in rows
             if (picture := self._picture(name.removeprefix(front), found, root, place, plain, errors))]
-        rows = [rows[i] for i in good_ids([id for _, id, *_ in rows], [place for place, *_ in rows], errors)]
+        good = good_ids([id for _, id, *_ in rows], [place for place, *_ in rows], errors)
+        rows = [rows[i] for i in good]
         _, ids, paths, names = zip(*rows) if rows else [()]*4
         super().__init__(ids, labels.classes, names, paths, self._masks(masks, ids))
         self.root, self.split = Path(root), split

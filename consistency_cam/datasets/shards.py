@@ -143,8 +143,8 @@ class Shards(Samples):
         unknown = (found['target'] >= len(classes)).nonzero().flatten().tolist()
         for i in unknown:
             refuse(LabelError(f"{self.paths[found['shard'][i]]}: {found['ids'][i]} is of class {found['target'][i]}, but there are {len(classes)}, from 0; give the names of all"), errors)
-        good = sorted({*good_ids(found['ids'], [f'{self.paths[0].parent}: {id}' for id in found['ids']],
-            errors)} - {*unknown})
+        places = [f'{self.paths[0].parent}: {id}' for id in found['ids']]
+        good = sorted({*good_ids(found['ids'], places, errors)} - {*unknown})
         super().__init__([found['ids'][i] for i in good], classes, torch.zeros(1).expand(len(good), len(classes)))
         self.shard, self.offset, self.size, target = (found[k][good] for k in ('shard', 'offset', 'size', 'target'))
         self.labels = OneHot(target, len(classes))

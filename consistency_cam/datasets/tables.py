@@ -354,8 +354,8 @@ def read_label_table(
     "Classes, rows and splits of a table, and how it was read; raises `LabelError` or `IdError` with file and line"
     table = open_table(path)
     ids, column, splits = _columns(table)
-    others = ([] if column else [c
-        for c in table.columns if c and c not in find_columns(table.columns, ID_COLUMNS) and c != splits])
+    known = {None, '', splits, *find_columns(table.columns, ID_COLUMNS)}
+    others = [] if column else [c for c in table.columns if c not in known]
     rows = whole_rows(table, [c for c in (ids, column, splits, *others) if c], errors)
     if column: names, how = _names(table, rows, ids, column, classes)
     else: names, how = one_hot(table, others, rows), f'labels in {len(others)} columns of 0 and 1'
@@ -384,7 +384,8 @@ def _slashes(name):
 def _sentence(path, table, ids, how, several, classes, rows, splits, counts):
     "How a table was read, in one line"
     bare = sum(not names for _, _, names, _ in rows)
-    them, sizes = 'them' if bare != 1 else 'it', ', '.join(f'{k} {v}' for k, v in counts.items())
+    them = 'them' if bare != 1 else 'it'
+    sizes = ', '.join(f'{k} {v}' for k, v in (counts or {}).items())
     parts = [table.form, f'names of pictures in {ids!r}', how, 'rows of one picture put together'*bool(several),
         f'{len(classes)} class{"es"*(len(classes) != 1)}',
         f'{amount(bare, "picture")} without a label, so with none of the classes in {them}'*bool(bare),
@@ -400,8 +401,8 @@ def label_rows(
 ) -> tuple:  # (classes, [(place, id, class names)]), the place such as 'labels.csv, line 3'
     "The classes and the rows of a table of labels; raises `LabelError` or `IdError` with the file and the line"
     labels = read_label_table(csv_path, classes, errors)
-    good = [labels.rows[i] for i in good_ids([id for _, id, *_ in labels.rows], [place for place, *_ in labels.rows],
-        errors)]
+    places, ids = [place for place, *_ in labels.rows], [id for _, id, *_ in labels.rows]
+    good = [labels.rows[i] for i in good_ids(ids, places, errors)]
     return labels.classes, [row[:3] for row in rows_of_split(labels, good, split, csv_path)]
 
 def rows_of_split(

@@ -174,8 +174,8 @@ def _inspect_made(samples, i):
 
 def _part_error(held):
     samples = held[0][0]
-    return numbering_error([(ids, s.label_ids(i)) for s, i, ids, _ in held], samples.classes, masks_place(samples)
-        or 'the masks')
+    pairs = [(ids, s.label_ids(i)) for s, i, ids, _ in held]
+    return numbering_error(pairs, samples.classes, masks_place(samples) or 'the masks')
 
 def _numbering_errors(held):
     "The errors of `numbering_error` for all splits together, or else for each, and which samples they are about"

@@ -115,8 +115,8 @@ def sbd_mask(
 # %% ../../nbs/datasets/06_voc.ipynb #0e69601b
 def _aug_mask(root, sbd, id, own):
     size = check_image(root/'JPEGImages'/f'{id}.jpg')
-    return (read_mask(root/'SegmentationClass'/f'{id}.png', size, len(CLASSES)) if id in own
-        else sbd_mask(sbd/'dataset'/'cls'/f'{id}.mat', size))
+    if id in own: return read_mask(root/'SegmentationClass'/f'{id}.png', size, len(CLASSES))
+    return sbd_mask(sbd/'dataset'/'cls'/f'{id}.mat', size)
 
 def make_train_aug(
     root,  # VOC2012; gets the folder SegmentationClassAug and the list train_aug
@@ -344,8 +344,8 @@ class VOC(Files):
 
 def _any_masks(folder, ids, split):
     "Whether masks are there: of a split's pictures where it is 'test', which has none of VOC 2012's"
-    return (any((folder/f'{id}.png').exists() for id in ids) if split == 'test'
-        else next(folder.rglob('*.png'), None) is not None)
+    if split == 'test': return any((folder/f'{id}.png').exists() for id in ids)
+    return next(folder.rglob('*.png'), None) is not None
 
 def _pictures(folder, ids):
     "Their paths; those that do not end in .jpg are looked for"

@@ -145,8 +145,10 @@ def legend(
     "The figure with the names and colours of all ids in the masks"
     colours = palette().numpy() / 255
     ids = sorted({int(i) for m in masks for i in np.unique(mask_ids(m))})
-    patches = [Patch(label=class_name(i, classes), facecolor='white' if i == 255
-        else colours[i], edgecolor='grey', hatch='////' * (i == 255)) for i in ids]
+    def patch(id):
+        colour = 'white' if id == 255 else colours[id]
+        return Patch(label=class_name(id, classes), facecolor=colour, edgecolor='grey', hatch='////' * (id == 255))
+    patches = [patch(id) for id in ids]
     columns = max(1, int(fig.get_figwidth() * 72 / (45 + 6.5 * max(len(p.get_label()) for p in patches))))
     fig.legend(handles=patches, ncols=columns, **BELOW)
     return fig
