@@ -695,8 +695,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                      'consistency_cam/datasets/samples.py'),
                                                   'consistency_cam.datasets.samples.Subset.mask': ( 'datasets/samples.html#subset.mask',
                                                                                                     'consistency_cam/datasets/samples.py'),
-                                                  'consistency_cam.datasets.samples.__getattr__': ( 'datasets/samples.html#__getattr__',
-                                                                                                    'consistency_cam/datasets/samples.py'),
                                                   'consistency_cam.datasets.samples._digest': ( 'datasets/samples.html#_digest',
                                                                                                 'consistency_cam/datasets/samples.py'),
                                                   'consistency_cam.datasets.samples._of_all': ( 'datasets/samples.html#_of_all',

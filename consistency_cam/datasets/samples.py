@@ -12,7 +12,6 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import import_module
 
 import torch
 from fastcore.basics import patch
@@ -23,6 +22,7 @@ from ..files.errors import InputError, unknown
 from ..files.disk import *
 from ..files.images import *
 from ..files.masks import *
+from .._moved import moved
 
 # %% ../../nbs/datasets/01_samples.ipynb #3ba9e329
 def multi_hot(
@@ -265,7 +265,4 @@ class Files(Samples):
         return None if path is None else read_mask(path, size, len(self.classes), self.mask_colours)
 
 # %% ../../nbs/datasets/01_samples.ipynb #a921cdee
-def __getattr__(name):
-    if name in ('read_table', 'label_rows', 'read_labels'):
-        return getattr(import_module('consistency_cam.datasets.tables'), name)
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+__getattr__ = moved(__name__)
