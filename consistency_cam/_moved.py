@@ -23,6 +23,7 @@ NAMES = {  # 'module.NAME' -> where it is now, both within the package
     'deeplab.enlargement': 'fast.convolutions.enlargement',
     'files.errors.near': 'files.errors.nearest_name',
     'files.checkpoint.locked': 'files.checkpoint.hold_lock',
+    'files.checkpoint.made_from': 'files.checkpoint.stage_fingerprint',
     'files.checkpoint.Stage': 'files.checkpoint.StageFolder',
     'files.images.opened': 'files.images.open_image',
     'datasets.archives.opened': 'datasets.archives.open_archive',

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['CheckpointError', 'write_json', 'read_json', 'append_metrics', 'read_metrics', 'truncate_metrics', 'save_state',
            'read_tensors', 'load_state', 'load_weights', 'fingerprint', 'processes', 'is_main', 'remove_leftovers',
-           'read_stage', 'StageFolder', 'made_from', 'hold_lock', 'interrupted_by_sigterm', 'runs_root', 'atomic_bytes']
+           'read_stage', 'StageFolder', 'stage_fingerprint', 'hold_lock', 'interrupted_by_sigterm', 'runs_root',
+           'atomic_bytes']
 
 # %% ../../nbs/files/07_checkpoint.ipynb #beca6824
 import hashlib, json, os, signal, threading, time
@@ -258,7 +259,7 @@ def finish(self: StageFolder,
     return self.result
 
 # %% ../../nbs/files/07_checkpoint.ipynb #8270db2f
-def made_from(
+def stage_fingerprint(
     folder: str|Path,  # of a stage that is done
 ) -> str:
     "Fingerprint of a finished stage, for the inputs of the next one; raises `CheckpointError` where it is not done"
