@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent/'consistency_cam'
 WIDTH = 120
-WIDER = .042  # share of the lines that may be wider; the aim is .02
+WIDER = .041  # share of the lines that may be wider; the aim is .02
 TWO_MEANINGS = {  # exported names that mean two things; this list may only shrink
     'COCO', 'Look', 'METHODS', 'Table', 'VIEWS', 'WIDTH', 'Walk', 'choice', 'choices', 'class_ious', 'compare', 'described',
     'listed', 'noisy_or', 'open_picture', 'opened', 'origin', 'place', 'plain', 'said'}
