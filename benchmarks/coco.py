@@ -24,9 +24,9 @@ def write(path, annotations, points):
 
 
 def measure(path):
-    from consistency_cam.datasets.coco import index
+    from consistency_cam.datasets.coco import read_instances
     before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
-    made = index(path)
+    made = read_instances(path)
     seconds, peak = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(json.dumps(dict(annotations=sum(map(len, made.places)), seconds=round(seconds, 2), gib=round(peak / 2**20, 3), gib_before=round(before / 2**20, 3))))
 

@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader
 from consistency_cam.datasets.samples import write_mask
-from consistency_cam.tools.transforms import Augment, Augmented, Batches, collate, seeded
+from consistency_cam.tools.transforms import Augment, Augmented, Batches, collate, seeded_generator
 from consistency_cam.tools.training import Settings, param_groups, poly, total_steps
 from consistency_cam.datasets.folder import WithMasks
 from consistency_cam.fast.swap import plain
 from consistency_cam.camnet import CAMNet
-from consistency_cam.cams import snapped
+from consistency_cam.cams import snapped_size
 from consistency_cam.consistency import alpha_at
 from consistency_cam.crf import LABEL_CRF, SOFTMAX_CRF, CRFSetting, label_crf, mean_field
 from consistency_cam.affinity import BoundaryNet, infer_edge, offsets, path, to_grid
@@ -79,7 +79,7 @@ class FiveForwards(nn.Module):
 
     def forward(self, batch, step):
         x, y, net, s = batch['image'], batch['labels'], self.net, self.net.stride
-        generator = seeded(self.seed, step)
+        generator = seeded_generator(self.seed, step)
         t = {v.name: v.sample(x.shape[-2:], s, generator) for v in self.views}
         n, c, (H, W) = t['tiles'].n, t['crop'], (t['resize'].height, t['resize'].width)
         scale = lambda m, size: F.interpolate(m, size, mode='bilinear', align_corners=False, antialias=size[0] < m.shape[-2])
@@ -106,7 +106,7 @@ def cams_one_at_a_time(
     "Normalised CAMs of one picture with its mirror image"
     x, size, total = net.normalize(image[None].to(net.mean.device)), tuple(-(-s // stride) for s in image.shape[1:]), 0
     for scale in scales:
-        y = F.interpolate(x, snapped(image.shape[1:], scale, net.stride), mode='bicubic', align_corners=False, antialias=scale < 1)
+        y = F.interpolate(x, snapped_size(image.shape[1:], scale, net.stride), mode='bicubic', align_corners=False, antialias=scale < 1)
         for turn in (lambda m: m, lambda m: m.flip(-1)):
             m = turn(net.cams(turn(y)).float().relu())
             total = total + F.interpolate(m, size, mode='bilinear', align_corners=False)[0]
@@ -308,7 +308,7 @@ def segment_one_at_a_time(
     "Softmax of the sum of logits over scales and mirror images"
     x, size, total = net.normalize(image[None]), tuple(image.shape[1:]), 0
     for scale in scales:
-        y = F.interpolate(x, snapped(size, scale, net.stride), mode='bicubic', align_corners=False, antialias=scale < 1)
+        y = F.interpolate(x, snapped_size(size, scale, net.stride), mode='bicubic', align_corners=False, antialias=scale < 1)
         for turn in (lambda m: m, lambda m: m.flip(-1)):
             total = total + F.interpolate(turn(net.logits(turn(y))).float(), size, mode='bilinear', align_corners=False)
     return total.softmax(1)[0]

@@ -64,7 +64,7 @@ def core(folder, n=8):
     from consistency_cam.randomwalk import random_walk
     from consistency_cam.datasets.samples import Sample, read_image
     from consistency_cam.datasets.scenes import Scenes
-    from consistency_cam.tools.transforms import Augment, seeded
+    from consistency_cam.tools.transforms import Augment, seeded_generator
     torch.set_num_threads(1); torch.manual_seed(0)
     scenes, augment, path = Scenes(n, size=500), Augment(512, (320, 640)), Path(folder)/'photograph.jpg'
     images = [scenes.image(i)[:, 62:437].contiguous() for i in range(n)]
@@ -73,7 +73,7 @@ def core(folder, n=8):
     print(json.dumps({
         'CRF': per_second(lambda i: dense_crf(images[i], probs[i], LABEL_CRF), n),
         'random walk': per_second(lambda i: random_walk(probs[i][1:, ::4, ::4], torch.rand(94, 125)), n),
-        'decoding and augmenting': per_second(lambda i: augment(Sample('photograph', read_image(path), torch.zeros(20)), seeded(0, i)), 8 * n)}))
+        'decoding and augmenting': per_second(lambda i: augment(Sample('photograph', read_image(path), torch.zeros(20)), seeded_generator(0, i)), 8 * n)}))
 
 
 def call(launcher, threads, *arguments):

@@ -16,7 +16,7 @@ from .camnet import CAMNet
 from .cams import as_picture, eval_mode
 
 # %% ../nbs/10_affinity.ipynb #2dbcff60
-def _grown(x, multiple):
+def _grow(x, multiple):
     "Pictures (B,3,H,W) with their last row and column repeated until the sides are multiples"
     return F.pad(x, (0, -x.shape[-1] % multiple, 0, -x.shape[-2] % multiple), mode='replicate')
 
@@ -28,7 +28,7 @@ def _cut(x, size, stride):
 class AffinityNet(nn.Module):
     "Features of every cell whose distance says whether two cells belong together (psa)"
     def __init__(self,
-        net: CAMNet,  # its backbone becomes part of this network: stem, first stage, batch norm and classifier are frozen
+        net: CAMNet,  # its backbone becomes part of this network; stem, first stage, batch norm, classifier frozen
         widths: tuple = (64, 128, 256),  # channels from each of the last three maps
     ):
         super().__init__()
@@ -46,9 +46,10 @@ class AffinityNet(nn.Module):
         x: torch.Tensor,  # (B,3,H,W) normalised pictures
     ) -> torch.Tensor:  # (B,448,ceil(H/stride),ceil(W/stride))
         "Features"
-        maps = self.net.features(_grown(x, self.net.stride))[-3:]
+        maps = self.net.features(_grow(x, self.net.stride))[-3:]
         maps = [F.elu(reduce(m)) for reduce, m in zip(self.reduce, maps)]
-        maps = [maps[0], *[F.interpolate(m, maps[0].shape[-2:], mode='bilinear', align_corners=False) for m in maps[1:]]]
+        maps = [maps[0], *[F.interpolate(m, maps[0].shape[-2:], mode='bilinear', align_corners=False)
+            for m in maps[1:]]]
         return _cut(F.elu(self.mix(torch.cat(maps, 1))), x.shape[-2:], self.stride)
 
     def affinity(self,
@@ -61,14 +62,15 @@ class AffinityNet(nn.Module):
 # %% ../nbs/10_affinity.ipynb #2faad578
 class BoundaryNet(nn.Module):
     "The strength of a class boundary at every cell of stride 4 (IRNet; the AffinityNet of Puzzle-CAM)"
-    stride = 4  # pixels a cell
+    stride = 4  # pixels per cell
     def __init__(self,
         net: CAMNet,  # its backbone becomes part of this network, frozen and in eval mode
         width: int = 32,  # channels from each map of the pyramid
     ):
         super().__init__()
         self.net = net.requires_grad_(False).eval()
-        self.reduce = nn.ModuleList(nn.Sequential(nn.Conv2d(c, width, 1, bias=False), nn.GroupNorm(4, width)) for c in net.channels)
+        self.reduce = nn.ModuleList(nn.Sequential(nn.Conv2d(c, width, 1, bias=False), nn.GroupNorm(4, width))
+            for c in net.channels)
         self.edge = nn.Conv2d(width * len(net.channels), 1, 1)
 
     def train(self, mode=True):
@@ -80,10 +82,11 @@ class BoundaryNet(nn.Module):
         x: torch.Tensor,  # (B,3,H,W) normalised pictures
     ) -> torch.Tensor:  # (B,ceil(H/4),ceil(W/4))
         "Logits of the edge"
-        grown = _grown(x, self.net.stride)
+        grown = _grow(x, self.net.stride)
         size = [s // self.stride for s in grown.shape[-2:]]
         with torch.no_grad(): maps = self.net.features(grown)
-        return _cut(self.edge(torch.cat([self._branch(r, m, size) for r, m in zip(self.reduce, maps)], 1))[:, 0], x.shape[-2:], self.stride)
+        return _cut(self.edge(torch.cat([self._branch(r, m, size) for r, m in zip(self.reduce, maps)], 1))[:, 0],
+            x.shape[-2:], self.stride)
 
     def _branch(self, reduce, m, size):
         "A map of the pyramid as `width` channels at stride 4"
@@ -112,7 +115,8 @@ class AffinityTask(nn.Module):
         step: int,  # steps done so far
     ) -> dict:  # named scalar losses
         "Losses of one step"
-        return affinity_loss(self.net.affinity(batch['image'], self.radius), pair_labels(to_grid(batch['mask'], self.net.stride), self.radius))
+        return affinity_loss(self.net.affinity(batch['image'], self.radius),
+            pair_labels(to_grid(batch['mask'], self.net.stride), self.radius))
 
 # %% ../nbs/10_affinity.ipynb #c0195d70
 @reused_memory()
@@ -123,7 +127,7 @@ def infer_edge(
 ) -> torch.Tensor:  # (ceil(H/4),ceil(W/4)) in 0..1
     "Edge of a picture: mirror-averaged logits at one scale, then sigmoid (IRNet)"
     image = as_picture(image)
-    x = _grown(net.net.normalize(image[None].to(net.edge.weight.device)), net.net.stride)
+    x = _grow(net.net.normalize(image[None].to(net.edge.weight.device)), net.net.stride)
     with eval_mode(net): logits, mirrored = net(torch.cat([x, x.flip(-1)])).float()
     return _cut(((logits + mirrored.flip(-1)) / 2).sigmoid(), image.shape[-2:], net.stride)
 
@@ -135,4 +139,5 @@ def infer_affinity(
     radius: int = 5,  # cells
 ) -> torch.Tensor:  # (offsets,ceil(H/stride),ceil(W/stride)) in 0..1
     "Affinity of all pairs of a picture's cells, at one scale (psa)"
-    with eval_mode(net): return net.affinity(net.net.normalize(as_picture(image)[None].to(net.mix.weight.device)), radius)[0]
+    with eval_mode(net):
+        return net.affinity(net.net.normalize(as_picture(image)[None].to(net.mix.weight.device)), radius)[0]

@@ -596,7 +596,7 @@ def _doctor(args):
 
 # %% ../nbs/cli.ipynb #351640a3
 def _data_sets(args):
-    "Yields (name, recipe, splits, whether these are all) of what `verify` is to look at"
+    "Yield (name, recipe, splits, whether these are all) of what `verify` is to look at"
     from consistency_cam.experiments.pipeline import Run
     from consistency_cam.datasets.verify import all_splits, recognise
     for place in args.sets or [None]:
@@ -747,7 +747,7 @@ def main(
         return _fail(said(e))
 
 def _refuse_at_once(args):
-    "Raises `InputError` where what is wrong can be seen before anything heavy is imported"
+    "Raise `InputError` where what is wrong can be seen before anything heavy is imported"
     runs = os.environ.get('CONSISTENCY_CAM_RUNS', '')
     if os.path.isfile(runs): raise InputError(f'CONSISTENCY_CAM_RUNS={runs}: a file; name the folder for runs')
     if getattr(args, 'files', None):

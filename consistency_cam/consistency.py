@@ -16,7 +16,7 @@ from torch import nn
 import torch.nn.functional as F
 from fastcore.basics import patch
 from .files.errors import InputError, hint
-from .tools.transforms import seeded
+from .tools.transforms import seeded_generator
 from .pooling import POOLINGS
 from .tools.batchnorm import batch_norm_fixed
 from .camnet import CAMNet
@@ -54,22 +54,24 @@ def alpha_at(
 def view_names(
     views: tuple,  # of a task
 ) -> list:
-    "A name for each view's losses, a number behind that of a second one; raises `InputError` where two losses would have one name"
+    "A name for each view's losses, a second one numbered; raises `InputError` where two losses would have one name"
     names, seen = [], Counter()
     for v in views:
         seen[v.name] += 1
         names.append(v.name if seen[v.name] == 1 else f'{v.name}{seen[v.name]}')
     losses = Counter(['cls', *(x for n in names for x in (n, f'{n}_cls'))])
-    if clash := next((n for n in losses if losses[n] > 1), None): raise InputError(f"two losses would be named '{clash}', with views named {', '.join(names)}; give these other names")
+    if clash := next((n for n in losses if losses[n] > 1), None):
+        raise InputError(f"two losses would be named '{clash}', with views named {', '.join(names)}; give these other names")
     return names
 
 def with_terms(
     net: CAMNet,
     terms: list,  # a method's further losses: modules or functions
 ) -> CAMNet:
-    "The network with those of the terms inside that are modules, as `net.terms`; raises `InputError` where one of them holds a part of the network"
+    "The network, modules among the terms in `net.terms`; raises `InputError` where one holds part of the network"
     own, modules = {*net.parameters()}, [t for t in terms if isinstance(t, nn.Module)]
-    if double := next((t for t in modules if own & {*t.parameters()}), None): raise InputError(f'term {type(double).__name__}: it holds a part of the network, which would be in it twice; write it as a function of the network')
+    if double := next((t for t in modules if own & {*t.parameters()}), None):
+        raise InputError(f'term {type(double).__name__}: it holds a part of the network, which would be in it twice; write it as a function of the network')
     if modules: net.terms = nn.ModuleList(modules)
     return net
 
@@ -89,8 +91,10 @@ class ConsistencyTask(nn.Module):
         cls: float = 1.,  # weight of the whole picture's classification loss
     ):
         super().__init__()
-        if frugal and terms: raise InputError('frugal: a term sees all views at once, so their graphs cannot be held one at a time; leave the terms out, or frugal')
-        self.net, self.views, self.total, self.alpha, self.ramp, self.seed = with_terms(net, terms), tuple(views), total, alpha, ramp, seed
+        if frugal and terms:
+            raise InputError('frugal: a term sees all views at once, so their graphs cannot be held one at a time; leave the terms out, or frugal')
+        self.net, self.views = with_terms(net, terms), tuple(views)
+        self.total, self.alpha, self.ramp, self.seed = total, alpha, ramp, seed
         self.fixed_bn_views, self.share, self.frugal, self.cls, self.loss_scale = fixed_bn_views, share, frugal, cls, 1.
         self.names, self.terms = view_names(self.views), tuple(terms)
 
@@ -118,7 +122,8 @@ def maps(self: ConsistencyTask,
 def view_losses(self: ConsistencyTask, name, t, A, A_t, labels, alpha):
     "Classification and consistency loss of one view, from the whole picture's CAMs and its own"
     whole_t, whole_a = t.whole(A_t), t.whole(t.cams(A))
-    return {f'{name}_cls': classification_loss(POOLINGS[self.net.pool](whole_t), labels), name: alpha * consistency_loss(whole_t, whole_a, labels)}
+    return {f'{name}_cls': classification_loss(POOLINGS[self.net.pool](whole_t), labels),
+        name: alpha * consistency_loss(whole_t, whole_a, labels)}
 
 @patch
 def one_by_one(self: ConsistencyTask, ts, images, A, labels, alpha):
@@ -143,9 +148,12 @@ def term_losses(
 ) -> dict:  # {name: scalar loss}
     "A term's losses; raises `InputError` where it returns something else"
     found, name = term(out), getattr(term, '__name__', type(term).__name__)
-    if not isinstance(found, dict): raise InputError(f'term {name}: it returns {type(found).__name__}; a dictionary of named losses is wanted')
-    if bad := [k for k, v in found.items() if not (torch.is_tensor(v) and v.ndim == 0)]: raise InputError(f"term {name}: its loss '{bad[0]}' is not a scalar tensor; take the mean or the sum of it")
-    if taken := [k for k in found if k in known]: raise InputError(f"term {name}: there is a loss '{taken[0]}' already; give its own another name")
+    if not isinstance(found, dict):
+        raise InputError(f'term {name}: it returns {type(found).__name__}; a dictionary of named losses is wanted')
+    if bad := [k for k, v in found.items() if not (torch.is_tensor(v) and v.ndim == 0)]:
+        raise InputError(f"term {name}: its loss '{bad[0]}' is not a scalar tensor; take the mean or the sum of it")
+    if taken := [k for k in found if k in known]:
+        raise InputError(f"term {name}: there is a loss '{taken[0]}' already; give its own another name")
     return found
 
 @patch
@@ -155,7 +163,7 @@ def forward(self: ConsistencyTask,
 ) -> dict:  # named scalar losses, their weights applied; their sum is what is minimised
     "Losses of one step"
     images, labels = batch['image'], batch['labels']
-    alpha, generator = alpha_at(step, self.total, self.alpha, self.ramp), seeded(self.seed, step)
+    alpha, generator = alpha_at(step, self.total, self.alpha, self.ramp), seeded_generator(self.seed, step)
     ts = [view.sample(images.shape[-2:], self.net.stride, generator) for view in self.views]
     frugal = self.frugal and len(ts) > 0 and torch.is_grad_enabled()
     inputs = [] if frugal else [t.image(images) for t in ts]
@@ -168,7 +176,8 @@ def forward(self: ConsistencyTask,
     if frugal:
         found, through = self.one_by_one(ts, images, A, labels, alpha)
         return losses | found | dict(cls=losses['cls'] + (through - through.detach()))
-    out = SimpleNamespace(images=images, ids=batch.get('id'), labels=labels, step=step, whole=SimpleNamespace(t=None, images=images, features=whole[0], cams=A), views={})
+    out = SimpleNamespace(images=images, ids=batch.get('id'), labels=labels, step=step,
+        whole=SimpleNamespace(t=None, images=images, features=whole[0], cams=A), views={})
     for name, view, t, x, (features, A_t) in zip(self.names, self.views, ts, inputs, of_views):
         if view.losses: losses |= self.view_losses(name, t, A, A_t, labels, alpha)
         out.views[name] = SimpleNamespace(t=t, images=x, features=features, cams=A_t)
@@ -206,9 +215,10 @@ def register(
 
 # %% ../nbs/06_consistency.ipynb #b3d27f90
 def _misfit(option, value):
-    "What is wrong with the value of an option, in words; None where nothing is"
+    "The fault of an option's value, in words; None where there is none"
     kind, limits = type(option.default), option.limits
-    if type(value) is not kind and (kind, type(value)) != (float, int): return f"{ {int: 'a whole number', float: 'a number', bool: 'true or false', str: 'text'}[kind]} is wanted"
+    if type(value) is not kind and (kind, type(value)) != (float, int):
+        return f"{ {int: 'a whole number', float: 'a number', bool: 'true or false', str: 'text'}[kind]} is wanted"
     if kind is str: return f"known are {', '.join(limits)}" if limits and value not in limits else None
     if limits and not limits[0] <= value <= limits[1]: return f'from {limits[0]:,} to {limits[1]:,} is wanted'
 
@@ -216,12 +226,13 @@ def _misfit(option, value):
 def settings(self: Method,
     given: dict,  # {name: value} of some of its options
 ) -> SimpleNamespace:
-    "A value for each of the method's options; raises `InputError` on an unknown one and on a value outside of its limits"
+    "A value for each of the method's options; raises `InputError` on an unknown one or a value outside its limits"
     for k, v in given.items():
         if k not in self.options:
             known = '; '.join(f'{n}={o.default}, {o.meaning}' for n, o in self.options.items())
             raise InputError(f"method '{self.name}' has no option '{k}'; {hint(k, self.options)}" + (f'it has {known}' if known else 'it has none'))
-        if why := _misfit(self.options[k], v): raise InputError(f"option {k}={v!r} of method '{self.name}', {self.options[k].meaning}: {why}")
+        if why := _misfit(self.options[k], v):
+            raise InputError(f"option {k}={v!r} of method '{self.name}', {self.options[k].meaning}: {why}")
     return SimpleNamespace(**{k: type(o.default)(given.get(k, o.default)) for k, o in self.options.items()})
 
 # %% ../nbs/06_consistency.ipynb #8e4df9b8
@@ -231,4 +242,5 @@ register(Method('cam', 'plain CAM'))
 register(Method('puzzle-cam', 'Puzzle-CAM', lambda options, r: [Tiles(2)]))
 register(Method('multi-resolution', 'multi-resolution tiles', lambda options, r: [Tiles(r.classify.tiles)]))
 register(Method('transformations', '2x2 tiles + transformations', lambda options, r: [Tiles(2), *_transformations(r)]))
-register(Method('consistency-cam', 'Consistency-CAM', lambda options, r: [Tiles(r.classify.tiles), *_transformations(r)]));
+register(Method('consistency-cam', 'Consistency-CAM',
+    lambda options, r: [Tiles(r.classify.tiles), *_transformations(r)]));

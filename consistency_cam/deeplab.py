@@ -41,7 +41,7 @@ def conv_norm(
 
 # %% ../nbs/13_deeplab.ipynb #fedf9134
 class ImagePooling(nn.Module):
-    "The mean of the map, through a 1x1 layer, at every cell: (B,c,h,w) to (B,c',h,w); raises `InputError` on a training batch of one"
+    "The map's mean, through a 1x1 layer, at every cell: (B,c,h,w) to (B,c',h,w); raises `InputError` on one picture"
     def __init__(self,
         channels: int,  # c
         out_channels: int,  # c'
@@ -64,21 +64,23 @@ class ASPP(nn.Module):
         norm: str = 'batch',  # 'batch' or 'group'
     ):
         super().__init__()
-        self.branches = nn.ModuleList([conv_norm(channels, 256, rate, norm) for rate in (0, *rates)] + [ImagePooling(channels, 256, norm)])
+        self.branches = nn.ModuleList([conv_norm(channels, 256, rate, norm)
+            for rate in (0, *rates)] + [ImagePooling(channels, 256, norm)])
         self.project = nn.Sequential(*conv_norm(256 * len(self.branches), 256, norm=norm), nn.Dropout(.1))
 
     def forward(self, x): return self.project(torch.cat([branch(x) for branch in self.branches], 1))
 
 # %% ../nbs/13_deeplab.ipynb #b07986f6
 class Segmenter(BackboneNet):
-    "A backbone's maps in, a logit for each class and pixel out: what `DeepLabV3` and `DeepLabV3Plus` share; raises `InputError`, `WeightsError`"
+    "A logit for each class and pixel: what `DeepLabV3` and `DeepLabV3Plus` share; raises `InputError`, `WeightsError`"
     def __init__(self,
         backbone: str,  # timm name
         num_classes: int,  # K, background among them (VOC: 21)
-        output_stride: int,  # pixels a cell of the last map
-        pretrained: bool|str|Path,  # backbone weights: True (installed package, else hub), a file, or False for random
+        output_stride: int,  # pixels per cell of the last map
+        pretrained: bool|str|Path,  # backbone weights: True (a package, else the hub), a file, or False: random
     ):
-        if not isinstance(num_classes, int) or num_classes < 2: raise InputError(f'num_classes={num_classes!r}: give the number of classes, background among them, 2 or more')
+        if not isinstance(num_classes, int) or num_classes < 2:
+            raise InputError(f'num_classes={num_classes!r}: give the number of classes, background among them, 2 or more')
         super().__init__(backbone, output_stride, pretrained, classifier_layer=False)
         self.num_classes = num_classes
 
@@ -90,23 +92,24 @@ class Segmenter(BackboneNet):
 
 # %% ../nbs/13_deeplab.ipynb #f38ac950
 def rates_at(
-    output_stride: int,  # pixels a cell
+    output_stride: int,  # pixels per cell
 ) -> tuple:
     "ASPP's rates: 6, 12, 18 at stride 16, and the same distances in pixels at another (DeepLabV3, Section 3.3)"
     return tuple(rate * 16 // output_stride for rate in (6, 12, 18))
 
 class DeepLabV3(Segmenter):
-    "Backbone, ASPP, a 3x3 layer and a classifier, enlarged to the picture (Chen et al. 2017); raises `InputError`, `WeightsError`"
+    "Backbone, ASPP, 3x3 layer, classifier, at the picture's size (Chen et al. 2017); raises `InputError`"
     def __init__(self,
         backbone: str = 'tf_efficientnet_lite0',  # timm name
         num_classes: int = 21,  # K, background among them
-        output_stride: int = 16,  # pixels a cell of the backbone's last map: 16 or 8
-        pretrained: bool|str|Path = True,  # backbone weights: True (installed package, else hub), a file, or False for random
+        output_stride: int = 16,  # pixels per cell of the backbone's last map: 16 or 8
+        pretrained: bool|str|Path = True,  # backbone weights: True (a package, else the hub), a file, or False: random
         rates: tuple|None = None,  # of ASPP, cells; None: as `rates_at` says
         norm: str = 'batch',  # normalisation of the head: 'batch' or 'group'
     ):
         super().__init__(backbone, num_classes, output_stride, pretrained)
-        self.head = nn.Sequential(ASPP(self.channels[-1], rates or rates_at(output_stride), norm), conv_norm(256, 256, 1, norm), nn.Conv2d(256, num_classes, 1))
+        self.head = nn.Sequential(ASPP(self.channels[-1], rates or rates_at(output_stride), norm),
+            conv_norm(256, 256, 1, norm), nn.Conv2d(256, num_classes, 1))
         self.head.lr_factor = 10.
         fast(self)
 
@@ -137,19 +140,21 @@ class DeepLabV3Plus(Segmenter):
     def __init__(self,
         backbone: str = 'tf_efficientnet_lite0',  # timm name
         num_classes: int = 21,  # K, background among them
-        output_stride: int = 16,  # pixels a cell of the backbone's last map: 16 or 8
-        pretrained: bool|str|Path = True,  # backbone weights: True (installed package, else hub), a file, or False for random
+        output_stride: int = 16,  # pixels per cell of the backbone's last map: 16 or 8
+        pretrained: bool|str|Path = True,  # backbone weights: True (a package, else the hub), a file, or False: random
         rates: tuple|None = None,  # of ASPP, cells; None: as `rates_at` says
         norm: str = 'batch',  # normalisation of the head: 'batch' or 'group'
         refinements: int = 2,  # 3x3 layers of the decoder, at least 1
     ):
         super().__init__(backbone, num_classes, output_stride, pretrained)
-        if 4 not in self.strides: raise InputError(f"backbone '{backbone}' has maps of stride {self.strides} and none of stride 4 for the decoder; use DeepLabV3 with it")
+        if 4 not in self.strides:
+            raise InputError(f"backbone '{backbone}' has maps of stride {self.strides} and none of stride 4 for the decoder; use DeepLabV3 with it")
         self.level = self.strides.index(4)
         self.aspp = ASPP(self.channels[-1], rates or rates_at(output_stride), norm)
         self.low = conv_norm(self.channels[self.level], 48, norm=norm)
         self.merge = Merge(256, 48, norm)
-        self.decoder = nn.Sequential(*(conv_norm(256, 256, 1, norm) for _ in range(refinements - 1)), nn.Conv2d(256, num_classes, 1))
+        self.decoder = nn.Sequential(*(conv_norm(256, 256, 1, norm) for _ in range(refinements - 1)),
+            nn.Conv2d(256, num_classes, 1))
         for part in (self.aspp, self.low, self.merge, self.decoder): part.lr_factor = 10.
         fast(self)
 
@@ -166,7 +171,8 @@ def multiply_adds(
     size: int = 513,  # side of the picture, pixels
 ) -> int:
     "Multiply-adds of the convolutions for one picture"
-    with torch.no_grad(), FlopCounterMode(display=False) as counter: net(torch.zeros(1, 3, size, size, device=net.mean.device))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        net(torch.zeros(1, 3, size, size, device=net.mean.device))
     return counter.get_total_flops() // 2
 
 def parameters(

@@ -14,7 +14,8 @@ from .datasets.samples import InputError
 # %% ../nbs/01_pooling.ipynb #d19602c5
 def _maps(cams):
     "The maps, where they are such; raises `InputError`"
-    if not isinstance(cams, torch.Tensor) or cams.ndim < 2: raise InputError(f'class maps {tuple(getattr(cams, "shape", ()))} in {type(cams).__name__}; give a tensor (B,C,h,w)')
+    if not isinstance(cams, torch.Tensor) or cams.ndim < 2:
+        raise InputError(f'class maps {tuple(getattr(cams, "shape", ()))} in {type(cams).__name__}; give a tensor (B,C,h,w)')
     return cams
 
 def gap(
@@ -26,7 +27,7 @@ def gap(
 # %% ../nbs/01_pooling.ipynb #1a8bd316
 TINY = 1e-6  # below this, 1-exp(-S) equals S to float32 precision
 
-def _asked_for(tiny): return tiny.is_cuda or tiny.any()  # a GPU is not asked: the processor would wait for the answer
+def _any_of(tiny): return tiny.is_cuda or tiny.any()  # a GPU is not asked: the processor would wait for the answer
 
 class _NoisyOr(torch.autograd.Function):
     @staticmethod
@@ -35,7 +36,7 @@ class _NoisyOr(torch.autograd.Function):
         p = -torch.expm1(-total)
         tiny = total < TINY
         logits = total + p.clamp_min(TINY / 2).log()
-        if _asked_for(tiny): logits = torch.where(tiny, cams.logsumexp(-1, keepdim=True), logits)
+        if _any_of(tiny): logits = torch.where(tiny, cams.logsumexp(-1, keepdim=True), logits)
         ctx.save_for_backward(cams, p, tiny)
         return logits.squeeze(-1)
 
@@ -44,7 +45,7 @@ class _NoisyOr(torch.autograd.Function):
         cams, p, tiny = ctx.saved_tensors
         grad = grad.unsqueeze(-1)
         out = torch.sigmoid(cams).mul_(grad / p.clamp_min(TINY / 2))
-        return torch.where(tiny, torch.softmax(cams, -1) * grad, out) if _asked_for(tiny) else out
+        return torch.where(tiny, torch.softmax(cams, -1) * grad, out) if _any_of(tiny) else out
 
 # %% ../nbs/01_pooling.ipynb #a85107f5
 def noisy_or(

@@ -26,7 +26,7 @@ def neighbours(
     radius: int,  # cells
     device: torch.device|None = None,
 ) -> tuple:  # index of each neighbour, int64 (n,2*offsets), and whether it lies in the grid, bool
-    "The n = h*w cells' neighbours in the order of `offsets`, then those in the opposite directions; the cell itself in place of one outside. Made once for a size and kept"
+    "Neighbours of the n = h*w cells, by `offsets`, then opposite to them, the cell itself for one outside; cached"
     h, w = size
     dy, dx = torch.tensor([*offsets(radius), *((-dy, -dx) for dy, dx in offsets(radius))], device=device).T
     cell = torch.arange(h * w, device=device)[:, None]
@@ -41,8 +41,10 @@ def step_change(
 ) -> torch.Tensor:  # sparse CSR (n,n), n = h*w
     "T - 1, the change that one step makes to n scores; raises `InputError`"
     radius = next((r for r in range(2, 33) if len(offsets(r)) == len(affinity)), None)
-    if radius is None: raise InputError(f'{len(affinity)} affinities a cell belong to no radius; radius 5 has {len(offsets(5))}, radius 10 {len(offsets(10))}')
-    if not (affinity.min() >= 0 and affinity.max() <= 1): raise InputError(f'affinities from {affinity.min():.3g} to {affinity.max():.3g}; they must be 0..1')
+    if radius is None:
+        raise InputError(f'{len(affinity)} affinities a cell belong to no radius; radius 5 has {len(offsets(5))}, radius 10 {len(offsets(10))}')
+    if not (affinity.min() >= 0 and affinity.max() <= 1):
+        raise InputError(f'affinities from {affinity.min():.3g} to {affinity.max():.3g}; they must be 0..1')
     cells, inside = neighbours(affinity.shape[1:], radius, affinity.device)
     a = affinity.flatten(1).T.double() ** beta
     a = torch.cat([a, a.gather(0, cells[:, len(affinity):])], 1) * inside
@@ -52,30 +54,33 @@ def step_change(
     rows = torch.arange(n + 1, device=cells.device, dtype=torch.int32) * columns.shape[1]
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', 'Sparse CSR tensor support is in beta')
-        return torch.sparse_csr_tensor(rows, columns.flatten(), a.flatten().to(torch.promote_types(affinity.dtype, torch.float32)), (n, n), check_invariants=False)
+        return torch.sparse_csr_tensor(rows, columns.flatten(),
+            a.flatten().to(torch.promote_types(affinity.dtype, torch.float32)), (n, n), check_invariants=False)
 
 # %% ../nbs/11_randomwalk.ipynb #05991ddc
 def power_weights(
     steps: int,  # t
 ) -> torch.Tensor:  # float64, p_0 ... p_K, where what lies beyond K sums to less than 1e-7
-    "Weights p_k of the Chebyshev polynomials in the power t: the chance that t tosses of a coin end k steps from the start"
+    "Weights p_k of the Chebyshev polynomials in the power t: the chance that t coin tosses end k steps from the start"
     heads = torch.arange(steps + 1)
     chance = Binomial(steps, torch.tensor(.5, dtype=torch.float64)).log_prob(heads.double()).exp()
     weights = torch.zeros(steps + 1, dtype=torch.float64).index_add_(0, (2 * heads - steps).abs(), chance)
     return weights[:(weights.flip(0).cumsum(0) > 1e-7).sum()]
 
 # %% ../nbs/11_randomwalk.ipynb #5879982c
-def _checked(cams, affinity):
+def _check_inputs(cams, affinity):
     "`InputError` where maps cannot walk along the affinities"
-    if cams.ndim != 3 or affinity.ndim != 3: raise InputError(f'class maps {tuple(cams.shape)} and affinities {tuple(affinity.shape)}; give (K,h,w), one map as cams[None], and (offsets,h,w)')
-    if cams.shape[1:] != affinity.shape[1:]: raise InputError(f'class maps {tuple(cams.shape)} and affinities {tuple(affinity.shape)} are on different grids; resize the maps to (K,{affinity.shape[1]},{affinity.shape[2]})')
+    if cams.ndim != 3 or affinity.ndim != 3:
+        raise InputError(f'class maps {tuple(cams.shape)} and affinities {tuple(affinity.shape)}; give (K,h,w), one map as cams[None], and (offsets,h,w)')
+    if cams.shape[1:] != affinity.shape[1:]:
+        raise InputError(f'class maps {tuple(cams.shape)} and affinities {tuple(affinity.shape)} are on different grids; resize the maps to (K,{affinity.shape[1]},{affinity.shape[2]})')
     if not cams.isfinite().all(): raise InputError(f'class maps {tuple(cams.shape)} hold nan or infinite scores')
 
 def movements(
     change: torch.Tensor,  # sparse (n,n), as from `step_change`
     start: torch.Tensor,  # (n,K) scores
 ):
-    "Yields d_1, d_2, …, each (n,K): what the Chebyshev polynomials of the step move the scores by"
+    "Yield d_1, d_2, …, each (n,K): what the Chebyshev polynomials of the step move the scores by"
     before, now = torch.zeros_like(start), change @ start
     while True:
         yield now
@@ -98,8 +103,8 @@ def walk(
     beta: float = 10.,  # power of the affinities
     steps: int = 256,  # t
 ) -> torch.Tensor:  # (K,h,w), on the device of the affinities
-    "The class maps after t steps (psa, Section 3.3), each cell's score a mean of the scores around it; raises `InputError`"
-    _checked(cams, affinity)
+    "The class maps after t steps (psa, Section 3.3), each score a mean of the scores around it; raises `InputError`"
+    _check_inputs(cams, affinity)
     if not len(cams): return cams
     change = step_change(affinity, beta)
     start = cams.flatten(1).T.to(change).contiguous()
@@ -111,7 +116,8 @@ def _blocks(changes):
     cells, numbers = ([0, *accumulate(f(c) for c in changes)] for f in (len, lambda c: len(c.values())))
     rows = [c.crow_indices()[0 if i == 0 else 1:] + n for i, (c, n) in enumerate(zip(changes, numbers))]
     columns = [c.col_indices() + n for c, n in zip(changes, cells)]
-    return torch.sparse_csr_tensor(torch.cat(rows), torch.cat(columns), torch.cat([c.values() for c in changes]), (cells[-1], cells[-1]), check_invariants=False)
+    return torch.sparse_csr_tensor(torch.cat(rows), torch.cat(columns), torch.cat([c.values() for c in changes]),
+        (cells[-1], cells[-1]), check_invariants=False)
 
 @torch.no_grad()
 def walk_many(
@@ -119,11 +125,12 @@ def walk_many(
     beta: float = 10.,  # power of the affinities
     steps: int = 256,  # t
 ) -> list:  # of class maps (K,h,w)
-    "What `walk` gives for each picture, by one walk of all; raises `InputError`"
-    for cams, affinity in pictures: _checked(cams, affinity)
+    "The result of `walk` for each picture, by one walk of all; raises `InputError`"
+    for cams, affinity in pictures: _check_inputs(cams, affinity)
     change, most = _blocks([step_change(a, beta) for _, a in pictures]), max(len(c) for c, _ in pictures)
     start = torch.cat([F.pad(c.flatten(1), (0, 0, 0, most - len(c))).T.to(change) for c, _ in pictures]).contiguous()
-    ends = after_steps(start, movements(change, start), steps).split([c[0].numel() if len(c) else a[0].numel() for c, a in pictures])
+    sizes = [c[0].numel() if len(c) else a[0].numel() for c, a in pictures]
+    ends = after_steps(start, movements(change, start), steps).split(sizes)
     return [end.T[:len(c)].reshape(c.shape) for end, (c, _) in zip(ends, pictures)]
 
 # %% ../nbs/11_randomwalk.ipynb #0719ae6b
@@ -132,7 +139,7 @@ def walk_inputs(
     relation: torch.Tensor,  # edges (h,w) or affinities (offsets,h,w) of their cells, in 0..1
     radius: int = 5,  # cells a step reaches, where there are edges
 ) -> tuple:  # maps (K,h,w), and affinities (offsets,h,w)
-    "What walks: the maps times 1 - edge along paths that cross no boundary, or the maps along the given affinities"
+    "Maps and affinities to walk with: maps times 1 - edge and paths that cross no boundary, or both as given"
     cams = cams.to(relation)
     return (cams * (1 - relation), path_affinity(relation, radius)) if relation.ndim == 2 else (cams, relation)
 
@@ -143,6 +150,7 @@ def random_walk(
     beta: float = 10.,  # power of the affinities
     steps: int = 256,  # t
 ) -> torch.Tensor:  # (K,h,w)
-    "The class maps times 1 - edge, after the walk along paths that cross no boundary (IRNet, Puzzle-CAM); raises `InputError`"
-    if cams.ndim != 3 or cams.shape[1:] != edge.shape: raise InputError(f'class maps {tuple(cams.shape)} and edges {tuple(edge.shape)} are on different grids; resize the maps to (K,h,w) of the edges')
+    "The class maps times 1 - edge, after a walk that crosses no boundary (IRNet, Puzzle-CAM); raises `InputError`"
+    if cams.ndim != 3 or cams.shape[1:] != edge.shape:
+        raise InputError(f'class maps {tuple(cams.shape)} and edges {tuple(edge.shape)} are on different grids; resize the maps to (K,h,w) of the edges')
     return walk(*walk_inputs(cams, edge, radius), beta, steps)

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from .datasets.samples import InputError, Samples, write_mask
 from .files.memory import reused_memory
 from .tools.training import shared_mean
-from .cams import PIXELS, as_picture, checked_ways, eval_mode, snapped
+from .cams import PIXELS, as_picture, checked_ways, eval_mode, snapped_size
 from .deeplab import Segmenter
 
 # %% ../nbs/14_segment.ipynb #20007ba2
@@ -60,7 +60,8 @@ def segment_image(
     most = PIXELS.get(x.device.type, 2**22)
     with eval_mode(net):
         for scale in scales:
-            y = F.interpolate(x, snapped(size, scale, net.stride), mode='bicubic', align_corners=False, antialias=scale < 1)
+            y = F.interpolate(x, snapped_size(size, scale, net.stride), mode='bicubic', align_corners=False,
+                antialias=scale < 1)
             pair = [y, y.flip(-1)] if mirror else [y]
             if y[0, 0].numel() <= most: pair = [torch.cat(pair)]
             logits = torch.cat([net.logits(y.contiguous(memory_format=torch.channels_last)).float() for y in pair])
@@ -76,7 +77,7 @@ def segment(
     scales: tuple = (.5, 1., 1.5, 2.),  # of the picture's sides
     mirror: bool = True,  # add the mirror image's logits
 ):
-    "Yields (id, (uint8 picture (3,H,W), probabilities (K,H,W)))"
+    "Yield (id, (uint8 picture (3,H,W), probabilities (K,H,W)))"
     with reused_memory():
         for i in range(len(samples)) if indices is None else indices:
             image = samples.image(i)
@@ -89,18 +90,19 @@ def write_masks(
     folder: str|Path,  # for ID.png
     scales: tuple = (.5, 1., 1.5, 2.),  # of the picture's sides
     mirror: bool = True,  # add the mirror image's logits
-    refine=None,  # from (id, (picture, probabilities)) to (id, probabilities), one after the other, such as `crf.crf_many`
+    refine=None,  # (id, (picture, probabilities)) -> (id, probabilities), one by one, such as `crf.crf_many`
     title: str = 'masks',  # in front of the bar
     progress: bool = True,  # show the bar
     indices: list|None = None,  # which of the pictures; None: all
 ) -> Path:  # the folder
     "Write the mask of every picture that has none in the folder yet"
-    path = lambda id: Path(folder)/f'{id}.png'
+    def path(id): return Path(folder)/f'{id}.png'
     wanted = range(len(samples)) if indices is None else indices
     missing = [i for i in wanted if not path(samples.ids[i]).exists()]
     found = segment(net, samples, missing, scales, mirror)
     found = refine(found) if refine else ((id, probs) for id, (_, probs) in found)
-    for id, probs in tqdm(found, title, len(wanted), initial=len(wanted) - len(missing), disable=not progress): write_mask(probs.argmax(0), path(id))
+    for id, probs in tqdm(found, title, len(wanted), initial=len(wanted) - len(missing), disable=not progress):
+        write_mask(probs.argmax(0), path(id))
     return Path(folder)
 
 # %% ../nbs/14_segment.ipynb #d487a51a
@@ -110,5 +112,6 @@ def server_folder(
     competition: str = 'comp6',  # 'comp5': trained on VOC alone; 'comp6': on other data too, ImageNet among it
 ) -> Path:
     "The folder in which VOC's server and devkit look for ID.png; raises `InputError`"
-    if competition not in ('comp5', 'comp6'): raise InputError(f"competition '{competition}': VOC's segmentation has comp5 (trained on VOC alone) and comp6 (on other data too)")
+    if competition not in ('comp5', 'comp6'):
+        raise InputError(f"competition '{competition}': VOC's segmentation has comp5 (trained on VOC alone) and comp6 (on other data too)")
     return Path(root)/'results'/'VOC2012'/'Segmentation'/f'{competition}_{split}_cls'

@@ -15,9 +15,10 @@ class TileError(InputError): "A size that does not divide into the wanted tiles"
 def _at_least_one(n):
     if n < 1: raise TileError(f'{n} tiles per side; one is the least, and is the picture itself')
 
-def _four(x):
+def _batch_sizes(x):
     "Sizes of a batch of pictures or maps; raises `TileError`"
-    if not isinstance(x, torch.Tensor) or x.ndim != 4: raise TileError(f'{tuple(getattr(x, "shape", ()))} in {type(x).__name__}; give a tensor (B,C,H,W), one picture as x[None]')
+    if not isinstance(x, torch.Tensor) or x.ndim != 4:
+        raise TileError(f'{tuple(getattr(x, "shape", ()))} in {type(x).__name__}; give a tensor (B,C,H,W), one picture as x[None]')
     return x.shape
 
 def tile(
@@ -25,9 +26,10 @@ def tile(
     n: int,  # tiles per side; H and W must be multiples of it
 ) -> torch.Tensor:
     "The n x n tiles of each picture (B*n*n,C,H/n,W/n), picture by picture, row by row; raises `TileError`"
-    B, C, H, W = _four(x)
+    B, C, H, W = _batch_sizes(x)
     _at_least_one(n)
-    if H % n or W % n: raise TileError(f'{H}x{W} does not divide into {n}x{n} tiles: {H % n} rows and {W % n} columns would be left; use a size that is a multiple of {n}')
+    if H % n or W % n:
+        raise TileError(f'{H}x{W} does not divide into {n}x{n} tiles: {H % n} rows and {W % n} columns would be left; use a size that is a multiple of {n}')
     return x.reshape(B, C, n, H // n, n, W // n).permute(0, 2, 4, 1, 3, 5).reshape(B * n * n, C, H // n, W // n)
 
 # %% ../nbs/04_tiling.ipynb #2423fa09
@@ -36,7 +38,7 @@ def merge(
     n: int,  # tiles per side
 ) -> torch.Tensor:
     "The pictures (B,C,n*h,n*w) the tiles were cut from: the exact inverse of `tile`; raises `TileError`"
-    N, C, h, w = _four(tiles)
+    N, C, h, w = _batch_sizes(tiles)
     _at_least_one(n)
     if N % (n * n): raise TileError(f'{N} tiles do not make whole pictures of {n}x{n} = {n * n} tiles')
     return tiles.reshape(N // (n * n), n, n, C, h, w).permute(0, 3, 1, 4, 2, 5).reshape(N // (n * n), C, n * h, n * w)

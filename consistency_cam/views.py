@@ -15,7 +15,7 @@ from .tiling import tile, merge, fitting_tiles
 # %% ../nbs/05_views.ipynb #bc2cc43b
 @dataclass(eq=False)
 class View:
-    "What is done to pictures and CAMs alike; a subclass has a `kind`, draws a step's transformation in `sample`, and describes itself"
+    "A transformation of pictures and CAMs alike; a subclass has a `kind`, a `sample` per step, and describes itself"
     kind = 'view'
     _: KW_ONLY
     name: str = ''  # of its losses; '': its kind
@@ -57,7 +57,8 @@ class Tiles(View):
     ) -> Tiling:
         "Tiles of one step; raises `InputError` where an n does not fit"
         wrong = [n for n in self.ns if any(s % (n * stride) for s in size)]
-        if wrong: raise InputError(f"tiles n={wrong} do not fit {size[0]}x{size[1]} pictures at output stride {stride}; fitting: {fitting_tiles(min(size), stride)}")
+        if wrong:
+            raise InputError(f"tiles n={wrong} do not fit {size[0]}x{size[1]} pictures at output stride {stride}; fitting: {fitting_tiles(min(size), stride)}")
         return Tiling(_choice(generator, self.ns))
 
 # %% ../nbs/05_views.ipynb #1f752b23
@@ -80,7 +81,11 @@ class HFlip(View):
 @dataclass(frozen=True)
 class Crop:
     "One step's window, in pixels"
-    top: int; left: int; height: int; width: int; stride: int
+    top: int
+    left: int
+    height: int
+    width: int
+    stride: int
     def image(self, x): return x[..., self.top:self.top+self.height, self.left:self.left+self.width]
     def cams(self, a):
         y, x, h, w = (v // self.stride for v in (self.top, self.left, self.height, self.width))
@@ -110,13 +115,16 @@ def resize(
     x: torch.Tensor,  # (B,C,H,W)
     size: tuple,  # wanted (height, width)
 ) -> torch.Tensor:
-    "Bilinear interpolation of `x` to `size`, antialiased when shrinking, corners not aligned; in float32 inside mixed precision"
-    return F.interpolate(x if x.dtype == torch.float64 else x.float(), size, mode='bilinear', align_corners=False, antialias=size[0] < x.shape[-2])
+    "Bilinear interpolation of `x` to `size`, antialiased when shrinking, corners not aligned; at least in float32"
+    x = x if x.dtype == torch.float64 else x.float()
+    return F.interpolate(x, size, mode='bilinear', align_corners=False, antialias=size[0] < x.shape[-2])
 
 @dataclass(frozen=True)
 class Resize:
     "One step's size, in pixels"
-    height: int; width: int; stride: int
+    height: int
+    width: int
+    stride: int
     def image(self, x): return resize(x, (self.height, self.width))
     def cams(self, a): return resize(a, (self.height // self.stride, self.width // self.stride))
     def whole(self, m): return m

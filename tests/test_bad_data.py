@@ -237,15 +237,15 @@ def killing(begun):
 
 def test_a_killed_process_of_a_scan_is_one_line(thousand, tmp_path, monkeypatch):
     "and the same command goes on from the record"
-    record, look = tmp_path/'record', scan.look
-    monkeypatch.setattr(scan, 'look', lambda *job: (time.sleep(.005), look(*job))[1])
+    record, look = tmp_path/'record', scan.inspect_picture
+    monkeypatch.setattr(scan, 'inspect_picture', lambda *job: (time.sleep(.005), look(*job))[1])
     with killing(lambda: record.exists() and record.stat().st_size > 5000):
         one_line(command('verify', thousand, '--quiet', '--record', record, '--workers', 2), 'a process of the pool was ended from outside at this picture or one of the next 128', 'take fewer by --workers')
     monkeypatch.undo()
     known = record.read_text().count('"job"')
     assert 16 <= known < 1000
     looked = []
-    monkeypatch.setattr(scan, 'look', lambda *job: looked.append(job) or look(*job))
+    monkeypatch.setattr(scan, 'inspect_picture', lambda *job: looked.append(job) or look(*job))
     done = command('verify', thousand, '--quiet', '--record', record, '--workers', 0)
     assert '1,000 pictures, 1,000 masks: 1 problem' in done.out and len(looked) == 1000 - known
 

@@ -21,7 +21,7 @@ from consistency_cam.cli import main
 from consistency_cam.datasets.coco import CATEGORIES, COCO, make_masks
 from consistency_cam.pseudo import write_coco
 from consistency_cam.datasets.samples import InputError, MaskError, WriteError, write_mask
-from consistency_cam.datasets.scenes import CLASSES, Scenes
+from consistency_cam.datasets.scenes import SCENE_CLASSES, Scenes
 
 AS = dict(cat=17, dog=18, rabbit=88, sheep=20, taxi=3, ambulance=8, sailboat=9, steamer=7)  # what the scenes show, as COCO's categories
 
@@ -37,7 +37,7 @@ def small_coco(root, n=8, splits=('train', 'val'), size=96):
         path = root/'annotations'/f'instances_{split}2014.json'
         write_coco(scenes, masks, path)
         content = json.loads(path.read_text())
-        for a in content['annotations']: a['category_id'] = AS[CLASSES[a['category_id'] - 1]]
+        for a in content['annotations']: a['category_id'] = AS[SCENE_CLASSES[a['category_id'] - 1]]
         path.write_text(json.dumps(content | dict(categories=[dict(id=id, name=name) for id, name in CATEGORIES.items()])))
     return root
 

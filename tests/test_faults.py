@@ -18,7 +18,7 @@ import torch
 from consistency_cam.camnet import CAMNet
 from consistency_cam.affinity import AffinityNet, AffinityTask, BoundaryNet
 from consistency_cam.cams import CamStore
-from consistency_cam.files.checkpoint import CheckpointError, StageFolder, append_metrics, load_state, locked, read_json, read_metrics, save_state
+from consistency_cam.files.checkpoint import CheckpointError, StageFolder, append_metrics, load_state, hold_lock, read_json, read_metrics, save_state
 from consistency_cam.consistency import ConsistencyTask
 from consistency_cam.deeplab import DeepLabV3Plus
 from consistency_cam.datasets.imagenet import OneLabel
@@ -315,7 +315,7 @@ def test_full_disk_is_one_line_in_every_stage(stage, whole_run, tmp_path):
 
 
 def hold(path, held):
-    with locked(path): held.set(); time.sleep(300)
+    with hold_lock(path): held.set(); time.sleep(300)
 
 
 @pytest.mark.slow

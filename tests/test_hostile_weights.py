@@ -18,7 +18,7 @@ from PIL import Image
 
 from consistency_cam.camnet import CAMNet, WeightsError, read_weights
 from consistency_cam.cams import CamStore
-from consistency_cam.files.checkpoint import StageFolder, load_state, made_from, read_metrics, write_json
+from consistency_cam.files.checkpoint import StageFolder, load_state, stage_fingerprint, read_metrics, write_json
 from consistency_cam.cli import main
 from consistency_cam.datasets.folder import Folder
 from consistency_cam.experiments.imported import read_arrays
@@ -127,7 +127,7 @@ PLACES = { # where such a file may be put, and what reads it there: a function o
     'mask': lambda d, b: read_mask(at(d/'a.png', b)),
     'recipe of a run': lambda d, b: Run(at(d/'recipe.json', b).parent),
     'record of a stage': lambda d, b: StageFolder(at(d/'stage.json', b).parent, {}),
-    'record of the stage before': lambda d, b: made_from(at(d/'stage.json', b).parent),
+    'record of the stage before': lambda d, b: stage_fingerprint(at(d/'stage.json', b).parent),
     'figures of a run': lambda d, b: a_run(d, 'evaluate/cams/stage.json', b).figures(),
     'losses of a run': lambda d, b: read_metrics(at(d/'metrics.jsonl', b + b'\n')),
     'manifest of pseudo-labels': from_manifest,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import consistency_cam.tools.training as training
-from consistency_cam.files.checkpoint import CheckpointError, StageFolder, append_metrics, is_main, locked, processes, read_json, read_metrics, read_stage
+from consistency_cam.files.checkpoint import CheckpointError, StageFolder, append_metrics, is_main, hold_lock, processes, read_json, read_metrics, read_stage
 from consistency_cam.cli import main
 from consistency_cam.experiments.pipeline import Run
 from consistency_cam.datasets.samples import WriteError, atomic_bytes, part_name
@@ -50,9 +50,9 @@ def test_what_is_wrong_with_the_disk_is_said(call, name, tmp_path, monkeypatch):
 
 def test_a_lock_that_fails_otherwise_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr('fcntl.flock', refusing('EIO'))
-    with pytest.raises(OSError, match='Input/output'): locked(tmp_path/'.lock').__enter__()
+    with pytest.raises(OSError, match='Input/output'): hold_lock(tmp_path/'.lock').__enter__()
     monkeypatch.undo()
-    with locked(tmp_path/'.lock'), pytest.raises(CheckpointError, match='is working here'): locked(tmp_path/'.lock').__enter__()
+    with hold_lock(tmp_path/'.lock'), pytest.raises(CheckpointError, match='is working here'): hold_lock(tmp_path/'.lock').__enter__()
 
 
 @pytest.mark.parametrize('mask, mode', [(0o077, 0o600), (0o002, 0o664), (0o022, 0o644), (0o027, 0o640), (0o007, 0o660), (0, 0o666)])
@@ -73,9 +73,9 @@ def test_a_lock_of_somebody_else_may_be_held(tmp_path, monkeypatch):
     (tmp_path/'.lock').write_text('12345')
     real = os.open
     monkeypatch.setattr('os.open', lambda path, flags, *a: refusing('EACCES')() if flags & os.O_RDWR else real(path, flags, *a))
-    with locked(tmp_path/'.lock'):
-        with pytest.raises(CheckpointError, match='process 12345 is working here'): locked(tmp_path/'.lock').__enter__()
-    with pytest.raises(WriteError, match='none/.lock: cannot be written'): locked(tmp_path/'none'/'.lock').__enter__()
+    with hold_lock(tmp_path/'.lock'):
+        with pytest.raises(CheckpointError, match='process 12345 is working here'): hold_lock(tmp_path/'.lock').__enter__()
+    with pytest.raises(WriteError, match='none/.lock: cannot be written'): hold_lock(tmp_path/'none'/'.lock').__enter__()
 
 
 @pytest.mark.parametrize('name', ['a' * 255, '名' * 85, 'é' * 121 + '.safetensors', '名' * 80 + '.png', '🙂' * 61 + '.json', 'a'])

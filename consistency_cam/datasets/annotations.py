@@ -18,7 +18,8 @@ def coco_rle(
 ) -> dict:  # size [H,W], and counts, COCO's compressed run lengths
     "A mask as COCO writes it; raises `InputError` where pycocotools is not installed"
     try: from pycocotools.mask import encode
-    except ImportError: raise InputError('COCO JSON needs the package pycocotools, which is not installed: pip install "consistency_cam[coco]"') from None
+    except ImportError:
+        raise InputError('COCO JSON needs the package pycocotools, which is not installed: pip install "consistency_cam[coco]"') from None
     rle = encode(np.asfortranarray(mask.cpu().numpy().astype(np.uint8)))
     return dict(size=list(rle['size']), counts=rle['counts'].decode())
 
@@ -29,7 +30,8 @@ def connected_parts(
     "The parts of a mask whose pixels touch along their sides"
     steps = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
     (rows, starts), ends, width = np.nonzero(steps == 1), np.nonzero(steps == -1)[1], mask.shape[1] + 1
-    first = np.searchsorted(rows*width + ends, (rows + 1)*width + starts, side='right')  # runs of the next row that lie below
+    # runs of the next row that lie below
+    first = np.searchsorted(rows*width + ends, (rows + 1)*width + starts, side='right')
     last = np.searchsorted(rows*width + starts, (rows + 1)*width + ends)
     root = list(range(len(rows)))
     def find(i):
@@ -37,7 +39,8 @@ def connected_parts(
         return i
     for i, (a, b) in enumerate(zip(first, last)):
         for j in range(a, b):
-            if (p := find(i)) != (q := find(j)): root[max(p, q)] = min(p, q)
+            p, q = find(i), find(j)
+            if p != q: root[max(p, q)] = min(p, q)
     parts, found = np.zeros(mask.shape, int), np.unique([find(i) for i in range(len(rows))], return_inverse=True)[1]
     parts[mask] = np.repeat(found + 1, ends - starts)
     return parts
@@ -67,7 +70,8 @@ def write_coco(
     images, annotations = [], []
     for n, id in enumerate(samples.ids, 1):
         mask = read_mask(Path(folder)/f'{id}.png', num_classes=len(samples.classes))
-        images.append(dict(id=n, file_name=file_name(id) if callable(file_name) else file_name.format(id=id), height=mask.shape[0], width=mask.shape[1]))
+        name = file_name(id) if callable(file_name) else file_name.format(id=id)
+        images.append(dict(id=n, file_name=name, height=mask.shape[0], width=mask.shape[1]))
         annotations += [dict(a, image_id=n) for a in coco_annotations(mask)]
     annotations = [dict(a, id=k) for k, a in enumerate(annotations, 1)]
     categories = [dict(id=k, name=name) for k, name in enumerate(samples.classes, 1)]

@@ -4,22 +4,29 @@
 
 # %% auto #0
 __all__ = ['TABLES', 'find_pictures', 'plain_name', 'plain_ids', 'picture_of', 'find_table', 'folder_labels', 'own_labels',
-           'folder_in_front', 'class_order', 'few_lacking', 'Folder', 'WithMasks']
+           'folder_in_front', 'class_order', 'lost_mask_places', 'Folder', 'WithMasks']
 
 # %% ../../nbs/datasets/08_folder.ipynb #6100daf5
 import os, unicodedata, warnings
 from collections import Counter
 from pathlib import Path
 
-from .samples import EXTENSIONS, Files, IdError, InputError, LabelError, MaskError, PictureError, Samples, good_ids, masks_hold, read_mask, refuse
-from .tables import Labels, clean_name, of_split, read_classes, read_label_table
+from ..files.disk import IdError, LabelError, MaskError, PictureError, good_ids, refuse
+from ..files.errors import InputError
+from ..files.images import EXTENSIONS
+from ..files.masks import read_mask
+from .samples import Files, Samples, masks_hold
+from .tables import Labels, clean_name, rows_of_split, read_classes, read_label_table
+from .._moved import moved
+
+__getattr__ = moved(__name__)
 
 # %% ../../nbs/datasets/08_folder.ipynb #400860d2
 def find_pictures(
     root,  # folder, with sub-folders
     extensions=EXTENSIONS,  # lower case, with the dot
 ) -> dict:  # {id: [paths]}; the id is the path inside root, without extension, with '/'
-    "Every picture under a folder by its id; raises `PictureError` where there is none."
+    "Every picture under a folder by its id; raises `PictureError` where there is none"
     root, found = Path(root), {}
     if not root.is_dir(): raise PictureError(f'{root}: no such folder; name the one that holds the pictures')
     for path in sorted(Path(d)/f for d, _, names in os.walk(root) for f in names):
@@ -37,13 +44,13 @@ def plain_name(name) -> str:
 def plain_ids(
     found,  # ids
 ) -> dict:  # {plain name: [ids]}
-    "Ids by their plain names."
+    "Ids by their plain names"
     plain = {}
     for id in found: plain.setdefault(plain_name(id), []).append(id)
     return plain
 
 def _candidates(name, found, plain):
-    "(id, path) of the pictures that a name may mean: those named exactly so, else so but for accents, spaces and capitals of the extension"
+    "(id, path) of the pictures that a name may mean: of exactly that name, else but for accents, spaces and capitals"
     for key, end in ((name, None), os.path.splitext(name)):
         for ids in ([key]*(key in found), plain.get(plain_name(key), [])):
             pictures = [(id, path) for id in ids for path in found[id]]
@@ -55,33 +62,39 @@ def picture_of(
     name: str,  # an id, or the picture's name with its extension
     found: dict,  # of `find_pictures`
     root,  # the folder, for the message
-    place: str='',  # such as 'labels.csv, line 3', for the message
-    plain: dict=None,  # `plain_ids(found)`, where it is made already
+    place: str = '',  # such as 'labels.csv, line 3', for the message
+    plain: dict = None,  # `plain_ids(found)`, where it is made already
 ) -> tuple:  # (id, path)
-    "The one picture of that name; raises `PictureError` where there is none and `IdError` where there are two, or where it is not a name inside the folder."
+    "The one picture of that name; raises `PictureError` for none, `IdError` for two or a name outside the folder"
     pictures = _candidates(name, found, plain_ids(found) if plain is None else plain)
     where = f'{place}: {root}' if place else root
     if not pictures:
         good_ids([os.path.splitext(name)[0] and name], [place or root])
-        raise PictureError(f'{where}: no picture {name!r} in this folder; add it, or take its row out of the table{_instead(name, found, Path(root))}')
-    if len(pictures) > 1: raise IdError(f'{where}: {name!r} may be {pictures[0][1].name} or {pictures[1][1].name}; keep one of them, or write the extension in the table')
+        raise PictureError(f'{where}: no picture {name!r} in this folder; add it, or take its row out of the table{_suggestion(name, found, Path(root))}')
+    if len(pictures) > 1:
+        raise IdError(f'{where}: {name!r} may be {pictures[0][1].name} or {pictures[1][1].name}; keep one of them, or write the extension in the table')
     return pictures[0]
 
-def _instead(name, found, root):
-    "What there is of nearly that name"
+def _suggestion(name, found, root):
+    "A hint at a picture of nearly that name"
     stem = os.path.splitext(name)[0]
-    like = next((id for id in found if id.endswith(f'/{stem}')), next((path.name for key in (name, stem) for path in found.get(key, [])), None))
+    like = [id for id in found if id.endswith(f'/{stem}')]
+    like = next(iter(like or [path.name for key in (name, stem) for path in found.get(key, [])]), None)
     if like: return f' (there is {like!r})'
     folder, last = (root/name).parent, Path(name).name
-    other = next((f for f in sorted(os.listdir(folder)) if f == last or f.startswith(f'{last}.')), None) if folder.is_dir() else None
+    files = sorted(os.listdir(folder)) if folder.is_dir() else []
+    other = next((f for f in files if f == last or f.startswith(f'{last}.')), None)
     return f' (there is {other!r}, which does not end as pictures do: {" ".join(EXTENSIONS[:9])}, …)' if other else ''
 
 # %% ../../nbs/datasets/08_folder.ipynb #ca36849d
-TABLES = [f'{stem}.{end}' for stem in ('labels', 'tags', 'image_labels', 'metadata') for end in ('csv', 'tsv', 'jsonl', 'json')]
+TABLES = [f'{stem}.{end}' for stem in ('labels', 'tags', 'image_labels', 'metadata')
+    for end in ('csv', 'tsv', 'jsonl', 'json')]
 _SPLITS = {'train', 'training', 'val', 'valid', 'validation', 'test', 'dev'}
-_NO_CLASSES = {'images', 'image', 'imgs', 'img', 'pictures', 'photos', 'pics', 'masks', 'mask', 'labels', 'annotations', 'jpegimages', 'segmentationclass', 'segmentationobject', 'data', 'raw', 'overlays', 'predictions'} | _SPLITS
+_NO_CLASSES = ({'images', 'image', 'imgs', 'img', 'pictures', 'photos', 'pics', 'masks', 'mask', 'labels',
+    'annotations', 'jpegimages', 'segmentationclass', 'segmentationobject', 'data', 'raw', 'overlays',
+    'predictions'} | _SPLITS)
 
-def _beside(folders, names):
+def _files_beside(folders, names):
     "The files of some names in the first of some folders that has any"
     for folder in dict.fromkeys(Path(f).resolve() for f in folders if f):
         if found := [folder/n for n in names if (folder/n).is_file()]: return found
@@ -90,9 +103,10 @@ def _beside(folders, names):
 def find_table(
     root,  # folder of pictures
 ) -> Path|None:
-    "The table of labels among some pictures or beside their folder; raises `LabelError` where there are several."
-    found = _beside([root, Path(root).resolve().parent], TABLES)
-    if len(found) > 1: raise LabelError(f'{found[0].parent}: {found[0].name} and {found[1].name} may each hold the labels; say which by --labels')
+    "The table of labels among some pictures or beside their folder; raises `LabelError` where there are several"
+    found = _files_beside([root, Path(root).resolve().parent], TABLES)
+    if len(found) > 1:
+        raise LabelError(f'{found[0].parent}: {found[0].name} and {found[1].name} may each hold the labels; say which by --labels')
     return found[0] if found else None
 
 def folder_labels(
@@ -100,7 +114,7 @@ def folder_labels(
     found: dict,  # its `find_pictures`
     classes=None,  # the C class names in their order; without, the sorted names of the folders
 ) -> Labels|None:  # None where the folders are not those of classes
-    "The folders' names as labels; raises `LabelError` for one that is not among the classes."
+    "The folders' names as labels; raises `LabelError` for one that is not among the classes"
     paths = [path for paths in found.values() for path in paths]
     parts = [path.relative_to(root).parts for path in paths]
     depth = int(all(len(p) > 2 and p[0].lower() in _SPLITS for p in parts))
@@ -108,19 +122,22 @@ def folder_labels(
     names = [clean_name(p[depth]) for p in parts]
     if len({*names}) < 2 or any(name.lower() in _NO_CLASSES for name in names): return None
     classes = sorted({*names}) if classes is None else list(classes)
-    if unknown := sorted({*names}.difference(classes)): raise LabelError(f'{root}: the folder {unknown[0]!r} is not among the classes {", ".join(classes[:30])}; rename it, or add it to their list')
+    if unknown := sorted({*names}.difference(classes)):
+        raise LabelError(f'{root}: the folder {unknown[0]!r} is not among the classes {", ".join(classes[:30])}; rename it, or add it to their list')
     rows = [(str(path), '/'.join(p), [name], p[0] if depth else None) for path, p, name in zip(paths, parts, names)]
     splits = dict(Counter(p[0] for p in parts)) if depth else None
-    return Labels(classes, rows, splits, f'{Path(root).name}: a folder for each class, {len(classes)} classes, ' + (f'splits {", ".join(f"{k} {v}" for k, v in splits.items())}' if splits else 'no splits: all is trained on, nothing held out'))
+    shown = 'no splits: all is trained on, nothing held out'
+    if splits: shown = f'splits {", ".join(f"{k} {v}" for k, v in splits.items())}'
+    return Labels(classes, rows, splits, f'{Path(root).name}: a folder for each class, {len(classes)} classes, {shown}')
 
 def own_labels(
     root,  # folder of pictures
     labels='auto',  # the table, or 'auto' to look for one, or for class folders
     classes=None,  # the C class names in their order; without, the sorted names there are
-    errors: list=None,  # what is wrong in the table, collected; without, the first is raised
-    found: dict=None,  # the folder's `find_pictures`, where it is made already
+    errors: list = None,  # what is wrong in the table, collected; without, the first is raised
+    found: dict = None,  # the folder's `find_pictures`, where it is made already
 ) -> Labels:
-    "What is known of the pictures in a folder; raises `LabelError`."
+    "The labels of the pictures in a folder; raises `LabelError`"
     table = find_table(root) if labels in (None, '', 'auto') else labels
     if table is not None: return read_label_table(table, classes, errors)
     if labels := folder_labels(root, found or find_pictures(root), classes): return labels
@@ -132,7 +149,7 @@ def folder_in_front(
     found: dict,  # of `find_pictures`
     plain: dict,  # `plain_ids(found)`
 ) -> str:  # '' or a folder with its '/'
-    "The folder that stands in front of all names and does not belong to the ids."
+    "The folder that stands in front of all names and does not belong to the ids"
     shared = os.path.commonprefix([name.split('/')[:-1] for name in names])
     fronts = ('/'.join([*shared[:k], '']) for k in range(len(shared) + 1))
     return next((front for front in fronts if any(_candidates(name[len(front):], found, plain) for name in names)), '')
@@ -142,54 +159,60 @@ def class_order(
     masks=None,  # folder of masks
     classes=None,  # C names, a file of them, or None to look for classes.txt (or .json) beside pictures and masks
 ) -> tuple:  # C names or None, the file or None, what was decided in words
-    "The classes in the order of their ids in masks, where that is given; raises `LabelError`."
+    "The classes in the order of their ids in masks, where that is given; raises `LabelError`"
     if classes is not None and not isinstance(classes, (str, Path)): return list(classes), None, ''
-    if classes: return (*_listed(classes),)
+    if classes: return (*_classes_of_file(classes),)
     places = [p for place in (root, masks) if place for p in (place, Path(place).resolve().parent)]
-    files = [f for place in places for f in _beside([place], ['classes.txt', 'classes.json'])]
+    files = [f for place in places for f in _files_beside([place], ['classes.txt', 'classes.json'])]
     if not files: return None, None, ''
     for other in files[1:]:
-        if read_classes(other)[0] != read_classes(files[0])[0]: raise LabelError(f'{other}: other classes than in {files[0]}; say which by --classes')
-    return (*_listed(files[0]),)
+        if read_classes(other)[0] != read_classes(files[0])[0]:
+            raise LabelError(f'{other}: other classes than in {files[0]}; say which by --classes')
+    return (*_classes_of_file(files[0]),)
 
-def _listed(file):
+def _classes_of_file(file):
     names, said = read_classes(file)
     return names, file, said
 
 # %% ../../nbs/datasets/08_folder.ipynb #8be9ff7a
-def few_lacking(
+def lost_mask_places(
     masks,  # N paths, None for a picture without a mask
 ) -> list:  # positions
-    "Where masks are missing that have probably got lost: of at most a twentieth of the pictures."
+    "Where masks are missing that have probably got lost: of at most a twentieth of the pictures"
     lacking = [i for i, path in enumerate(masks) if path is None]
     return lacking if 20*len(lacking) <= len(masks) else []
 
 # %% ../../nbs/datasets/08_folder.ipynb #f35c1d53
 class Folder(Files):
-    "Anybody's pictures with a table of labels, and masks where there are any; an `InputError` says what is missing."
+    "Anybody's pictures with a table of labels, and masks where there are any; an `InputError` says what is missing"
     def __init__(self,
         root,  # folder of pictures, with sub-folders
         labels_csv='auto',  # table with names of pictures, labels, and perhaps splits; 'auto': as `own_labels` finds it
         masks=None,  # folder of palette PNGs, ID.png each; a picture without one has the mask None
-        split: str=None,  # keep the rows of this split
-        classes=None,  # the C class names in their order, or a file of them; without, as `class_order` finds them, else the sorted names in the table
-        errors: list=None,  # what is wrong in the table, collected, and such rows left out; without, the first is raised
+        split: str = None,  # keep the rows of this split
+        classes=None,  # the C class names in order, or a file of them; None: as `class_order` finds them, else sorted
+        errors: list = None,  # what is wrong in the table, collected, such rows left out; None: the first is raised
     ):
-        found = find_pictures(root); plain = plain_ids(found)
+        found = find_pictures(root)
+        plain = plain_ids(found)
         classes, file, order = class_order(root, masks, classes)
         labels = self._labels(root, labels_csv, classes, file, errors, found)
         masks_hold(labels.classes, root)
         front = folder_in_front([name for _, name, *_ in labels.rows], found, plain)
-        rows = of_split(labels, labels.rows, split, labels_csv)
-        rows = [(place, *picture, names) for place, name, names, _ in rows if (picture := self._picture(name.removeprefix(front), found, root, place, plain, errors))]
-        rows = [rows[i] for i in good_ids([id for _, id, *_ in rows], [place for place, *_ in rows], errors)]
+        rows = rows_of_split(labels, labels.rows, split, labels_csv)
+        rows = [(place, *picture, names) for place, name, names, _ in rows
+            if (picture := self._picture(name.removeprefix(front), found, root, place, plain, errors))]
+        good = good_ids([id for _, id, *_ in rows], [place for place, *_ in rows], errors)
+        rows = [rows[i] for i in good]
         _, ids, paths, names = zip(*rows) if rows else [()]*4
         super().__init__(ids, labels.classes, names, paths, self._masks(masks, ids))
-        self.root, self.split, self.reading = Path(root), split, ', '.join(s for s in (labels.reading, f'{front!r} in front of the names left off'*bool(front), order) if s)
+        self.root, self.split = Path(root), split
+        left_off = f'{front!r} in front of the names left off'*bool(front)
+        self.reading = ', '.join(s for s in (labels.reading, left_off, order) if s)
 
     def _labels(self, root, table, classes, file, errors, found):
         "`own_labels`, where errors say which file lists the classes"
-        hint = lambda e: LabelError(f'{e} ({file} lists the classes)') if file and 'unknown class' in str(e) else e
+        def hint(e): return LabelError(f'{e} ({file} lists the classes)') if file and 'unknown class' in str(e) else e
         try: labels = own_labels(root, table, classes, wrong := [], found)
         except LabelError as e: raise hint(e) from None
         for e in wrong: refuse(hint(e), errors)
@@ -201,11 +224,14 @@ class Folder(Files):
 
     def _masks(self, folder, ids):
         if folder is None: return None
-        if not Path(folder).is_dir(): raise MaskError(f'{folder}: no such folder; name the one that holds the masks, or leave it out')
+        if not Path(folder).is_dir():
+            raise MaskError(f'{folder}: no such folder; name the one that holds the masks, or leave it out')
         plain = {plain_name(p.relative_to(folder).with_suffix('').as_posix()): p for p in Path(folder).rglob('*.png')}
         paths = [p if (p := Path(folder)/f'{id}.png').exists() else plain.get(plain_name(id)) for id in ids]
-        if not any(paths): raise MaskError(f'{folder}: no mask for any picture; a mask is named as its picture, such as {ids[0]}.png')
-        if lost := few_lacking(paths): warnings.warn(f'{folder}: no mask for {len(lost)} of {len(paths)} pictures, the first is {ids[lost[0]]}.png; nothing is compared with these, or learnt from them: add them where they have got lost')
+        if not any(paths):
+            raise MaskError(f'{folder}: no mask for any picture; a mask is named as its picture, such as {ids[0]}.png')
+        if lost := lost_mask_places(paths):
+            warnings.warn(f'{folder}: no mask for {len(lost)} of {len(paths)} pictures, the first is {ids[lost[0]]}.png; nothing is compared with these, or learnt from them: add them where they have got lost')
         return paths
 
 # %% ../../nbs/datasets/08_folder.ipynb #8d5cac0a
@@ -220,7 +246,8 @@ class WithMasks(Samples):
         masks_hold(self.classes)
         self.parent, self.folder = parent, Path(folder)
         missing = [id for id in self.ids if not self.path(id).is_file()]
-        if missing: raise MaskError(f"{folder}: no mask for {len(missing)} of {len(self)} pictures, the first is '{missing[0]}' ({missing[0]}.png); make the masks of this split, or leave these pictures out with `subset`")
+        if missing:
+            raise MaskError(f"{folder}: no mask for {len(missing)} of {len(self)} pictures, the first is '{missing[0]}' ({missing[0]}.png); make the masks of this split, or leave these pictures out with `subset`")
 
     def path(self, id): return self.folder/f'{id}.png'
     def files(self, i): return self.parent.files(i) and (self.parent.files(i)[0], self.path(self.ids[i]))

@@ -12,7 +12,7 @@ from itertools import product
 
 from ..files.errors import InputError, listing
 from .samples import LabelError, MaskError, Samples
-from .scan import mask_ids
+from .scan import ids_in_mask
 
 # %% ../../nbs/datasets/15_numbering.ipynb #00de19e5
 def label_against_mask(
@@ -21,9 +21,9 @@ def label_against_mask(
     ids: list,  # that the mask has
     where: str,  # the mask's path, or the picture's id
 ) -> tuple:  # a `LabelError` or None, and a note or None
-    "Whether a picture's labels and its mask speak of the same classes."
+    "Whether a picture's labels and its mask speak of the same classes"
     masked, named = {k for k in ids if 0 < k <= len(samples.classes)}, set(samples.label_ids(i))
-    words = lambda ks: ', '.join(samples.classes[k-1] for k in sorted(ks))
+    def words(ks): return ', '.join(samples.classes[k-1] for k in sorted(ks))
     extra = masked - named and LabelError(f'{where}: the mask shows {words(masked - named)}, the labels of {samples.ids[i]!r} name {words(named) or "no class"}; correct one of them')
     return extra or None, 'a class that is named has no pixel in the mask' if named - masked else None
 
@@ -43,7 +43,9 @@ def agreeing_ids(
     together, shown, named = Counter(), Counter(), Counter()
     for ids, labels in pairs:
         labels = labels | {0}
-        shown.update(ids); named.update(labels); together.update(product(ids, labels))
+        shown.update(ids)
+        named.update(labels)
+        together.update(product(ids, labels))
     jaccard = {(a, b): n / (shown[a] + named[b] - n) for (a, b), n in together.items()}
     found = {}
     for a, b in sorted(jaccard, key=lambda p: (-jaccard[p], p[0] != p[1], p)):
@@ -56,30 +58,36 @@ def numbering_error(
     classes: list,  # the C class names
     where: str,  # the folder of the masks
 ) -> InputError:  # or None
-    "What is wrong with the masks as a whole: a `MaskError` where they hold no classes, a `LabelError` where they number them otherwise"
+    "The error of the masks as a whole: `MaskError` for masks without classes, `LabelError` for another numbering"
     pairs = [(set(ids), set(named)) for ids, named in pairs if named]
     ids = sorted(set().union(*(shown for shown, _ in pairs)))
-    if ids in ([255], [0, 255]) and len(pairs) > 1: return MaskError(f'{where}: all {len(pairs)} masks hold {" and ".join(map(str, ids))} only, which is void, and no class; where they are drawn black and white, make the class 1')
-    if ids == [0] and len(pairs) > 2: return MaskError(f'{where}: all {len(pairs)} masks are blank, background in every pixel, and the labels name classes; take the masks that show them, or leave the masks out')
-    if spread := _spread(ids, len(classes)): return MaskError(f'{where}: ids {listing(ids, 12)} in the masks are spread over 0 to 255 as grey values are; classes are 1 to {len(classes)}, so make them {listing(spread, 12)}')
+    if ids in ([255], [0, 255]) and len(pairs) > 1:
+        return MaskError(f'{where}: all {len(pairs)} masks hold {" and ".join(map(str, ids))} only, which is void, and no class; where they are drawn black and white, make the class 1')
+    if ids == [0] and len(pairs) > 2:
+        return MaskError(f'{where}: all {len(pairs)} masks are blank, background in every pixel, and the labels name classes; take the masks that show them, or leave the masks out')
+    if spread := _spread(ids, len(classes)):
+        return MaskError(f'{where}: ids {listing(ids, 12)} in the masks are spread over 0 to 255 as grey values are; classes are 1 to {len(classes)}, so make them {listing(spread, 12)}')
     shown = [(s - {0, 255}, named) for s, named in pairs if s - {0, 255}]
     off = sum(contradicts(*p) for p in shown)
     if off < 3: return None
     numbers = agreeing_ids([(s - {255}, named) for s, named in pairs])
     left = sum(contradicts({numbers.get(k, -k) for k in s - {255}} - {0}, named) for s, named in pairs)
     said = f'{where}: the masks of {off} of {len(shown)} pictures contradict their labels'
-    if 3*left <= off: return LabelError(f'{said}, {left} would if the masks number the classes otherwise; {_remedy(numbers, classes)}')
-    if 2*off > len(shown) and _agreement(shown) < .25: return LabelError(f'{said}, whatever the order of the classes; are they the masks of these pictures?')
+    if 3*left <= off:
+        return LabelError(f'{said}, {left} would if the masks number the classes otherwise; {_remedy(numbers, classes)}')
+    if 2*off > len(shown) and _agreement(shown) < .25:
+        return LabelError(f'{said}, whatever the order of the classes; are they the masks of these pictures?')
 
 def _agreement(pairs):
     "1 where masks and labels agree as far as they can, 0 where no more than those of different pictures do"
-    hits, most = (sum(f(*p) for p in pairs) for f in (lambda s, named: len(s & named), lambda s, named: min(len(s), len(named))))
+    hits = sum(len(shown & named) for shown, named in pairs)
+    most = sum(min(len(shown), len(named)) for shown, named in pairs)
     shown, named = (Counter(k for p in pairs for k in p[side]) for side in (0, 1))
     chance = sum(n * named[k] for k, n in shown.items()) / len(pairs)
     return (hits - chance) / max(most - chance, 1)
 
 def _spread(ids, num_classes):
-    "What ids should be that are k*255/n, as whole grey values; None where they are not"
+    "The ids that grey values k*255/n stand for; None where they are not such"
     if not any(num_classes < k < 255 for k in ids): return None
     for n in range(1, max(num_classes, 3) + 1):
         near = [round(k*n/255) for k in ids]
@@ -87,10 +95,12 @@ def _spread(ids, num_classes):
 
 def _remedy(numbers, classes):
     "How to give the numbering that was found"
-    name = lambda k: repr(classes[k-1]) if k else 'the background'
-    listed = listing((f'id {a} is {name(b)}' if a == min(numbers) else f'{a} {name(b)}' for a, b in sorted(numbers.items())), 30)
+    def name(k): return repr(classes[k-1]) if k else 'the background'
+    listed = listing((f'id {a} is {name(b)}' if a == min(numbers) else f'{a} {name(b)}'
+        for a, b in sorted(numbers.items())), 30)
     list_helps = all((a == 0) == (b == 0) for a, b in numbers.items())
-    return ('give their order by --classes FILE (line k names the id k), or renumber' if list_helps else 'renumber') + f' the masks: {listed}'
+    return (('give their order by --classes FILE (line k names the id k), or renumber' if list_helps
+        else 'renumber') + f' the masks: {listed}')
 
 # %% ../../nbs/datasets/15_numbering.ipynb #3a6c1d2e
 def masks_place(
@@ -108,11 +118,11 @@ def _folder_of(path, id):
 
 def hold_against_masks(
     samples: Samples,
-    most: int=200,  # masks to look at
+    most: int = 200,  # masks to look at
 ):
-    "Raises `LabelError` or `MaskError` where the masks as a whole are not what the labels say"
+    "Raise `LabelError` or `MaskError` where the masks as a whole are not what the labels say"
     if not samples.has_masks: return
     have = [i for i in range(len(samples)) if (samples.files(i) or (None, None))[1]]
     some = have if len(have) <= most else [have[k * len(have) // most] for k in range(most)]
-    pairs = [(ids, samples.label_ids(i)) for i in some if (ids := mask_ids(samples.files(i)[1])) is not None]
+    pairs = [(ids, samples.label_ids(i)) for i in some if (ids := ids_in_mask(samples.files(i)[1])) is not None]
     if error := numbering_error(pairs, samples.classes, masks_place(samples)): raise error

@@ -12,7 +12,6 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import import_module
 
 import torch
 from fastcore.basics import patch
@@ -23,14 +22,15 @@ from ..files.errors import InputError, unknown
 from ..files.disk import *
 from ..files.images import *
 from ..files.masks import *
+from .._moved import moved
 
 # %% ../../nbs/datasets/01_samples.ipynb #3ba9e329
 def multi_hot(
     names,  # class names that are in a picture
     classes,  # all C class names
-    where: str='labels',  # place for the message
+    where: str = 'labels',  # place for the message
 ) -> torch.Tensor:  # float32 (C,)
-    "1 where a class is in the picture, else 0; raises `LabelError` for no name and for an unknown one."
+    "1 where a class is in the picture, else 0; raises `LabelError` for no name and for an unknown one"
     if not names: raise LabelError(f'{where}: no class named; name at least one, or leave the picture out')
     for name in names:
         if name not in classes: raise LabelError(f'{where}: {unknown("class", name, classes)}')
@@ -44,7 +44,7 @@ def check_classes(
     classes,  # C names
     where='',  # place for the message
 ):
-    "Raises `LabelError` where a name stands twice, or means that there is nothing."
+    "Raise `LabelError` where a name stands twice, or means that there is nothing"
     place = f'{where}: '*bool(where)
     if len(set(classes)) < len(classes): raise LabelError(f'{place}a class stands twice in {classes}; name each once')
     if nothing := [c for c in classes if _NO_CLASS.fullmatch(c.strip() or '-')]:
@@ -54,8 +54,9 @@ def masks_hold(
     classes,  # C names
     where='',  # place for the message
 ):
-    "Raises `LabelError` where there are more classes than a mask can hold."
-    if len(classes) > MOST_CLASSES: raise LabelError(f'{where}: '*bool(where) + f'{len(classes)} classes, and a mask holds {MOST_CLASSES} (0 is the background, 255 void); take fewer classes')
+    "Raise `LabelError` where there are more classes than a mask can hold"
+    if len(classes) > MOST_CLASSES:
+        raise LabelError(f'{where}: '*bool(where) + f'{len(classes)} classes, and a mask holds {MOST_CLASSES} (0 is the background, 255 void); take fewer classes')
 
 # %% ../../nbs/datasets/01_samples.ipynb #314e0f4d
 @dataclass(eq=False)
@@ -68,7 +69,7 @@ class Sample:
 
 # %% ../../nbs/datasets/01_samples.ipynb #e7ef342d
 class Samples(Dataset):
-    "Pictures with labels; a subclass says how picture `i` and its mask are got."
+    "Pictures with labels; a subclass says how picture `i` and its mask are got"
     has_masks = False  # whether there are masks
     mask_colours = ''  # of RGB masks, as in `read_mask`
     reading = ''  # how the labels were read, in one line, where that had to be decided
@@ -80,7 +81,9 @@ class Samples(Dataset):
         self.ids, self.classes = checked_ids(ids), list(classes)
         if not self.ids: raise IdError('no pictures: the list of ids is empty')
         check_classes(self.classes)
-        if not torch.is_tensor(labels): labels = torch.stack([multi_hot(n, self.classes, id) if n else torch.zeros(len(self.classes)) for id, n in zip(self.ids, labels)])
+        if not torch.is_tensor(labels):
+            labels = torch.stack([multi_hot(n, self.classes, id) if n else torch.zeros(len(self.classes))
+                for id, n in zip(self.ids, labels)])
         if labels.shape != (len(self.ids), len(self.classes)):
             raise LabelError(f'labels {tuple(labels.shape)} for {len(self.ids)} ids and {len(self.classes)} classes; they must be (N, C)')
         self.labels, self._index = labels.float(), {id: i for i, id in enumerate(self.ids)}
@@ -89,9 +92,12 @@ class Samples(Dataset):
         "Picture `i`, uint8 (3, H, W)"
         raise NotImplementedError
     def mask(self, i): "Its mask, uint8 (H, W), or None"
-    def files(self, i): "Paths of picture `i` and of its mask (None where there is none); None where pictures are made and not read"
+    def files(self, i):
+        "Paths of picture `i` and of its mask (None where there is none); None where pictures are made and not read"
     def __len__(self): return len(self.ids)
-    def __repr__(self): return f'{type(self).__name__}: {len(self)} pictures, {len(self.classes)} classes, {"with" if self.has_masks else "no"} masks'
+    def __repr__(self):
+        masks = 'with masks' if self.has_masks else 'no masks'
+        return f'{type(self).__name__}: {len(self)} pictures, {len(self.classes)} classes, {masks}'
 
     def __getitem__(self, i):
         if not -len(self) <= i < len(self): raise IndexError(f'picture {i} of {len(self)}')
@@ -105,20 +111,21 @@ class Samples(Dataset):
 def index(self: Samples,
     id: str,  # name of a picture
 ) -> int:  # its position
-    "Where the picture stands; raises `IdError` for an unknown id."
-    if id not in self._index: raise IdError(f'{id!r} is not among the {len(self)} ids ({self.ids[0]}, …); check the split')
+    "Where the picture stands; raises `IdError` for an unknown id"
+    if id not in self._index:
+        raise IdError(f'{id!r} is not among the {len(self)} ids ({self.ids[0]}, …); check the split')
     return self._index[id]
 
 @patch
 def label_ids(self: Samples,
     i: int,  # position
 ) -> list:  # mask ids, 1..C
-    "The mask ids of the classes in picture `i`."
+    "The mask ids of the classes in picture `i`"
     return (self.labels[i].nonzero()[:, 0] + 1).tolist()
 
 @patch(as_prop=True)
 def labelled(self: Samples) -> bool:
-    "Whether anything is said of what is in the pictures; nothing is of VOC's test split."
+    "Whether anything is said of what is in the pictures; nothing is of VOC's test split"
     return not torch.is_tensor(self.labels) or bool(self.labels.any())
 
 # %% ../../nbs/datasets/01_samples.ipynb #e912a487
@@ -128,7 +135,7 @@ def pictures(self: Samples,
     threads: int = 4,  # that decode
     ahead: int = 16,  # pictures decoded or begun before they are asked for
 ):
-    "Yields (position, uint8 picture (3,H,W)) in the order of the indices; raises `PictureError`."
+    "Yield (position, uint8 picture (3,H,W)) in the order of the indices; raises `PictureError`"
     waiting = deque()
     with ThreadPoolExecutor(threads) as pool:
         for i in range(len(self)) if indices is None else indices:
@@ -138,13 +145,14 @@ def pictures(self: Samples,
 
 # %% ../../nbs/datasets/01_samples.ipynb #b3defbcb
 class Subset(Samples):
-    "Some of the pictures of `parent`, in the given order."
+    "Some of the pictures of `parent`, in the given order"
     def __init__(self,
         parent: Samples,  # where the pictures come from
         indices,  # positions in it
     ):
         super().__init__([parent.ids[i] for i in indices], parent.classes, parent.labels[list(indices)])
-        self.parent, self.indices, self.has_masks, self.mask_colours, self.reading = parent, list(indices), parent.has_masks, parent.mask_colours, parent.reading
+        self.parent, self.indices, self.reading = parent, list(indices), parent.reading
+        self.has_masks, self.mask_colours = parent.has_masks, parent.mask_colours
     def image(self, i): return self.parent.image(self.indices[i])
     def mask(self, i): return self.parent.mask(self.indices[i])
     def files(self, i): return self.parent.files(self.indices[i])
@@ -154,14 +162,14 @@ class Subset(Samples):
 def subset(self: Samples,
     which,  # a slice, or ids, or positions
 ) -> Subset:  # the same kind of samples, fewer
-    "Some of the pictures: `samples.subset(slice(8))`, `samples.subset(['2007_000032'])`."
+    "Some of the pictures: `samples.subset(slice(8))`, `samples.subset(['2007_000032'])`"
     if isinstance(which, slice): which = range(len(self))[which]
     return Subset(self, [self.index(w) if isinstance(w, str) else range(len(self))[w] for w in which])
 
 # %% ../../nbs/datasets/01_samples.ipynb #358a0137
 @patch
 def fingerprint(self: Samples) -> str:  # 64 hex digits
-    "SHA-256 of ids, classes and labels: what a stage compares to know whether its inputs changed."
+    "SHA-256 of ids, classes and labels: what a stage compares to know whether its inputs changed"
     head = json.dumps([self.ids, self.classes], ensure_ascii=False).encode()
     return hashlib.sha256(head + self.labels.to(torch.uint8).numpy().tobytes()).hexdigest()
 
@@ -172,33 +180,37 @@ def _digest(path, size, changed, ends):
     "Of a file as it is at that time of change"
     with open(path, 'rb') as f:
         if not ends or size <= 2*ends: return hashlib.file_digest(f, 'sha256').hexdigest()
-        first = f.read(ends); f.seek(-ends, 2)
+        first = f.read(ends)
+        f.seek(-ends, 2)
         return hashlib.sha256(b'%d ' % size + first + f.read()).hexdigest()
 
 def file_digest(
     path,  # of a file
-    ends: int=0,  # bytes at its beginning and its end that count, beside its size; 0: all
+    ends: int = 0,  # bytes at its beginning and its end that count, beside its size; 0: all
 ) -> str:  # 64 hex digits; '' where it cannot be read
-    "SHA-256 of what a file holds, whenever it was written."
-    try: s = os.stat(path); return _digest(os.fspath(path), s.st_size, s.st_mtime_ns, ends)
+    "SHA-256 of what a file holds, whenever it was written"
+    try:
+        s = os.stat(path)
+        return _digest(os.fspath(path), s.st_size, s.st_mtime_ns, ends)
     except OSError: return ''
 
 @patch(as_prop=True)
 def decided_by(self: Samples):
-    "What decides pictures and masks that are not read from files of their own, fit for JSON; None: nothing but themselves."
+    "Settings, fit for JSON, that decide pictures and masks which are not read from files of their own; else None"
     return self.parent.decided_by if isinstance(self, Subset) else None
 
 def _of_arrays(samples, get):
     "SHA-256 of pictures or masks that lie in memory"
     found = hashlib.sha256()
-    for i in range(len(samples)): found.update(b'' if (x := get(i)) is None else repr(tuple(x.shape)).encode() + x.contiguous().numpy().tobytes())
+    for i in range(len(samples)):
+        found.update(b'' if (x := get(i)) is None else repr(tuple(x.shape)).encode() + x.contiguous().numpy().tobytes())
     return found.hexdigest()
 
 def _of_all(samples, found): return hashlib.sha256(json.dumps([samples.ids, found]).encode()).hexdigest()
 
 @patch
 def pictures_fingerprint(self: Samples) -> str:  # 64 hex digits; '' where a file is missing
-    "SHA-256 of what the pictures are: of files the size and both ends, of more than 20,000 files both ends of some."
+    "SHA-256 of what the pictures are: of files the size and both ends, of more than 20,000 files both ends of some"
     if self.decided_by is not None: return _of_all(self, self.decided_by)
     if not self.files(0): return _of_all(self, _of_arrays(self, self.image))
     some, paths = len(self)//20_000 + 1, [self.files(i)[0] for i in range(len(self))]
@@ -207,11 +219,12 @@ def pictures_fingerprint(self: Samples) -> str:  # 64 hex digits; '' where a fil
 
 @patch
 def masks_fingerprint(self: Samples) -> str:  # 64 hex digits; '' where there are no masks
-    "SHA-256 of what the masks hold."
+    "SHA-256 of what the masks hold"
     if not self.has_masks: return ''
     if self.decided_by is not None: return _of_all(self, self.decided_by)
     if not self.files(0): return _of_all(self, _of_arrays(self, self.mask))
-    return _of_all(self, [self.mask_colours]*bool(self.mask_colours) + [(path := self.files(i)[1]) and file_digest(path) for i in range(len(self))])
+    masks = [self.files(i)[1] for i in range(len(self))]
+    return _of_all(self, [self.mask_colours]*bool(self.mask_colours) + [path and file_digest(path) for path in masks])
 
 
 # %% ../../nbs/datasets/01_samples.ipynb #1e013e9e
@@ -219,29 +232,30 @@ def masks_fingerprint(self: Samples) -> str:  # 64 hex digits; '' where there ar
 def check_one(self: Samples,
     i: int,  # position
 ):
-    "Raises what is wrong with picture `i` or its mask."
+    "Raise what is wrong with picture `i` or its mask"
     self[i]
 
 @patch
 def check(self: Samples,
-    progress: bool=False,  # show a progress bar
+    progress: bool = False,  # show a progress bar
 ):
-    "Looks at every picture and mask and raises the first error, so that none comes up in the middle of a training."
+    "Look at every picture and mask and raise the first error, so that none comes up in the middle of a training"
     for i in tqdm(range(len(self)), desc='checking pictures', disable=not progress): self.check_one(i)
 
 # %% ../../nbs/datasets/01_samples.ipynb #4ca32a73
 class Files(Samples):
-    "Samples whose pictures and masks are files: what `voc` and `folder` have in common."
+    "Samples whose pictures and masks are files: what `voc` and `folder` have in common"
     def __init__(self,
         ids,  # N names
         classes,  # C class names
         labels,  # (N, C) multi-hot tensor, or N lists of class names
         image_paths,  # N paths of pictures
         mask_paths=None,  # N paths of masks, None for a picture that has none; None where there are no masks at all
-        mask_colours: str='',  # of RGB masks, as in `read_mask`
+        mask_colours: str = '',  # of RGB masks, as in `read_mask`
     ):
         super().__init__(ids, classes, labels)
-        self.image_paths, self.mask_paths, self.has_masks, self.mask_colours = image_paths, mask_paths, mask_paths is not None, mask_colours
+        self.image_paths, self.mask_paths, self.has_masks = image_paths, mask_paths, mask_paths is not None
+        self.mask_colours = mask_colours
     def files(self, i): return self.image_paths[i], self.mask_paths[i] if self.has_masks else None
     def image(self, i): return read_image(*self.files(i))
     def mask(self, i): return self._mask(i)
@@ -251,6 +265,4 @@ class Files(Samples):
         return None if path is None else read_mask(path, size, len(self.classes), self.mask_colours)
 
 # %% ../../nbs/datasets/01_samples.ipynb #a921cdee
-def __getattr__(name):
-    if name in ('read_table', 'label_rows', 'read_labels'): return getattr(import_module('consistency_cam.datasets.tables'), name)
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+__getattr__ = moved(__name__)

@@ -16,7 +16,8 @@ from .voc import voc_splits
 
 # %% ../../nbs/datasets/16_sources.ipynb #c782bac7
 _PICTURES, _SPLITS = ('pictures', 'images', 'JPEGImages'), ('train', 'training', 'val', 'valid', 'validation', 'test')
-_PARTS = (*_PICTURES, *_SPLITS, 'masks', 'labels', 'annotations', 'SegmentationClass')  # names of folders that are no classes
+# names of folders that are not classes
+_PARTS = (*_PICTURES, *_SPLITS, 'masks', 'labels', 'annotations', 'SegmentationClass')
 
 def _holds_pictures(folder, *patterns):
     return any(p.suffix.lower() in EXTENSIONS for pattern in patterns for p in folder.glob(pattern))
@@ -26,21 +27,27 @@ def _folders(place):
     return [d for d in sorted(place.glob('*/')) if d.is_dir() and not d.name.startswith('.')]
 
 def _own_tables(place):
-    "Yields (what it is known by, fields of a recipe) of the tables of labels in a folder, or among its pictures"
+    "Yield (what it is known by, fields of a recipe) of the tables of labels in a folder, or among its pictures"
     root = next((place/name for name in _PICTURES if (place/name).is_dir()), place)
     masks = next((str(place/name) for name in ('masks', 'SegmentationClass') if (place/name).is_dir()), '')
     for table in (folder/name for folder in dict.fromkeys((place, root)) for name in TABLES):
-        if table.is_file() and not (table.stem == 'image_labels' and root.name == 'JPEGImages'): yield table, dict(data='folder', root=str(root), labels=str(table), masks=masks)
+        if table.is_file() and not (table.stem == 'image_labels' and root.name == 'JPEGImages'):
+            yield table, dict(data='folder', root=str(root), labels=str(table), masks=masks)
 
 def _layouts(place):
-    "Yields (what it is known by, fields of a recipe) of the data sets that a folder may be"
+    "Yield (what it is known by, fields of a recipe) of the data sets that a folder may be"
     for root in (place, *(place/name for name in ('VOC2012', 'VOC2007', 'VOCdevkit/VOC2012', 'VOCdevkit/VOC2007'))):
-        if (root/'JPEGImages').is_dir() and ((root/'ImageSets').is_dir() or not any(_own_tables(root))): yield root/'JPEGImages', dict(data='voc', root=str(root))
-    beside = next((p for pattern in ('*.xml', '*/*.xml') for p in sorted(place.glob(pattern)) if _holds_pictures(p.parent, f'{p.stem}.*')), None)
+        if (root/'JPEGImages').is_dir() and ((root/'ImageSets').is_dir() or not any(_own_tables(root))):
+            yield root/'JPEGImages', dict(data='voc', root=str(root))
+    beside = next((p for pattern in ('*.xml', '*/*.xml')
+        for p in sorted(place.glob(pattern)) if _holds_pictures(p.parent, f'{p.stem}.*')), None)
     if beside: yield beside, dict(data='voc', root=str(place), train='all' if beside.parent == place else 'train')
     for root in (place, place/'COCO2014', place/'COCO2017', place/'coco'):
-        for file in [*sorted((root/'annotations').glob('instances_*.json')), *sorted(root.glob('*/_annotations.coco.json'))][:1]: yield file, dict(data='coco', root=str(root), train='train')
-    if (place/'cutouts').is_dir() and (place/'backgrounds').is_dir(): yield place/'cutouts', dict(data='cutouts', root=str(place))
+        own, exported = (root/'annotations').glob('instances_*.json'), root.glob('*/_annotations.coco.json')
+        for file in [*sorted(own), *sorted(exported)][:1]:
+            yield file, dict(data='coco', root=str(root), train='train')
+    if (place/'cutouts').is_dir() and (place/'backgrounds').is_dir():
+        yield place/'cutouts', dict(data='cutouts', root=str(place))
     yield from _own_tables(place)
 
 def _class_folders(place, known):
@@ -48,36 +55,42 @@ def _class_folders(place, known):
     names = dict(labels=str(place/'classes.txt')) if (place/'classes.txt').is_file() else dict(labels='auto')
     splits = [d for d in _folders(place) if d.name in _SPLITS or not known and d.name not in _PARTS]
     splits = [d for d in splits if _holds_pictures(d, '*/*', '*/images/*')]
-    if splits or shard_splits(place): yield (splits or [place/'shards'])[0], dict(data='imagenet', root=str(place)) | names
+    if splits or shard_splits(place):
+        yield (splits or [place/'shards'])[0], dict(data='imagenet', root=str(place)) | names
     classes = [d for d in _folders(place) if d.name not in _PARTS and _holds_pictures(d, '*')]
     if classes and not known: yield classes[0], dict(data='folder', root=str(place))
 
 def recognise(
     place,  # a folder, or 'scenes'
-    data: str='',  # the kind it is to be; '': the only one it can be
+    data: str = '',  # the kind it is to be; '': the only one it can be
 ) -> dict:  # fields of a recipe: data, root, labels, masks, train
-    "What kind of data set a folder holds; raises `InputError`, too where it may be two."
+    "The kind of data set that a folder holds; raises `InputError` where it holds none, or may be two"
     place = Path(place)
     if str(place) == 'scenes': return dict(data='scenes')
     if not place.is_dir(): raise InputError(f'{place}: no such folder')
-    found = [*_layouts(place)]; found += _class_folders(place, found)
+    found = [*_layouts(place)]
+    found += _class_folders(place, found)
     found = [f for f in found if data in ('', f[1]['data'])]
     if len(found) > 1:
         kinds = ' or '.join(f'{fields["data"]} ({Path(by).relative_to(place).as_posix()})' for by, fields in found)
         raise InputError(f'{place}: may be {kinds}; say which by --data, --root and --labels')
     if found or data: return found[0][1] if found else dict(data=data, root=str(place))
     lone = next((d.name for d in _folders(place) if d.name in _PICTURES and _holds_pictures(d, '*')), None)
-    if lone: raise InputError(f'{place}: pictures in {lone}, and no table of what is in them; add labels.csv with the columns id,labels, or name the table by --data folder --root and --labels')
+    if lone:
+        raise InputError(f'{place}: pictures in {lone}, and no table of what is in them; add labels.csv with the columns id,labels, or name the table by --data folder --root and --labels')
     raise InputError(f'{place}: no data set that is recognised in it; say which by --data and --root')
 
 def all_splits(
     data: str,  # kind of the data set
-    root: str='',  # its folder
+    root: str = '',  # its folder
 ) -> list:  # names of splits
-    "The splits a data set has; raises `InputError` where there is none."
+    "The splits a data set has; raises `InputError` where there is none"
     found = ['all'] if data == 'folder' else ['train', 'val']
     if data == 'voc': found = voc_splits(root)
     if data == 'coco': found = coco_splits(root)
-    if data == 'imagenet': found = sorted({p.name for p in _folders(Path(root))} | {*shard_splits(root)}, key=lambda name: (name != 'train', name))
-    if not found: raise InputError(f'{root}: no list of a split in it; {dict(voc="ImageSets/Segmentation should hold train.txt", coco="annotations should hold instances_train2014.json").get(data, "name a folder with splits")}')
+    if data == 'imagenet':
+        found = sorted({p.name for p in _folders(Path(root))} | {*shard_splits(root)},
+            key=lambda name: (name != 'train', name))
+    if not found:
+        raise InputError(f'{root}: no list of a split in it; {dict(voc="ImageSets/Segmentation should hold train.txt", coco="annotations should hold instances_train2014.json").get(data, "name a folder with splits")}')
     return found

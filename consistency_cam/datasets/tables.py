@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ID_COLUMNS', 'LABEL_COLUMNS', 'SPLIT_COLUMNS', 'Table', 'find_columns', 'open_table', 'read_table', 'whole_rows',
            'clean_name', 'doubtful_words', 'mark_between', 'listed_names', 'one_hot', 'Labels', 'read_label_table',
-           'label_rows', 'of_split', 'read_labels', 'read_classes']
+           'label_rows', 'rows_of_split', 'read_labels', 'read_classes']
 
 # %% ../../nbs/datasets/02_tables.ipynb #11ed9db9
 import csv, io, json, re, unicodedata
@@ -16,11 +16,17 @@ from itertools import zip_longest
 from pathlib import Path
 
 from ..files.errors import amount
-from .samples import IdError, LabelError, check_classes, good_ids, masks_hold, multi_hot, read_text, refuse
+from ..files.disk import IdError, LabelError, good_ids, read_text, refuse
+from .samples import check_classes, masks_hold, multi_hot
+from .._moved import moved
+
+__getattr__ = moved(__name__)
 
 # %% ../../nbs/datasets/02_tables.ipynb #3b240246
-ID_COLUMNS = ('filename file filepath imagefilename imagefile imagepath imagename image imgname imgpath img picturename picture photo path fname imageid imgid id name').split()
-LABEL_COLUMNS = 'labels label tags tag classes class classnames classname labelnames labelname categories category keywords keyword'.split()
+ID_COLUMNS = ('filename file filepath imagefilename imagefile imagepath imagename image imgname imgpath img '
+    'picturename picture photo path fname imageid imgid id name').split()
+LABEL_COLUMNS = ('labels label tags tag classes class classnames classname labelnames labelname '
+    'categories category keywords keyword').split()
 SPLIT_COLUMNS = 'split subset partition isvalid'.split()
 _DELIMITERS = {',': 'commas', ';': "';'", '\t': 'tabs', '|': "'|'"}
 
@@ -40,25 +46,30 @@ def find_columns(
     columns,  # names of a table's columns
     wanted: list,  # of names, as `_key` gives them
 ) -> list:  # those that are wanted, in the order in which they are
-    "The columns that have one of some names, however these are written."
+    "The columns that have one of some names, however these are written"
     return [c for w in wanted for c in columns if _key(c) == w]
 
 # %% ../../nbs/datasets/02_tables.ipynb #5de95a3e
 def _lines(path, text, delimiter, line=1):
-    "Yields (number of its first line, cells) of the rows that are not blank; raises `LabelError` where a quote swallows lines"
-    reader, before = csv.reader(io.StringIO(text, newline=''), delimiter=delimiter, skipinitialspace=True, strict=True), line
-    swallows = lambda line: LabelError(f'{path}, line {line}: a quote begins here that is not closed in its cell; close it, or take it away')
+    "Yield (number of its first line, cells) of each row that is not blank; raises `LabelError` for an open quote"
+    reader = csv.reader(io.StringIO(text, newline=''), delimiter=delimiter, skipinitialspace=True, strict=True)
+    before = line
+    def swallows(line):
+        return LabelError(f'{path}, line {line}: a quote begins here that is not closed in its cell; close it, or take it away')
     try:
         for cells in reader:
             for cell in cells:
-                if ('\n' in cell or '\r' in cell) and any(delimiter in inner for inner in re.split(r'[\r\n]+', cell)[1:]): raise swallows(line)
+                broken = '\n' in cell or '\r' in cell
+                if broken and any(delimiter in inner for inner in re.split(r'[\r\n]+', cell)[1:]):
+                    raise swallows(line)
             if any(c.strip() for c in cells): yield line, [c.strip() for c in cells]
             line = reader.line_num + before
     except csv.Error: raise swallows(line) from None
 
 def _delimiter(first):
-    "What separates the columns of a table's first line: that by which it has most of them, a column of pictures among them"
-    split = {d: [c.strip() for c in next(csv.reader([first], delimiter=d, skipinitialspace=True), [])] for d in _DELIMITERS}
+    "The mark between the columns of a table's first line: the one that gives most, one of pictures among them"
+    split = {d: [c.strip() for c in next(csv.reader([first], delimiter=d, skipinitialspace=True), [])]
+        for d in _DELIMITERS}
     return max(split, key=lambda d: (len(split[d]) > 1 and bool(find_columns(split[d], ID_COLUMNS)), len(split[d])))
 
 def _csv_table(path, text):
@@ -70,7 +81,8 @@ def _csv_table(path, text):
     delimiter = told[1] if told else _delimiter(body.splitlines()[0] if body else '')
     lines = list(_lines(path, body, delimiter, blank + 1))
     columns = lines[0][1] if lines else []
-    if twice := [c for c, k in Counter(c for c in columns if c).items() if k > 1]: raise LabelError(f'{path}, line {lines[0][0]}: two columns are called {twice[0]!r}; rename one')
+    if twice := [c for c, k in Counter(c for c in columns if c).items() if k > 1]:
+        raise LabelError(f'{path}, line {lines[0][0]}: two columns are called {twice[0]!r}; rename one')
     rows = [(f'{path}, line {n}', cells) for n, cells in lines[1:]]
     form = '' if delimiter == ',' else f'columns separated by {_DELIMITERS.get(delimiter, repr(delimiter))}'
     return Table(path, columns, [(place, _row(columns, cells)) for place, cells in rows], form)
@@ -83,44 +95,52 @@ def _row(columns, cells):
 # %% ../../nbs/datasets/02_tables.ipynb #71ad7bcb
 def _once(pairs):
     "A JSON object in which no name stands twice"
-    if twice := [k for k, n in Counter(k for k, _ in pairs).items() if n > 1]: raise ValueError(f'the name {twice[0]!r} stands twice in an object')
+    if twice := [k for k, n in Counter(k for k, _ in pairs).items() if n > 1]:
+        raise ValueError(f'the name {twice[0]!r} stands twice in an object')
     return dict(pairs)
 
-def _parsed(path, text, line=0):
-    "What a JSON text holds; raises `LabelError`, and returns None where more follows behind it"
+def _parse_json(path, text, line=0):
+    "The content of a JSON text, None where more follows behind it; raises `LabelError`"
     try: return json.loads(text, object_pairs_hook=_once)
     except json.JSONDecodeError as e:
         if e.msg == 'Extra data' and not line: return None
         raise LabelError(f'{path}, line {line or e.lineno}: not whole JSON ({e.msg}); write the file again') from None
-    except (ValueError, RecursionError) as e: raise LabelError(f'{path}{f", line {line}" if line else ""}: {e}; write the file again') from None
+    except (ValueError, RecursionError) as e:
+        raise LabelError(f'{path}{f", line {line}" if line else ""}: {e}; write the file again') from None
 
 def _objects(path, found):
     "(place, object) of what a JSON file holds; raises `LabelError`"
     odd = LabelError(f'{path}: JSON of another form; write a list of objects such as {{"file_name": "a.jpg", "labels": ["cat"]}}, or one object {{"a.jpg": ["cat"], …}}')
     if isinstance(found, list): rows = [(f'{path}, entry {n}', row) for n, row in enumerate(found, 1)]
     elif not isinstance(found, dict) or not found: raise odd
-    elif {'images', 'annotations'} <= found.keys(): raise LabelError(f'{path}: an annotation file of COCO, not a table; take --data coco for it')
+    elif {'images', 'annotations'} <= found.keys():
+        raise LabelError(f'{path}: an annotation file of COCO, not a table; take --data coco for it')
     elif find_columns(found, ID_COLUMNS) and find_columns(found, LABEL_COLUMNS): rows = [(f'{path}, line 1', found)]
-    elif all(isinstance(v, (list, str)) for v in found.values()): rows = [(f'{path}, {k!r}', dict(id=k, labels=v)) for k, v in found.items()]
-    elif all(isinstance(v, dict) for v in found.values()): rows = [(f'{path}, {k!r}', {'id': k} | v) for k, v in found.items()]
+    elif all(isinstance(v, (list, str)) for v in found.values()):
+        rows = [(f'{path}, {k!r}', dict(id=k, labels=v)) for k, v in found.items()]
+    elif all(isinstance(v, dict) for v in found.values()):
+        rows = [(f'{path}, {k!r}', {'id': k} | v) for k, v in found.items()]
     else: raise odd
     if not rows or not all(isinstance(row, dict) for _, row in rows): raise odd
     return rows
 
 def _json_table(path, text):
     "A table of JSON or JSONL; raises `LabelError`"
-    found = _parsed(path, text)
-    if found is None: rows = [(f'{path}, line {n}', _parsed(path, line, n)) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+    found = _parse_json(path, text)
+    if found is None:
+        rows = [(f'{path}, line {n}', _parse_json(path, line, n))
+            for n, line in enumerate(text.splitlines(), 1) if line.strip()]
     else: rows = _objects(path, found)
     for place, row in rows:
-        if not isinstance(row, dict): raise LabelError(f'{place}: not an object; write one such as {{"file_name": "a.jpg", "labels": ["cat"]}} in each line')
+        if not isinstance(row, dict):
+            raise LabelError(f'{place}: not an object; write one such as {{"file_name": "a.jpg", "labels": ["cat"]}} in each line')
     columns = list(dict.fromkeys(k for _, row in rows for k in row))
     return Table(path, columns, [(place, dict.fromkeys(columns) | row) for place, row in rows])
 
 def open_table(
     path,  # CSV (UTF-8, with a header line) or JSON
 ) -> Table:
-    "The columns and rows of a file; raises `LabelError`."
+    "The columns and rows of a file; raises `LabelError`"
     text = read_text(path)
     return (_json_table if text.lstrip()[:1] in ('{', '[') else _csv_table)(Path(path), text)
 
@@ -128,27 +148,31 @@ def open_table(
 def read_table(
     path,  # CSV or JSON
     columns,  # names of the columns that must be there
-    errors: list=None,  # what is wrong with its rows, collected; without, the first is raised
+    errors: list = None,  # what is wrong with its rows, collected; without, the first is raised
 ) -> list:  # of (line number, {column: text})
-    "The rows of a table with some columns, by their names in small letters; raises `LabelError` where one is missing, or a row has other cells."
+    "The rows of a table, by columns' names in small letters; raises `LabelError` where a column or a cell is missing"
     table = open_table(path)
     named = {_key(c): c for c in table.columns}
-    if lacks := [c for c in columns if _key(c) not in named]: raise LabelError(f'{path}, line 1: no column {", ".join(lacks)} among {table.columns}; the first line must read {",".join(columns)}')
+    if lacks := [c for c in columns if _key(c) not in named]:
+        raise LabelError(f'{path}, line 1: no column {", ".join(lacks)} among {table.columns}; the first line must read {",".join(columns)}')
     rows = whole_rows(table, [named[_key(c)] for c in columns], errors)
-    return [(int(place.rsplit(' ', 1)[1]), {str(c).strip().lower(): v for c, v in cells.items()}) for place, cells in rows]
+    return [(int(place.rsplit(' ', 1)[1]), {str(c).strip().lower(): v for c, v in cells.items()})
+        for place, cells in rows]
 
 def whole_rows(
     table: Table,
     columns: list,  # of it, in which each row must have a cell
-    errors: list=None,  # what is wrong with its rows, collected; without, the first is raised
+    errors: list = None,  # what is wrong with its rows, collected; without, the first is raised
 ) -> list:  # of (place, {column: text})
-    "The rows that have cells in some columns, and none beyond the last one; raises `LabelError`."
+    "The rows that have cells in some columns, and none beyond the last one; raises `LabelError`"
     if not table.rows: raise LabelError(f'{table.path}: no rows under the header; write one line per picture')
     good = []
     for place, cells in table.rows:
         lacks = [c for c in columns if cells.get(c) is None]
-        if None in cells: refuse(LabelError(f'{place}: more cells than columns; put names that stand in one cell in quotes, or separate them by spaces or by another mark than the columns'), errors)
-        elif lacks: refuse(LabelError(f'{place}: no cell {lacks[0]!r}; where a picture has none of the classes, write an empty one'), errors)
+        if None in cells:
+            refuse(LabelError(f'{place}: more cells than columns; put names that stand in one cell in quotes, or separate them by spaces or by another mark than the columns'), errors)
+        elif lacks:
+            refuse(LabelError(f'{place}: no cell {lacks[0]!r}; where a picture has none of the classes, write an empty one'), errors)
         else: good.append((place, cells))
     return good
 
@@ -168,7 +192,7 @@ def _split(cell, mark):
 def doubtful_words(
     cells,  # texts without any of `_MARKS`
 ) -> list:  # words of which it is not sure that they are names of their own
-    "Words that never stand alone and in fewer than three companies; all, where none of those in company stands alone."
+    "Words that never stand alone and in fewer than three companies; all, where none of those in company stands alone"
     companies = {frozenset(c.split()) for c in cells}
     alone = {word for c in companies if len(c) == 1 for word in c}
     together = Counter(word for c in companies if len(c) > 1 for word in c)
@@ -178,14 +202,15 @@ def doubtful_words(
 def mark_between(
     cells: dict,  # {place: text} of the cells that may have several names
     classes=None,  # the class names, where they are known
-    single: bool=False,  # each row has one tag: a picture stands in several
+    single: bool = False,  # each row has one tag: a picture stands in several
 ) -> str|None:  # ';', '|', ',' or ' '; None: a cell is one name
-    "What separates the names within the cells of a table; raises `LabelError` where that cannot be known."
+    "The mark between the names within the cells of a table; raises `LabelError` where it cannot be known"
     known = {clean_name(c) for c in classes or ()}
     cells = {place: cell for place, cell in cells.items() if cell and clean_name(cell) not in known}
     found = {mark: next((place for place, cell in cells.items() if mark in cell), None) for mark in _MARKS}
     marks = [mark for mark in _MARKS if found[mark]]
-    if len(marks) > 1: raise LabelError(f'{found[marks[1]]}: names separated by {marks[1]!r}, and in {_short(found[marks[0]])} by {marks[0]!r}; use one mark in the whole table')
+    if len(marks) > 1:
+        raise LabelError(f'{found[marks[1]]}: names separated by {marks[1]!r}, and in {_short(found[marks[0]])} by {marks[0]!r}; use one mark in the whole table')
     if marks: return marks[0]
     several = {place: cell for place, cell in cells.items() if ' ' in cell.strip()}
     if not several or single: return None
@@ -201,17 +226,21 @@ _QUOTED = re.compile(r"""'([^']*)'|"([^"]*)\"""")
 
 def listed_names(
     cell,  # of the column of labels: text, or what JSON has there
-    place: str='labels',  # for the message
+    place: str = 'labels',  # for the message
 ):  # list of names, or the text itself where it is not a list
-    "The names of a cell that is a list, such as ['cat', 'hot dog']; raises `LabelError`."
-    if isinstance(cell, bool) or not isinstance(cell, (str, int, list)): raise LabelError(f'{place}: {cell!r} as a label; write a list of names, empty for a picture with none of the classes')
+    "The names of a cell that is a list, such as ['cat', 'hot dog']; raises `LabelError`"
+    if isinstance(cell, bool) or not isinstance(cell, (str, int, list)):
+        raise LabelError(f'{place}: {cell!r} as a label; write a list of names, empty for a picture with none of the classes')
     if isinstance(cell, list):
-        if odd := [n for n in cell if isinstance(n, bool) or not isinstance(n, (str, int)) or not clean_name(n)]: raise LabelError(f'{place}: {odd[0]!r} as the name of a class; write it as text')
+        if odd := [n for n in cell if isinstance(n, bool) or not isinstance(n, (str, int)) or not clean_name(n)]:
+            raise LabelError(f'{place}: {odd[0]!r} as the name of a class; write it as text')
         return list(dict.fromkeys(map(clean_name, cell)))
     text = str(cell).strip()
     if not (text[:1] == '[' and text[-1:] == ']'): return text
-    inner = text[1:-1]; quoted = [a or b for a, b in _QUOTED.findall(inner)]
-    if quoted and _QUOTED.sub('', inner).replace(',', '').strip(): raise LabelError(f"{place}: {text!r} is not a whole list; write it as ['cat', 'dog']")
+    inner = text[1:-1]
+    quoted = [a or b for a, b in _QUOTED.findall(inner)]
+    if quoted and _QUOTED.sub('', inner).replace(',', '').strip():
+        raise LabelError(f"{place}: {text!r} is not a whole list; write it as ['cat', 'dog']")
     return _split(';'.join(quoted) if quoted else inner.replace(',', ';'), ';')
 
 _YES, _NO = {'1', '1.0', 'true', 'yes', 'x'}, {'0', '0.0', 'false', 'no', '', '-1', '-1.0'}
@@ -221,18 +250,20 @@ def one_hot(
     columns: list,  # one for each class
     rows: list,  # of `whole_rows`
 ) -> list:  # N lists of names
-    "The names of the columns in which a row has a 1 (true, yes, x); raises `LabelError` where a column holds something else."
-    text = lambda v: str(v).strip().casefold()
+    "The names of the columns in which a row has a 1 (true, yes, x); raises `LabelError` where a column holds others"
+    def text(v): return str(v).strip().casefold()
     for place, cells in rows:
-        if odd := [c for c in columns if text(cells[c]) not in _YES | _NO]: raise LabelError(f'{place}: {cells[odd[0]]!r} in the column {odd[0]!r}; with no column of labels ({", ".join(LABEL_COLUMNS[:4])}, …) each other one is a class, and holds 0 or 1: rename the column of labels, or remove this one')
+        if odd := [c for c in columns if text(cells[c]) not in _YES | _NO]:
+            raise LabelError(f'{place}: {cells[odd[0]]!r} in the column {odd[0]!r}; with no column of labels ({", ".join(LABEL_COLUMNS[:4])}, …) each other one is a class, and holds 0 or 1: rename the column of labels, or remove this one')
     used = {text(cells[c]) for _, cells in rows for c in columns} & _NO
-    if len({dict([('', 'empty'), ('-1', '-1'), ('-1.0', '-1')]).get(v, '0') for v in used}) > 1: raise LabelError(f'{table.path}: {" and ".join(sorted(map(repr, used)))} among the columns of classes; write 0 for a class that is not there, and leave out what is not known')
+    if len({dict([('', 'empty'), ('-1', '-1'), ('-1.0', '-1')]).get(v, '0') for v in used}) > 1:
+        raise LabelError(f'{table.path}: {" and ".join(sorted(map(repr, used)))} among the columns of classes; write 0 for a class that is not there, and leave out what is not known')
     return [[clean_name(c) for c in columns if text(cells[c]) in _YES] for _, cells in rows]
 
 # %% ../../nbs/datasets/02_tables.ipynb #2e897697
 @dataclass
 class Labels:
-    "What a table says of its pictures"
+    "The labels that a table gives its pictures"
     classes: list  # C names
     rows: list  # of (place, name of the picture as it is written, class names, split or None)
     splits: dict|None  # {split: pictures}; None: nothing is said of splits
@@ -242,15 +273,19 @@ def _columns(table):
     "The columns of pictures, labels (None: one for each class) and splits; raises `LabelError`"
     ids, labels, splits = (find_columns(table.columns, wanted) for wanted in (ID_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS))
     header = f'{table.path}, line 1'
-    if not ids: raise LabelError(f"{header}: no column of the pictures' names ({', '.join(ID_COLUMNS[:3])}, id, …) among {table.columns}; the first line must read id,labels")
-    if len(labels) > 1: raise LabelError(f'{header}: {" and ".join(map(repr, labels))} may each be the column of labels; rename the other')
-    if len(splits) > 1: raise LabelError(f'{header}: {" and ".join(map(repr, splits))} may each be the column of splits; rename the other')
-    if not labels and not [c for c in table.columns if c and c not in ids + splits]: raise LabelError(f'{header}: no column of labels ({", ".join(LABEL_COLUMNS[:4])}, …), and none for each class, among {table.columns}; the first line must read id,labels')
+    if not ids:
+        raise LabelError(f"{header}: no column of the pictures' names ({', '.join(ID_COLUMNS[:3])}, id, …) among {table.columns}; the first line must read id,labels")
+    if len(labels) > 1:
+        raise LabelError(f'{header}: {" and ".join(map(repr, labels))} may each be the column of labels; rename the other')
+    if len(splits) > 1:
+        raise LabelError(f'{header}: {" and ".join(map(repr, splits))} may each be the column of splits; rename the other')
+    if not labels and not [c for c in table.columns if c and c not in ids + splits]:
+        raise LabelError(f'{header}: no column of labels ({", ".join(LABEL_COLUMNS[:4])}, …), and none for each class, among {table.columns}; the first line must read id,labels')
     return ids[0], next(iter(labels), None), next(iter(splits), None)
 
 # %% ../../nbs/datasets/02_tables.ipynb #041efe2e
 def _mark_of(cells, classes, single):
-    "What separates names in the texts among some cells, and how that is said"
+    "The mark between names in the texts among some cells, and its name"
     texts = {place: cell for place, cell in cells if isinstance(cell, str)}
     mark = mark_between(texts, classes, single)
     if not texts: return mark, 'in lists'
@@ -258,17 +293,19 @@ def _mark_of(cells, classes, single):
     return mark, {None: 'one name in each cell', ' ': 'separated by spaces'}.get(mark, f'separated by {mark!r}')
 
 def _names(table, rows, ids, column, classes):
-    "The class names of each row, None where one is absent (confidence 0, as in Open Images), and how they were read; raises `LabelError`"
+    "Class names per row, None for absent ones (Open Images: confidence 0), and how they were read; raises `LabelError`"
     cells = [(place, listed_names(row[column], place)) for place, row in rows]
     labels = {}
     for _, row in rows: labels.setdefault(row[ids], set()).add(str(row[column]))
     mark, how = _mark_of(cells, classes, any(len(of_picture) > 1 for of_picture in labels.values()))
     known = {clean_name(c): c for c in classes or ()}
-    names = [cell if isinstance(cell, list) else [clean_name(cell)] if clean_name(cell) in known else _split(cell, mark) for _, cell in cells]
+    names = [cell if isinstance(cell, list) else [clean_name(cell)] if clean_name(cell) in known else _split(cell, mark)
+        for _, cell in cells]
     names = [[known.get(n, n) for n in row] for row in names]
     for confidence in find_columns(table.columns, ['confidence'])[:1]:
         for i, (place, row) in enumerate(rows):
-            if (sure := str(row[confidence])) not in ('0', '1', '0.0', '1.0'): raise LabelError(f'{place}: {sure!r} as the confidence of a label; keep the rows that are sure enough, with 1 there (0: the class is not in the picture)')
+            if (sure := str(row[confidence])) not in ('0', '1', '0.0', '1.0'):
+                raise LabelError(f'{place}: {sure!r} as the confidence of a label; keep the rows that are sure enough, with 1 there (0: the class is not in the picture)')
             if float(sure) == 0: names[i] = None
     return names, f'labels in {column!r}' + f', {how}'*bool(how)
 
@@ -276,51 +313,66 @@ def _split_of(place, cell, column):
     "The split of a row"
     text = '' if cell is None else str(cell).strip()
     if column is None or _key(column) != 'isvalid': return text
-    if text.casefold() not in _YES | _NO - {''}: raise LabelError(f'{place}: {text!r} in the column {column!r}; write True or False')
+    if text.casefold() not in _YES | _NO - {''}:
+        raise LabelError(f'{place}: {text!r} in the column {column!r}; write True or False')
     return 'val' if text.casefold() in _YES else 'train'
 
-def _together(rows, errors):
-    "(place, name, class names, split) with the rows of one picture put together, and how many were; raises `LabelError`, `IdError`"
+def _join_rows(rows, errors):
+    "(place, name, class names, split), one per picture, and the count of joined rows; raises `LabelError`, `IdError`"
     first, seen, several = {}, {}, 0
     for place, id, names, split, cells in rows:
         key, same = unicodedata.normalize('NFC', id), seen.setdefault((id, repr(cells)), place)
-        if same != place: refuse(IdError(f'{place}: id {id!r} stands here a second time, first at {same}, and with the same cells; remove one of the two rows'), errors); continue
+        if same != place:
+            refuse(IdError(f'{place}: id {id!r} stands here a second time, first at {same}, and with the same cells; remove one of the two rows'), errors)
+            continue
         place_before, _, before, split_before = first.setdefault(key, [place, id, names, split])
         if place_before == place: continue
-        if split != split_before: refuse(LabelError(f'{place}: {id!r} is in split {split!r} here and in {split_before!r} at {place_before}; correct one of them'), errors)
-        elif [] in (names, before): refuse(LabelError(f'{place}: {id!r} has a label in one row and none in another, the first is {place_before}; remove one of the two rows'), errors)
-        else: first[key][2] = list(dict.fromkeys((before or []) + (names or []))) or None; several += 1
+        if split != split_before:
+            refuse(LabelError(f'{place}: {id!r} is in split {split!r} here and in {split_before!r} at {place_before}; correct one of them'), errors)
+        elif [] in (names, before):
+            refuse(LabelError(f'{place}: {id!r} has a label in one row and none in another, the first is {place_before}; remove one of the two rows'), errors)
+        else:
+            first[key][2] = list(dict.fromkeys((before or []) + (names or []))) or None
+            several += 1
     return [(place, id, names or [], split) for place, id, names, split in first.values()], several
 
-def _two_in_one(rows):
-    "Refuses a name such as 'cat/dog' where both are classes"
+def _refuse_joined_names(rows):
+    "Refuse a name such as 'cat/dog' where both are classes"
     known = {name for _, _, names, _ in rows for name in names}
     for place, _, names, _ in rows:
         for name in names:
             parts = [clean_name(p) for p in re.split('[/+&]', name)]
-            if len(parts) > 1 and {*parts} <= known: raise LabelError(f"{place}: is {name!r} one class, or {' and '.join(map(repr, parts))}? separate names by ';', or list the names of the classes in a file (--classes)")
+            if len(parts) > 1 and {*parts} <= known:
+                raise LabelError(f"{place}: is {name!r} one class, or {' and '.join(map(repr, parts))}? separate names by ';', or list the names of the classes in a file (--classes)")
 
 # %% ../../nbs/datasets/02_tables.ipynb #f0f53d8a
 def read_label_table(
     path,  # CSV or JSON
     classes=None,  # the C class names in their order; without, the sorted names of the whole file
-    errors: list=None,  # what is wrong with its rows, collected; without, the first is raised
+    errors: list = None,  # what is wrong with its rows, collected; without, the first is raised
 ) -> Labels:
-    "What a table says of its pictures, and how it was read; raises `LabelError` or `IdError` with the file and the line."
+    "Classes, rows and splits of a table, and how it was read; raises `LabelError` or `IdError` with file and line"
     table = open_table(path)
     ids, column, splits = _columns(table)
-    others = [] if column else [c for c in table.columns if c and c not in find_columns(table.columns, ID_COLUMNS) and c != splits]
+    known = {None, '', splits, *find_columns(table.columns, ID_COLUMNS)}
+    others = [] if column else [c for c in table.columns if c not in known]
     rows = whole_rows(table, [c for c in (ids, column, splits, *others) if c], errors)
     if column: names, how = _names(table, rows, ids, column, classes)
     else: names, how = one_hot(table, others, rows), f'labels in {len(others)} columns of 0 and 1'
-    joined, several = _together([(place, _slashes(cells[ids]), found, _split_of(place, cells.get(splits), splits), cells) for (place, cells), found in zip(rows, names)], errors)
-    if classes is None: _two_in_one(joined)
-    classes = list(classes) if classes is not None else sorted([clean_name(c) for c in others] or {name for _, _, names, _ in joined for name in names})
-    if not classes: raise LabelError(f'{path}: no label in any row; write the names of the classes into the column {column!r}')
+    named = [(place, _slashes(cells[ids]), found, _split_of(place, cells.get(splits), splits), cells)
+        for (place, cells), found in zip(rows, names)]
+    joined, several = _join_rows(named, errors)
+    if classes is None: _refuse_joined_names(joined)
+    classes = (list(classes) if classes is not None
+        else sorted([clean_name(c) for c in others] or {name for _, _, names, _ in joined for name in names}))
+    if not classes:
+        raise LabelError(f'{path}: no label in any row; write the names of the classes into the column {column!r}')
     check_classes(classes, path)
     good = []
     for row in joined:
-        try: row[2] and multi_hot(row[2], classes, row[0]); good.append(row)
+        try:
+            row[2] and multi_hot(row[2], classes, row[0])
+            good.append(row)
         except LabelError as e: refuse(e, errors)
     counts = dict(Counter(row[3] for row in good if row[3])) if splits else None
     return Labels(classes, good, counts, _sentence(path, table, ids, how, several, classes, good, splits, counts))
@@ -332,24 +384,28 @@ def _slashes(name):
 def _sentence(path, table, ids, how, several, classes, rows, splits, counts):
     "How a table was read, in one line"
     bare = sum(not names for _, _, names, _ in rows)
-    parts = [table.form, f'names of pictures in {ids!r}', how, 'rows of one picture put together'*bool(several), f'{len(classes)} class{"es"*(len(classes) != 1)}',
-             f'{amount(bare, "picture")} without a label, so with none of the classes in {"them" if bare != 1 else "it"}'*bool(bare),
-             f'splits in {splits!r} ({", ".join(f"{k} {v}" for k, v in counts.items())})' if counts else 'no column of splits']
+    them = 'them' if bare != 1 else 'it'
+    sizes = ', '.join(f'{k} {v}' for k, v in (counts or {}).items())
+    parts = [table.form, f'names of pictures in {ids!r}', how, 'rows of one picture put together'*bool(several),
+        f'{len(classes)} class{"es"*(len(classes) != 1)}',
+        f'{amount(bare, "picture")} without a label, so with none of the classes in {them}'*bool(bare),
+        f'splits in {splits!r} ({sizes})' if counts else 'no column of splits']
     return f'{Path(path).name}: {", ".join(p for p in parts if p)}'
 
 # %% ../../nbs/datasets/02_tables.ipynb #2be5c6cb
 def label_rows(
     csv_path,  # table with the names of pictures and their labels, perhaps splits
     classes=None,  # the C class names in their order; without, the sorted names of the whole file
-    split: str=None,  # keep the rows of this split
-    errors: list=None,  # what is wrong with its rows, collected; without, the first is raised
+    split: str = None,  # keep the rows of this split
+    errors: list = None,  # what is wrong with its rows, collected; without, the first is raised
 ) -> tuple:  # (classes, [(place, id, class names)]), the place such as 'labels.csv, line 3'
-    "The classes and the rows of a table of labels; raises `LabelError` or `IdError` with the file and the line."
+    "The classes and the rows of a table of labels; raises `LabelError` or `IdError` with the file and the line"
     labels = read_label_table(csv_path, classes, errors)
-    good = [labels.rows[i] for i in good_ids([id for _, id, *_ in labels.rows], [place for place, *_ in labels.rows], errors)]
-    return labels.classes, [row[:3] for row in of_split(labels, good, split, csv_path)]
+    places, ids = [place for place, *_ in labels.rows], [id for _, id, *_ in labels.rows]
+    good = [labels.rows[i] for i in good_ids(ids, places, errors)]
+    return labels.classes, [row[:3] for row in rows_of_split(labels, good, split, csv_path)]
 
-def of_split(
+def rows_of_split(
     labels: Labels,
     rows: list,  # of them
     split: str|None,  # None: all
@@ -357,51 +413,65 @@ def of_split(
 ) -> list:  # the rows of the split
     "The rows of a split; raises `LabelError` with the splits there are"
     if split is None: return rows
-    if labels.splits is None: raise LabelError(f'{path}, line 1: no column split, so there is no split {split!r}; the first line must read id,labels,split, or all of it is taken (--train all --val "")')
-    if not (kept := [row for row in rows if row[3] == split]): raise LabelError(f'{path}: no row of split {split!r}; the column has {sorted(labels.splits)}')
+    if labels.splits is None:
+        raise LabelError(f'{path}, line 1: no column split, so there is no split {split!r}; the first line must read id,labels,split, or all of it is taken (--train all --val "")')
+    if not (kept := [row for row in rows if row[3] == split]):
+        raise LabelError(f'{path}: no row of split {split!r}; the column has {sorted(labels.splits)}')
     return kept
 
 def read_labels(
     csv_path,  # table with the names of pictures and their labels, perhaps splits
     classes=None,  # the C class names in their order; without, the sorted names of the whole file
-    split: str=None,  # keep the rows of this split
-    errors: list=None,  # what is wrong with its rows, collected; without, the first is raised
+    split: str = None,  # keep the rows of this split
+    errors: list = None,  # what is wrong with its rows, collected; without, the first is raised
 ) -> tuple:  # (classes, {id: class names})
-    "The classes and each picture's class names; raises `LabelError` or `IdError` with the file and the line."
+    "The classes and each picture's class names; raises `LabelError` or `IdError` with the file and the line"
     classes, rows = label_rows(csv_path, classes, split, errors)
     return classes, {id: names for _, id, names in rows}
 
 # %% ../../nbs/datasets/02_tables.ipynb #e484bfc7
-_BACKGROUND, _IGNORED = re.compile('_*background_*', re.IGNORECASE), re.compile('_*(ignored?|void|unlabell?ed)_*', re.IGNORECASE)
+_BACKGROUND = re.compile('_*background_*', re.IGNORECASE)
+_IGNORED = re.compile('_*(ignored?|void|unlabell?ed)_*', re.IGNORECASE)
 
-def _numbered(path, text):
+def _numbered_names(path, text):
     "(id or None, name) of the entries of a list of classes; raises `LabelError`"
     if text.lstrip()[:1] in ('[', '{'):
-        found = _parsed(path, text)
-        if isinstance(found, list) and all(isinstance(c, dict) and {'id', 'name'} <= c.keys() for c in found): return [(c['id'], c['name']) for c in found]
+        found = _parse_json(path, text)
+        if isinstance(found, list) and all(isinstance(c, dict) and {'id', 'name'} <= c.keys() for c in found):
+            return [(c['id'], c['name']) for c in found]
         if isinstance(found, list) and all(isinstance(c, str) for c in found): return [(None, c) for c in found]
-        if isinstance(found, dict) and all(str(k).isdigit() and isinstance(v, str) for k, v in found.items()): return [(int(k), v) for k, v in found.items()]
-        if isinstance(found, dict) and all(type(v) is int for v in found.values()): return [(v, k) for k, v in found.items()]
+        if isinstance(found, dict) and all(str(k).isdigit() and isinstance(v, str) for k, v in found.items()):
+            return [(int(k), v) for k, v in found.items()]
+        if isinstance(found, dict) and all(type(v) is int for v in found.values()):
+            return [(v, k) for k, v in found.items()]
         raise LabelError(f'{path}: JSON of another form; write a list of names, or an object {{"1": "cat", …}}')
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     for pattern, id, name in ((r'(\d+)[\s,;:]+(\S.*)', 1, 2), (r'(\S.*?)\s*[,;\t]\s*(\d+)', 2, 1)):
-        rest = lines[1:] if len(lines) > 1 and not re.search(r'\d', lines[0]) and re.search('[,;\t]', lines[0]) else lines  # without a header
-        if rest and all(matches := [re.fullmatch(pattern, line) for line in rest]): return [(int(m[id]), m[name].strip('"\'')) for m in matches]
+        # without a header
+        rest = (lines[1:] if len(lines) > 1 and not re.search(r'\d', lines[0]) and re.search('[,;\t]', lines[0])
+            else lines)
+        if rest and all(matches := [re.fullmatch(pattern, line) for line in rest]):
+            return [(int(m[id]), m[name].strip('"\'')) for m in matches]
     return [(None, line.strip('"\'')) for line in lines]
 
 def read_classes(
     path,  # text, a name per line or `ID name` or `name,ID`; or JSON
 ) -> tuple:  # C names, that of mask id 1 first; what was decided, in words
-    "The names of the classes in the order of their ids in masks; raises `LabelError`."
-    entries = [(id, clean_name(name)) for id, name in _numbered(path, read_text(path))]
+    "The names of the classes in the order of their ids in masks; raises `LabelError`"
+    entries = [(id, clean_name(name)) for id, name in _numbered_names(path, read_text(path))]
     entries = [(id, name) for id, name in entries if not (_IGNORED.fullmatch(name) and id in (None, -1, 255))]
-    if entries and entries[0][0] is None: entries = list(enumerate((name for _, name in entries), 0 if _BACKGROUND.fullmatch(entries[0][1]) else 1))
+    if entries and entries[0][0] is None:
+        entries = list(enumerate((name for _, name in entries), 0 if _BACKGROUND.fullmatch(entries[0][1]) else 1))
     entries, how = sorted(entries), f'classes in the order of {Path(path).name}'
     if entries and entries[0][0] == 0:
-        if not _BACKGROUND.fullmatch(entries[0][1]): raise LabelError(f'{path}: id 0 is {entries[0][1]!r}, and in a mask 0 is the background; number the classes from 1')
+        if not _BACKGROUND.fullmatch(entries[0][1]):
+            raise LabelError(f'{path}: id 0 is {entries[0][1]!r}, and in a mask 0 is the background; number the classes from 1')
         how += f', where {entries.pop(0)[1]!r} is id 0'
-    if not entries: raise LabelError(f'{path}: no names of classes in it; write one per line, in the order of their ids in masks')
-    if [id for id, _ in entries] != list(range(1, len(entries) + 1)): raise LabelError(f'{path}: the ids are {", ".join(str(id) for id, _ in entries[:8])}, …; number the classes 1 to {len(entries)}, each once')
+    if not entries:
+        raise LabelError(f'{path}: no names of classes in it; write one per line, in the order of their ids in masks')
+    if [id for id, _ in entries] != list(range(1, len(entries) + 1)):
+        raise LabelError(f'{path}: the ids are {", ".join(str(id) for id, _ in entries[:8])}, …; number the classes 1 to {len(entries)}, each once')
     names = [name for _, name in entries]
-    check_classes(names, path); masks_hold(names, path)
+    check_classes(names, path)
+    masks_hold(names, path)
     return names, how

@@ -16,8 +16,12 @@ from xml.etree import ElementTree
 
 from fastcore.basics import patch
 
-from ..files.errors import amount
-from .samples import EXTENSIONS, Files, IdError, InputError, LabelError, MaskError, check_classes, checked_ids, masks_hold, multi_hot, opened, read_ids, read_labels, read_mask, read_text, reading, refuse
+from ..files.errors import InputError, amount
+from .tables import read_labels
+from ..files.disk import IdError, LabelError, MaskError, checked_ids, read_ids, read_text, reading, refuse
+from ..files.images import EXTENSIONS, open_image
+from ..files.masks import read_mask
+from .samples import Files, check_classes, masks_hold, multi_hot
 from .tables import clean_name, read_classes
 
 # %% ../../nbs/datasets/06_voc.ipynb #87f043bb
@@ -33,26 +37,28 @@ def _annotation(path):
         except ValueError:  # an encoding that the parser does not know
             encoding = re.match(rb'\s*<\?xml[^>]*?encoding=["\']([\w.:-]+)', content)
             tree = ElementTree.fromstring(re.sub(r'^\s*<\?xml.*?\?>', '', content.decode(encoding[1].decode())))
-    if tree.tag != 'annotation': raise LabelError(f"{path}: begins with <{tree.tag[:40]}>, and an annotation of VOC with <annotation>; export it as 'Pascal VOC'")
+    if tree.tag != 'annotation':
+        raise LabelError(f"{path}: begins with <{tree.tag[:40]}>, and an annotation of VOC with <annotation>; export it as 'Pascal VOC'")
     return tree
 
 def xml_labels(
     path,  # a VOC annotation, Annotations/ID.xml
 ) -> list:  # class names, each once, in the file's order; none where no object is annotated
-    "The classes of the annotated objects, difficult ones included (as Puzzle-CAM has it); raises `LabelError`."
+    "The classes of the annotated objects, difficult ones included (as Puzzle-CAM has it); raises `LabelError`"
     tree = _annotation(path)
     names = [clean_name(o.findtext('name') or '') for o in tree.findall('object')]
     if '' in names: raise LabelError(f'{path}: object {names.index("") + 1} has no name; write its class there')
-    if not names and (other := next((e.tag for e in tree.iter() if 'object' in e.tag.lower()), None)): raise LabelError(f'{path}: <{other}> is not where an annotation of VOC has it; objects stand as <object> in <annotation>')
+    if not names and (other := next((e.tag for e in tree.iter() if 'object' in e.tag.lower()), None)):
+        raise LabelError(f'{path}: <{other}> is not where an annotation of VOC has it; objects stand as <object> in <annotation>')
     return list(dict.fromkeys(names))
 
 # %% ../../nbs/datasets/06_voc.ipynb #531230ee
 def mask_labels(
     path,  # a mask with ids 0..C and 255
-    classes: list=CLASSES,  # C names
-    colours: str='',  # of RGB masks, as in `read_mask`
+    classes: list = CLASSES,  # C names
+    colours: str = '',  # of RGB masks, as in `read_mask`
 ) -> list:  # class names, in the order of the ids
-    "The classes that have a pixel in the mask; raises `MaskError`."
+    "The classes that have a pixel in the mask; raises `MaskError`"
     ids = read_mask(path, num_classes=len(classes), colours=colours).unique().tolist()
     return [classes[i-1] for i in ids if 0 < i < 255]
 
@@ -64,12 +70,13 @@ def _list(root, split):
 
 def read_list(
     path,  # a list in ImageSets
-    errors: list=None,  # what is wrong with its lines, collected; without, the first is raised
+    errors: list = None,  # what is wrong with its lines, collected; without, the first is raised
 ) -> list:  # ids
-    "The ids of a list, without extensions, the folder JPEGImages, and the column of 1 and -1 that lists of single classes have; raises `IdError`."
+    "The ids of a list, without extensions, JPEGImages/ and the 1 and -1 of lists of single classes; raises `IdError`"
     lines = [(n, line.strip()) for n, line in enumerate(read_text(path, IdError).splitlines(), 1) if line.strip()]
     if not lines: raise IdError(f'{path}: no ids in it; write one id per line')
-    if all(flags := [re.fullmatch(r'(\S.*?)\s+(-1|0|1)', line) for _, line in lines]): lines = [(n, flag[1]) for (n, _), flag in zip(lines, flags)]
+    if all(flags := [re.fullmatch(r'(\S.*?)\s+(-1|0|1)', line) for _, line in lines]):
+        lines = [(n, flag[1]) for (n, _), flag in zip(lines, flags)]
     names = [re.sub(r'^(.*[/\\])?JPEGImages[/\\]', '', line) for _, line in lines]
     ids = [stem if end.lower() in EXTENSIONS else stem + end for stem, end in map(os.path.splitext, names)]
     return checked_ids(ids, [f'{path}, line {n}' for n, _ in lines], errors)
@@ -78,7 +85,7 @@ def train_aug_ids(
     voc_root,  # VOC2012: the folder that holds ImageSets
     sbd_root,  # SBD: the folder that holds dataset/train.txt and dataset/val.txt
 ) -> list:  # sorted ids; 10,582 with VOC 2012 and SBD
-    "VOC's train and all of SBD, without VOC's val: the list that WSSS papers train on; raises `IdError`."
+    "VOC's train and all of SBD, without VOC's val: the list that WSSS papers train on; raises `IdError`"
     sbd = Path(sbd_root)/'dataset'
     ids = {id for path in (_list(voc_root, 'train'), sbd/'train.txt', sbd/'val.txt') for id in read_list(path)}
     return sorted(ids - set(read_list(_list(voc_root, 'val'))))
@@ -94,36 +101,42 @@ def sbd_mask(
     path,  # SBD's dataset/cls/ID.mat
     size=None,  # (H, W) the mask must have
 ) -> torch.Tensor:  # uint8 (H, W), ids 0..20
-    "SBD's mask of a picture; raises `MaskError`, and `ImportError` without SciPy."
+    "SBD's mask of a picture; raises `MaskError`, and `ImportError` without SciPy"
     try: from scipy.io import loadmat
-    except ImportError: raise ImportError("SBD's masks are MATLAB files, and SciPy reads them: pip install scipy (the extra `sbd`)") from None
+    except ImportError:
+        raise ImportError("SBD's masks are MATLAB files, and SciPy reads them: pip install scipy (the extra `sbd`)") from None
     with reading(path, MaskError), open(path, 'rb') as f: mask = np.asarray(loadmat(f)['GTcls']['Segmentation'][0, 0])
     if mask.ndim != 2 or not 0 <= mask.min() <= mask.max() <= len(CLASSES):
         raise MaskError(f'{path}: {mask.shape} with ids up to {mask.max()}, not a mask with ids 0..{len(CLASSES)}; take it from SBD once more')
-    if size is not None and mask.shape != tuple(size): raise MaskError(f'{path}: the mask is {mask.shape[0]} x {mask.shape[1]}, its picture {size[0]} x {size[1]} (H x W); they must be the same')
+    if size is not None and mask.shape != tuple(size):
+        raise MaskError(f'{path}: the mask is {mask.shape[0]} x {mask.shape[1]}, its picture {size[0]} x {size[1]} (H x W); they must be the same')
     return torch.from_numpy(mask.astype(np.uint8))
 
 # %% ../../nbs/datasets/06_voc.ipynb #0e69601b
 def _aug_mask(root, sbd, id, own):
     size = check_image(root/'JPEGImages'/f'{id}.jpg')
-    return read_mask(root/'SegmentationClass'/f'{id}.png', size, len(CLASSES)) if id in own else sbd_mask(sbd/'dataset'/'cls'/f'{id}.mat', size)
+    if id in own: return read_mask(root/'SegmentationClass'/f'{id}.png', size, len(CLASSES))
+    return sbd_mask(sbd/'dataset'/'cls'/f'{id}.mat', size)
 
 def make_train_aug(
     root,  # VOC2012; gets the folder SegmentationClassAug and the list train_aug
     sbd,  # SBD: the folder that holds dataset
-    workers: int=None,  # threads; None lets Python choose
-    progress: bool=False,  # show a bar
+    workers: int = None,  # threads; None lets Python choose
+    progress: bool = False,  # show a bar
 ) -> list:  # the ids; 10,582 with VOC 2012 and SBD
-    "Makes the augmented list and its masks, all or not yet; raises `InputError`."
+    "Make the augmented list and its masks, all or not yet; raises `InputError`"
     root, sbd, ids = Path(root), Path(sbd), train_aug_ids(root, sbd)
-    own, done, part = set(read_ids(_list(root, 'train'))), root/'SegmentationClassAug', root/'.SegmentationClassAug.part'
+    own = set(read_ids(_list(root, 'train')))
+    done, part = root/'SegmentationClassAug', root/'.SegmentationClassAug.part'
     def make(id):
         if not (part/f'{id}.png').exists(): write_mask(_aug_mask(root, sbd, id, own), part/f'{id}.png')
     if not done.exists():
         with ThreadPoolExecutor(workers) as pool:
             try:
                 for _ in tqdm(pool.map(make, ids), total=len(ids), desc="SBD's masks", disable=not progress): pass
-            except BaseException: pool.shutdown(cancel_futures=True); raise
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
         for half in part.glob('.*'): half.unlink()
         os.rename(part, done)
     if lacks := [id for id in ids if not (done/f'{id}.png').exists()]:
@@ -133,86 +146,96 @@ def make_train_aug(
 
 def _write_list(path, ids):
     part = path.with_name(f'.{path.name}.{os.getpid()}')
-    try: part.write_text(''.join(f'{id}\n' for id in ids)); os.replace(part, path)
+    try:
+        part.write_text(''.join(f'{id}\n' for id in ids))
+        os.replace(part, path)
     finally: part.unlink(missing_ok=True)
 
 # %% ../../nbs/datasets/06_voc.ipynb #e072c6d4
 def _home(root, split):
     "The folder that a split's pictures are in: for 'test', VOC2012test where that lies beside VOC2012"
-    root = Path(root); beside = root.with_name(f'{root.name}test')
+    root = Path(root)
+    beside = root.with_name(f'{root.name}test')
     return beside if split == 'test' and not _list(root, split).exists() and _list(beside, split).exists() else root
 
 def voc_folders(
-    root,  # VOC2012, or a folder laid out so, or one whose splits are folders of pictures with their annotations beside them
-    split: str='all',
+    root,  # VOC2012, a folder laid out so, or one whose splits are folders of pictures with annotations beside them
+    split: str = 'all',
 ) -> tuple:  # of pictures, of annotations
-    "The folders of a split's pictures and annotations."
+    "The folders of a split's pictures and annotations"
     root = Path(root)
     beside = [f for f in (root/split, root) if not (root/'JPEGImages').is_dir() and next(f.glob('*.xml'), None)]
     return (beside[0], beside[0]) if beside else (root/'JPEGImages', root/'Annotations')
 
-def _annotated(folder):
+def _annotated_ids(folder):
     "The pictures that have an annotation"
-    return checked_ids(sorted(p.relative_to(folder).with_suffix('').as_posix() for p in folder.rglob('*.xml') if not p.name.startswith('.')))
+    return checked_ids(sorted(p.relative_to(folder).with_suffix('').as_posix()
+        for p in folder.rglob('*.xml') if not p.name.startswith('.')))
 
 def voc_splits(
     root,  # VOC2012, or a folder laid out so
 ) -> list:  # names
-    "The splits that have a list, in Main where Segmentation has none, without lists of single classes (cat_train), or a folder of their own; 'all' where there are annotations only."
+    "The splits that have a list (but for lists of single classes, cat_train) or a folder; 'all' for annotations alone"
     for folder in (Path(root)/'ImageSets'/kind for kind in ('Segmentation', 'Main')):
         names = {p.stem for p in folder.glob('*.txt')}
         if names: return sorted(name for name in names if not any(name.endswith(f'_{other}') for other in names))
-    if (Path(root)/'JPEGImages').is_dir() or next(Path(root).glob('*.xml'), None): return ['all'] if _annotated(voc_folders(root)[1]) else []
+    if (Path(root)/'JPEGImages').is_dir() or next(Path(root).glob('*.xml'), None):
+        return ['all'] if _annotated_ids(voc_folders(root)[1]) else []
     return sorted({path.parent.name for path in Path(root).glob('*/*.xml')} - {'Annotations'})
 
 def split_ids(
     root,  # VOC2012
-    split: str,  # 'train', 'val', 'trainval', 'train_aug', 'test', 'half_train', 'half_val', or any list in ImageSets; 'all': every picture with an annotation, where there is no such list
+    split: str,  # a list in ImageSets, 'train_aug', 'half_train' or 'half_val'; 'all' where there are annotations alone
     sbd=None,  # SBD, for 'train_aug' where the root has no such list
-    errors: list=None,  # what is wrong in the list, collected; without, the first is raised
+    errors: list = None,  # what is wrong in the list, collected; without, the first is raised
 ) -> list:  # the ids of the split
-    "The ids of a split: the package's own halves, else the root's list, else made from SBD; raises `IdError`."
+    "The ids of a split: the package's own halves, else the root's list, else made from SBD; raises `IdError`"
     if split in ('half_train', 'half_val'): return read_ids(files('consistency_cam')/'data'/f'{split}.txt')
     path = _list(_home(root, split), split)
     if split == 'train_aug' and not path.exists() and _list(root, 'trainaug').exists(): path = _list(root, 'trainaug')
     if path.exists(): return read_list(path, errors)
     pictures, annotations = voc_folders(root, split)
-    if (split == 'all' or pictures == annotations) and (ids := _annotated(annotations)): return ids
+    if (split == 'all' or pictures == annotations) and (ids := _annotated_ids(annotations)): return ids
     if split == 'train_aug' and sbd is not None: return train_aug_ids(root, sbd)
     have = voc_splits(root) + ['half_train', 'half_val']
-    hint = '`consistency-cam download sbd` makes it, or name the folder of SBD that holds dataset/train.txt' if split == 'train_aug' else f'there are {", ".join(have)}'
+    hint = ('`consistency-cam download sbd` makes it, or name the folder of SBD that holds dataset/train.txt'
+        if split == 'train_aug' else f'there are {", ".join(have)}')
     raise IdError(f'{path}: no list of the split {split!r}; {hint}')
 
 # %% ../../nbs/datasets/06_voc.ipynb #ce804437
 def voc_labels(
     root,  # VOC2012
     ids,  # N ids
-    source: str='auto',  # 'xml', 'csv', 'masks'; 'auto' takes the XML files, else image_labels.csv
+    source: str = 'auto',  # 'xml', 'csv', 'masks'; 'auto' takes the XML files, else image_labels.csv
     mask_paths=None,  # N paths of masks, for 'masks'
-    errors: list=None,  # what is wrong with single pictures, collected; without, the first is raised
-    classes: list=CLASSES,  # the C names there may be
-    colours: str='',  # of RGB masks, as in `read_mask`
-    split: str='all',  # that the ids are of, where each has a folder of its own
+    errors: list = None,  # what is wrong with single pictures, collected; without, the first is raised
+    classes: list = CLASSES,  # the C names there may be
+    colours: str = '',  # of RGB masks, as in `read_mask`
+    split: str = 'all',  # that the ids are of, where each has a folder of its own
 ) -> list:  # N lists of class names, None where they are wrong
-    "Each picture's class names from what the root has; raises `LabelError`."
+    "Each picture's class names from what the root has; raises `LabelError`"
     xmls, table = voc_folders(root, split)[1], Path(root)/'image_labels.csv'
     if source == 'auto': source = 'xml' if xmls.is_dir() else 'csv' if table.exists() else None
-    if source == 'xml': return [_known(xml_labels, xmls/f'{id}.xml', classes, errors) for id in ids]
-    if source == 'masks' and mask_paths: return [_known(lambda path: mask_labels(path, classes, colours), path, classes, errors) for path in mask_paths]
+    if source == 'xml': return [_known_names(xml_labels, xmls/f'{id}.xml', classes, errors) for id in ids]
+    if source == 'masks' and mask_paths:
+        def read(path): return mask_labels(path, classes, colours)
+        return [_known_names(read, path, classes, errors) for path in mask_paths]
     if source == 'csv':
         _, names = read_labels(table, classes, errors=errors)
         for id in ids:
-            if id not in names: refuse(LabelError(f'{table}: no good row for {id!r}, which the split has; add it'), errors)
+            if id not in names:
+                refuse(LabelError(f'{table}: no good row for {id!r}, which the split has; add it'), errors)
         return [names.get(id) for id in ids]
     raise LabelError(f"{root}: no image labels ({source=}); put VOC's Annotations there, or image_labels.csv with the columns id,labels, "
                      "or take them from the masks (labels='masks')")
 
-def _known(read, path, classes, errors):
-    "What `read` finds in a file, all of it among the classes; None where it is wrong"
+def _known_names(read, path, classes, errors):
+    "The names that `read` finds in a file, all among the classes; None where they are wrong"
     try:
         if names := read(path): multi_hot(names, classes, path)
         return names
-    except LabelError as e: refuse(LabelError(f'{e}{_OWN}') if 'unknown class' in str(e) and classes is CLASSES else e, errors)
+    except LabelError as e:
+        refuse(LabelError(f'{e}{_OWN}') if 'unknown class' in str(e) and classes is CLASSES else e, errors)
     except InputError as e: refuse(e, errors)
 
 _OWN = "; classes of one's own are listed in labelmap.txt or classes.txt, in the order of their ids in masks"
@@ -223,15 +246,17 @@ CLASS_LISTS = 'labelmap.txt', 'class_names.txt', 'labels.txt', 'classes.txt'
 def read_labelmap(
     path,  # `name:r,g,b:parts:actions` lines, or any list that `read_classes` knows
 ) -> tuple:  # C names; {name: (r, g, b)}, empty where there are no colours; what was decided, in words
-    "The classes of a list, and their colours; raises `LabelError`."
+    "The classes of a list, and their colours; raises `LabelError`"
     lines = [line.strip() for line in read_text(path).splitlines() if line.strip() and not line.startswith('#')]
     found = [re.fullmatch(r'([^:]+):(?:\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*)?:[^:]*(?::[^:]*)?', line) for line in lines]
     if not any(found): return read_classes(path)[0], {}, f'classes in the order of {Path(path).name}'
-    if odd := [line for line, m in zip(lines, found) if not m]: raise LabelError(f'{path}: {odd[0]!r} beside lines such as cat:64,0,0::; write name:r,g,b:parts:actions in each')
+    if odd := [line for line, m in zip(lines, found) if not m]:
+        raise LabelError(f'{path}: {odd[0]!r} beside lines such as cat:64,0,0::; write name:r,g,b:parts:actions in each')
     names = [clean_name(m[1]) for m in found]
     colours = {name: tuple(map(int, m.groups()[1:4])) for name, m in zip(names, found) if m[2]}
     classes = [name for name in names if name.strip('_').lower() not in ('background', 'ignored', 'void')]
-    check_classes(classes); masks_hold(classes)
+    check_classes(classes)
+    masks_hold(classes)
     if not classes: raise LabelError(f'{path}: no class in it besides the background; write a line for each')
     return classes, colours, f'classes in the order of {Path(path).name}'
 
@@ -239,30 +264,34 @@ def mask_colours(
     classes,  # C names
     colours: dict,  # {name: (r, g, b)}
 ) -> str:  # of ids 0..C, as `read_mask` takes them; '' where a class has none
-    "The colours of RGB masks; raises `LabelError` where two classes have one."
+    "The colours of RGB masks; raises `LabelError` where two classes have one"
     if not classes or any(name not in colours for name in classes): return ''
     background = next((c for name, c in colours.items() if name.lower() == 'background'), (0, 0, 0))
     names = {background: 'the background'}
     for name in classes:
-        if (other := names.setdefault(colours[name], name)) != name: raise LabelError(f'{name!r} has the colour of {other}, {",".join(map(str, colours[name]))}; give each class of labelmap.txt a colour of its own')
+        if (other := names.setdefault(colours[name], name)) != name:
+            raise LabelError(f'{name!r} has the colour of {other}, {",".join(map(str, colours[name]))}; give each class of labelmap.txt a colour of its own')
     return ' '.join(','.join(map(str, colour)) for colour in names)
 
 def voc_classes(
     root,  # folder in VOC's layout
 ) -> tuple:  # C names; {name: (r, g, b)}; what was decided, in words; '' for VOC's 20
-    "The classes: those of a list, else VOC's 20, else where there are no masks and none of the 20 the sorted names in the annotations; raises `LabelError`."
+    "Classes of a list, else VOC's 20, else (no masks, none of the 20) those of the annotations; raises `LabelError`"
     lists = [(path, read_labelmap(path)) for name in CLASS_LISTS if (path := Path(root)/name).is_file()]
     for path, (classes, *_) in lists[1:]:
-        if classes != lists[0][1][0]: raise LabelError(f'{path}: other classes than in {lists[0][0]}; remove one of the two')
+        if classes != lists[0][1][0]:
+            raise LabelError(f'{path}: other classes than in {lists[0][0]}; remove one of the two')
     if lists: return lists[0][1]
     folders = {voc_folders(root, split)[1] for split in voc_splits(root) or ['all']}
-    if not any(f.is_dir() for f in folders) or next((Path(root)/'SegmentationClass').rglob('*.png'), None): return CLASSES, {}, ''
+    if not any(f.is_dir() for f in folders) or next((Path(root)/'SegmentationClass').rglob('*.png'), None):
+        return CLASSES, {}, ''
     names = set()
-    for path in (folder/f'{id}.xml' for folder in folders for id in _annotated(folder)):
+    for path in (folder/f'{id}.xml' for folder in folders for id in _annotated_ids(folder)):
         with suppress(LabelError): names.update(xml_labels(path))  # is named where its picture is used
     if not names or names & {*CLASSES} and (Path(root)/'JPEGImages').is_dir(): return CLASSES, {}, ''
     masks_hold(names)
-    return sorted(names), {}, f'{len(names)} class{"es"*(len(names) != 1)}, the sorted names in the annotations, as none of {", ".join(CLASS_LISTS)} is there'
+    said = f'{len(names)} class{"es"*(len(names) != 1)}, the sorted names in the annotations'
+    return sorted(names), {}, f'{said}, as none of {", ".join(CLASS_LISTS)} is there'
 
 # %% ../../nbs/datasets/06_voc.ipynb #4d89910b
 def _names_of_test(root, ids, labels, mask_paths, errors, classes, colours):
@@ -276,55 +305,66 @@ def _names_of_test(root, ids, labels, mask_paths, errors, classes, colours):
 
 # %% ../../nbs/datasets/06_voc.ipynb #1abcd3df
 class VOC(Files):
-    "VOC in its own layout, or as other programs write it; an `InputError` says what is missing."
+    "VOC in its own layout, or as other programs write it; an `InputError` says what is missing"
     def __init__(self,
         root,  # VOC2012: the folder that holds JPEGImages and ImageSets
-        split: str='train',  # as in `split_ids`
-        labels: str='auto',  # where image labels come from, as in `voc_labels`
-        masks: bool=True,  # use the masks where there are any: SegmentationClassAug for 'train_aug', else SegmentationClass
+        split: str = 'train',  # as in `split_ids`
+        labels: str = 'auto',  # where image labels come from, as in `voc_labels`
+        masks: bool = True,  # use the masks there are, of SegmentationClassAug for 'train_aug', else SegmentationClass
         sbd=None,  # SBD, for 'train_aug' where the root has no such list
-        errors: list=None,  # what is wrong in lists and labels, collected, and such pictures left out; without, the first is raised
+        errors: list = None,  # what is wrong in lists and labels, collected, such pictures left out; None: raised
     ):
         given, root = Path(root), _home(root, split)
         folder, annotations = voc_folders(root, split)
         if not folder.is_dir():
-            inner = [root/d for d in ('VOC2012', 'VOC2007', 'VOCdevkit/VOC2012', 'VOCdevkit/VOC2007') if (root/d/'JPEGImages').is_dir()]
+            inner = [root/d for d in ('VOC2012', 'VOC2007', 'VOCdevkit/VOC2012', 'VOCdevkit/VOC2007')
+                if (root/d/'JPEGImages').is_dir()]
             splits = voc_splits(root)
-            todo = f'did you mean {inner[0]}?' if inner else f'there are the splits {", ".join(splits)}, and no {split!r}; say which by --train and --val' if splits else 'name the folder VOC2012 that holds it'
+            todo = (f'did you mean {inner[0]}?' if inner
+                else f'there are the splits {", ".join(splits)}, and no {split!r}; say which by --train and --val'
+                if splits else 'name the folder VOC2012 that holds it')
             raise InputError(f'{root}: no folder JPEGImages in it; {todo}')
         ids = split_ids(given, split, sbd, errors)
         classes, colours, how = voc_classes(given)
         drawn = root/('SegmentationClassAug' if split == 'train_aug' else 'SegmentationClass')
         mask_paths = [drawn/f'{id}.png' for id in ids] if _any_masks(drawn, ids, split) else None
         painted = mask_colours(classes, colours)
-        names, said = _names_of_test(root, ids, labels, mask_paths, errors, classes, painted) if split == 'test' else (voc_labels(root, ids, labels, mask_paths, errors, classes, painted, split), '')
-        rows = [row for row in zip(ids, names, mask_paths or [None]*len(ids), _pictures(folder, ids)) if row[1] is not None]
+        sources = root, ids, labels, mask_paths, errors, classes, painted
+        names, said = _names_of_test(*sources) if split == 'test' else (voc_labels(*sources, split), '')
+        rows = [row for row in zip(ids, names, mask_paths or [None]*len(ids), _pictures(folder, ids))
+            if row[1] is not None]
         ids, names, mask_paths, pictures = zip(*rows) if rows else ([], [], [], [])
         super().__init__(ids, classes, names, pictures, mask_paths if masks and any(mask_paths) else None, painted)
         if self.has_masks: _check_colours(self, colours)
         bare = sum(not n for n in names)
         self.root, self.split = root, split
-        self.reading = '; '.join(s for s in (how, said, f'{amount(bare, "picture")} whose annotation has no object, so with none of the classes'*bool(bare and not said)) if s)
+        if bare and not said:
+            said = f'{amount(bare, "picture")} whose annotation has no object, so with none of the classes'
+        self.reading = '; '.join(s for s in (how, said) if s)
 
 def _any_masks(folder, ids, split):
     "Whether masks are there: of a split's pictures where it is 'test', which has none of VOC 2012's"
-    return any((folder/f'{id}.png').exists() for id in ids) if split == 'test' else next(folder.rglob('*.png'), None) is not None
+    if split == 'test': return any((folder/f'{id}.png').exists() for id in ids)
+    return next(folder.rglob('*.png'), None) is not None
 
 def _pictures(folder, ids):
     "Their paths; those that do not end in .jpg are looked for"
     paths = [folder/f'{id}.jpg' for id in ids]
     if all(path.exists() for path in paths): return paths
     found = {}
-    for path in sorted(p for p in folder.rglob('*') if p.suffix.lower() in EXTENSIONS): found.setdefault(path.relative_to(folder).with_suffix('').as_posix(), []).append(path)
+    for path in sorted(p for p in folder.rglob('*') if p.suffix.lower() in EXTENSIONS):
+        found.setdefault(path.relative_to(folder).with_suffix('').as_posix(), []).append(path)
     for id in ids:
-        if len(several := found.get(id, [])) > 1 and not (folder/f'{id}.jpg').exists(): raise IdError(f'{folder}: {id!r} may be {several[0].name} or {several[1].name}; keep one of them')
+        if len(several := found.get(id, [])) > 1 and not (folder/f'{id}.jpg').exists():
+            raise IdError(f'{folder}: {id!r} may be {several[0].name} or {several[1].name}; keep one of them')
     return [path if path.exists() else found.get(id, [path])[0] for id, path in zip(ids, paths)]
 
 def _check_colours(samples, colours, most=20):
-    "Raises `MaskError` where the palette of a mask gives a class another colour than the list of classes does, or the mask has none"
+    "Raise `MaskError` where a mask has no palette, or one that gives a class another colour than the list of classes"
     for path in [path for path in samples.mask_paths if path.is_file()][:most if colours else 0]:
-        with opened(path, MaskError) as im:
+        with open_image(path, MaskError) as im:
             used, shown = [k for _, k in im.getcolors(256)] if im.mode == 'P' else [], im.getpalette('RGB') or []
         other = {colour: name for name, colour in colours.items()}
         for k in sorted({*used} & {*range(1, len(samples.classes) + 1)}):
-            if (name := other.get(tuple(shown[3*k:3*k+3]), samples.classes[k-1])) != samples.classes[k-1]: raise MaskError(f'{path}: index {k} has the colour of {name!r} in the list of classes, whose number {k} is {samples.classes[k-1]!r}; number the classes of the masks in the order of the list, 0 the background')
+            if (name := other.get(tuple(shown[3*k:3*k+3]), samples.classes[k-1])) != samples.classes[k-1]:
+                raise MaskError(f'{path}: index {k} has the colour of {name!r} in the list of classes, whose number {k} is {samples.classes[k-1]!r}; number the classes of the masks in the order of the list, 0 the background')

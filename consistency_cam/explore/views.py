@@ -14,10 +14,10 @@ import torch
 from torch.nn.functional import pad
 from ..files.errors import InputError, unknown
 from ..datasets.samples import Sample
-from ..tools.transforms import seeded
+from ..tools.transforms import seeded_generator
 from ..pooling import POOLINGS
 from ..camnet import CAMNet
-from ..cams import snapped
+from ..cams import snapped_size
 from ..tiling import merge, tile
 from ..views import Crop, HFlip, RandomCrop, RandomResize, Tiles, Tiling, resize
 from ..consistency import consistency_loss
@@ -32,7 +32,7 @@ def fitted(
     multiple: int,  # pixels of which both sides must be multiples
 ) -> torch.Tensor:
     "The picture, resized where its sides are no multiples"
-    size = snapped(image.shape[-2:], 1., multiple)
+    size = snapped_size(image.shape[-2:], 1., multiple)
     return image if size == tuple(image.shape[-2:]) else _uint8(resize(image[None].float(), size))[0]
 
 def _uint8(x): return x.round().clamp(0, 255).to(torch.uint8)
@@ -48,7 +48,7 @@ def one_step(
     if view not in VIEWS: raise InputError(unknown('view', view, VIEWS))
     if view == 'tiles' and n < 1: raise InputError(f'{n} x {n} tiles; take 1 or more per side')
     views = dict(tiles=Tiles(n), crop=RandomCrop(), mirror=HFlip(), resize=RandomResize())
-    return views[view].sample(size, stride, seeded(seed))
+    return views[view].sample(size, stride, seeded_generator(seed))
 
 # %% ../../nbs/explore/03_views.ipynb #ed30510e
 @dataclass(frozen=True, eq=False)

@@ -14,13 +14,14 @@ from .folding import FoldingConv2d
 
 # %% ../../nbs/fast/03_convolutions.ipynb #eb2b417b
 class DilatedDepthwise(FoldingConv2d):
-    "Depthwise convolution of stride 1 that dilates by taking the grids of every d-th cell apart, (B,C,h,w) to (B,C,h,w)"
+    "Depthwise convolution of stride 1 that dilates on the grids of every d-th cell, (B,C,h,w) to (B,C,h,w)"
     over = nn.Conv2d, FoldingConv2d
 
     @staticmethod
     def fits(layer):
         k, d = layer.kernel_size, layer.dilation
-        depthwise = layer.groups == layer.in_channels == layer.out_channels and layer.stride == (1, 1) and layer.bias is None
+        depthwise = (layer.groups == layer.in_channels == layer.out_channels and layer.stride == (1, 1)
+            and layer.bias is None)
         return depthwise and d[0] == d[1] > 1 and k[0] == k[1] and layer.padding == (d[0] * (k[0] // 2),) * 2
 
     def _conv_forward(self, x, weight, bias):
@@ -37,7 +38,7 @@ class DilatedDepthwise(FoldingConv2d):
 
 # %% ../../nbs/fast/03_convolutions.ipynb #af802f45
 class AtrousConv(Kernel, nn.Conv2d):
-    "3x3 convolution with taps `rate` cells apart, (B,c,h,w) to (B,c',h,w), that skips taps which meet nothing but padding"
+    "3x3 convolution with taps `rate` cells apart, (B,c,h,w) to (B,c',h,w), without taps that meet only padding"
     over = nn.Conv2d,
 
     def __init__(self,
@@ -88,7 +89,8 @@ def conv_enlarged(
     size: tuple,  # (H,W)
 ) -> torch.Tensor:
     "3x3 convolution (B,c',H,W) of the map enlarged to (H,W), computed on the small map where that is faster"
-    if x.device.type != 'cpu' or exporting(): return F.conv2d(F.interpolate(x, size, mode='bilinear', align_corners=False), weight, padding=1)
+    if x.device.type != 'cpu' or exporting():
+        return F.conv2d(F.interpolate(x, size, mode='bilinear', align_corners=False), weight, padding=1)
     down, across = (enlargement(a, b).to(x) for a, b in zip(x.shape[-2:], size))
     rows = torch.einsum('kyh,bkhlwo->bylwo', down, torch.einsum('bihw,oikl->bkhlwo', x, weight))
     return torch.einsum('lvw,bylwo->byvo', across, rows).permute(0, 3, 1, 2)

@@ -52,16 +52,17 @@ FOLDING = [FoldingConv2d, Norm2d, NormAct2d]
 # %% ../../nbs/fast/02_folding.ipynb #a67b3cd3
 def _parent(name): return name.rpartition('.')[0]
 
-def _can_fold(m): return isinstance(m, nn.Conv2d) and m.bias is None and type(m).forward in (nn.Conv2d.forward, FoldingConv2d.forward)
+def _can_fold(m):
+    return isinstance(m, nn.Conv2d) and m.bias is None and type(m).forward in (nn.Conv2d.forward, FoldingConv2d.forward)
 
 def _is_norm(m): return type(m) in (nn.BatchNorm2d, BatchNormAct2d) or isinstance(m, _Norm)
 
 def _sources(module, run):
-    "What a run shows: [(name of a norm, the norm, (name, convolution, its output) or None)], and the ids of what was returned"
+    "Seen in a run: [(name of a norm, the norm, (name, convolution, its output) or None)], ids of its results"
     given, pairs, hooks = {}, [], []
     for name, m in module.named_modules():
-        give = lambda m, _, y, name=name: given.update({id(y): (name, m, y)})
-        take = lambda m, x, name=name: pairs.append((name, m, given.get(id(x[0]))))
+        def give(m, _, y, name=name): return given.update({id(y): (name, m, y)})
+        def take(m, x, name=name): return pairs.append((name, m, given.get(id(x[0]))))
         if _can_fold(m): hooks.append(m.register_forward_hook(give))
         elif _is_norm(m): hooks.append(m.register_forward_pre_hook(take))
     try: found = run()
@@ -71,7 +72,7 @@ def _sources(module, run):
 
 def fold(
     module: nn.Module,
-    run,  # function without arguments that takes something through the module; what it returns is read as it is, and so not folded into
+    run,  # function without arguments that takes something through the module; what it returns is not folded into
 ) -> nn.Module:
     "Let held batch norms of the module be computed by the convolutions in front of them; weights and names stay"
     pairs, read = _sources(module, run)

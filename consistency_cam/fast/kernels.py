@@ -41,5 +41,5 @@ def plain(
 
 # %% ../../nbs/fast/01_kernels.ipynb #b29f205c
 def exporting() -> bool:
-    "Whether a network is being written down for other programs, which must not keep what is so for this picture's size only"
+    "Whether a network is being written down for other programs, which must not keep what holds for one size only"
     return torch.jit.is_tracing() or torch.compiler.is_exporting()

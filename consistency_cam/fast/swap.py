@@ -18,7 +18,7 @@ KERNELS = [*FOLDING, DilatedDepthwise, AtrousConv, SmallMapConv2d]
 
 def fast(
     net: nn.Module,
-    run=None,  # function without arguments that takes a picture through the net and so shows which batch norm can be folded; None: those known already
+    run=None,  # takes a picture through the net and so shows which batch norms fold; None: those known already
 ) -> nn.Module:
     "Put all kernels in where they fit; weights and names stay, and `plain` takes them out again"
     if run: fold(net, run)

@@ -11,13 +11,13 @@ import io
 import numpy as np, torch
 from PIL import Image
 from .disk import MaskError, atomic_bytes
-from .images import opened
+from .images import open_image
 
 # %% ../../nbs/files/05_masks.ipynb #2a0738c2
 def palette(
-    n: int=256,  # number of class ids
+    n: int = 256,  # number of class ids
 ) -> torch.Tensor:  # uint8 (n, 3), RGB
-    "VOC's colours: bit 7-k of red, green and blue is bit 3k, 3k+1 and 3k+2 of the class id."
+    "VOC's colours: bit 7-k of red, green and blue is bit 3k, 3k+1 and 3k+2 of the class id"
     ids, k = torch.arange(n)[:, None, None], torch.arange(8)
     bits = (ids >> (3*k + torch.arange(3)[:, None])) & 1
     return (bits << (7-k)).sum(-1).to(torch.uint8)
@@ -27,7 +27,7 @@ def write_mask(
     mask,  # (H, W) integers 0..255: tensor or array
     path,  # where to write the PNG; its folder is made where need be
 ):
-    "Writes class ids as a palette PNG in VOC's colours, all at once; raises `MaskError`, `WriteError`."
+    "Write class ids as a palette PNG in VOC's colours, all at once; raises `MaskError`, `WriteError`"
     mask = mask.cpu().numpy() if torch.is_tensor(mask) else np.asarray(mask)
     if mask.ndim != 2 or mask.dtype.kind not in 'ui' or mask.size and not 0 <= mask.min() <= mask.max() <= 255:
         raise MaskError(f'{path}: a mask is (H, W) integers from 0 to 255, not {mask.dtype} {mask.shape}; give the class ids')
@@ -40,14 +40,15 @@ def write_mask(
 def read_mask(
     path,  # PNG with a palette (or grey) whose pixels are class ids
     size=None,  # (H, W) the mask must have
-    num_classes: int=None,  # C, the foreground classes: ids must be 0..C or 255
-    colours: str='',  # of ids 0, 1, …, as 'r,g,b r,g,b …', where a mask may be an RGB picture; void has VOC's colour 224,224,192
+    num_classes: int = None,  # C, the foreground classes: ids must be 0..C or 255
+    colours: str = '',  # of ids 0, 1, …, as 'r,g,b r,g,b …', where a mask may be RGB; void is VOC's 224,224,192
 ) -> torch.Tensor:  # uint8 (H, W): 0 background, 1..C classes, 255 void
-    "The mask's class ids; raises `MaskError`."
-    with opened(path, MaskError) as im:
+    "The mask's class ids; raises `MaskError`"
+    with open_image(path, MaskError) as im:
         packed = im.tile[0][3] if im.format == 'PNG' and im.tile else im.mode
         painted = colours and im.format == 'PNG' and packed == 'RGB'
-        if im.format != 'PNG' or im.mode != 'P' and packed != 'L' and not painted:  # grey of fewer than 8 bits, L;4, is spread over 0..255
+        # grey of fewer than 8 bits, L;4, is spread over 0..255
+        if im.format != 'PNG' or im.mode != 'P' and packed != 'L' and not painted:
             raise MaskError(f'{path}: {im.format} {packed}, not class ids; save it as a palette PNG whose indices are the class ids, as `write_mask` does')
         if size is not None and im.size[::-1] != tuple(size):
             raise MaskError(f'{path}: the mask is {im.height} x {im.width}, its picture {size[0]} x {size[1]} (H x W); they must be the same')
@@ -62,7 +63,8 @@ def _ids_of_colours(painted, colours, path):
     "Class ids (H, W) of an RGB mask (H, W, 3)"
     known = {tuple(map(int, colour.split(','))): i for i, colour in enumerate(colours.split())}
     numbers, places = (painted.int() * torch.tensor([1 << 16, 1 << 8, 1])).sum(-1).unique(return_inverse=True)
-    ids = torch.tensor([({VOID: 255} | known).get((n >> 16, n >> 8 & 255, n & 255), -1) for n in numbers.tolist()])[places]
+    known = {VOID: 255} | known
+    ids = torch.tensor([known.get((n >> 16, n >> 8 & 255, n & 255), -1) for n in numbers.tolist()])[places]
     if (strange := (ids < 0).nonzero()).numel():
         y, x = strange[0].tolist()
         raise MaskError(f'{path}: the colour {",".join(map(str, painted[y, x].tolist()))} in row {y + 1}, column {x + 1} is that of no class in the list; add it there, or save the mask without blending at its edges')

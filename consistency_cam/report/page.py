@@ -39,7 +39,7 @@ def shrunk(
     picture: np.ndarray,  # uint8 (H, W, 3), or class ids (H, W)
     width: int = 320,  # pixels
 ) -> np.ndarray:  # uint8 of the same kind, at most `width` wide
-    "The picture made smaller where it is wider; class ids by the nearest pixel."
+    "The picture made smaller where it is wider; class ids by the nearest pixel"
     if picture.shape[1] <= width: return picture
     size = width, max(1, round(picture.shape[0] * width / picture.shape[1]))
     how = Image.Resampling.NEAREST if picture.ndim == 2 else Image.Resampling.LANCZOS
@@ -50,7 +50,7 @@ def compressed(
     picture,  # anything that `rgb` takes
     quality: int = 85,  # of the JPEG
 ) -> str:
-    "The picture as an address that holds all of it, as PNG or as JPEG, whichever is smaller."
+    "The picture as an address that holds all of it, as PNG or as JPEG, whichever is smaller"
     files = {}
     for kind, options in dict(png=dict(optimize=True), jpeg=dict(quality=quality, subsampling=0)).items():
         file = io.BytesIO()
@@ -66,7 +66,7 @@ def shown(
     *caption,  # text or elements below it
     **attributes,  # of the <figure>
 ) -> html.FT:
-    "The picture as a `<figure>` with its caption."
+    "The picture as a `<figure>` with its caption"
     if isinstance(picture, Figure): picture, scale = Image.open(io.BytesIO(to_png(picture, dpi=192))), 2
     else: scale = 1
     pixels = rgb(picture)
@@ -77,13 +77,13 @@ def shown(
 def finished(
     run: Run,
 ) -> dict:  # {stage: the split whose pictures it is shown on; '' for the training of a network}
-    "The stages of the recipe that are done."
+    "The stages of the recipe that are done"
     return {s.name: (s.splits(run) or [''])[0] for s in run.line if run._finished(s.place(run))}
 
 def has_maps(
     run: Run,
 ) -> bool:
-    "Whether the run goes through maps, and does not learn from true masks alone."
+    "Whether the run goes through maps, and does not learn from true masks alone"
     return any(s.product == 'maps' for s in run.line)
 
 # %% ../../nbs/report/01_page.ipynb #22db9798
@@ -92,7 +92,7 @@ _SAME_EXPERIMENT = 'method cams segment.on seed root labels masks classes worker
 def experiments(
     runs: list,  # of `Run`
 ) -> dict:  # {name: runs that differ in the seed alone}
-    "The runs by method and settings; raises `InputError` where there are none, or their classes differ."
+    "The runs by method and settings; raises `InputError` where there are none, or their classes differ"
     if not runs: raise InputError('no runs to report on; give at least one')
     for run in runs[1:]:
         if run.classes != runs[0].classes:
@@ -107,7 +107,7 @@ def experiments(
 def result_rows(
     groups: dict,  # of `experiments`
 ) -> list:  # of rows as in `compare`
-    "What is known of each run, under the names of the experiments; raises `InputError` where a run has nothing to show."
+    "What is known of each run, under the names of the experiments; raises `InputError` where a run has nothing to show"
     rows = []
     for name, run in [(name, run) for name, runs in groups.items() for run in runs]:
         made = [s for s in EVALUATED if s in finished(run)]
@@ -121,7 +121,7 @@ def result_rows(
 def by_title(
     rows: list,  # of `result_rows` or `compare`
 ) -> dict:  # {title: rows}
-    "The rows of each method, one a seed."
+    "The rows of each method, one a seed"
     return {t: [r for r in rows if r['title'] == t] for t in dict.fromkeys(r['title'] for r in rows)}
 
 def mean_of(
@@ -129,14 +129,14 @@ def mean_of(
     split: str,  # 'train' or 'val' for the CAMs; 'walk', 'pseudo', 'segment'
     key: str = 'miou',  # 'miou' or 'miou_fixed'
 ) -> float:  # percent; nan where there is none
-    "The mean over the seeds."
+    "The mean over the seeds"
     values = [r[split][key] for r in rows if r.get(split)]
     return sum(values) / len(values) if values else float('nan')
 
 def masks_of_best(
     rows: list,  # of `result_rows` or `compare`
 ) -> str:
-    "Whose masks the best threshold was chosen with: the training pictures' where there are any."
+    "Whose masks the best threshold was chosen with: the training pictures' where there are any"
     return 'training' if any(r['train'] for r in rows) else 'held-out'
 
 _COLUMNS = [('train', 'miou'), ('val', 'miou'), ('train', 'miou_fixed'), ('val', 'miou_fixed')]
@@ -146,7 +146,7 @@ def scrolling(
     table: html.FT,
     label: str,  # what the table holds
 ) -> html.FT:
-    "The table in a box that scrolls sideways where the screen is narrow."
+    "The table in a box that scrolls sideways where the screen is narrow"
     return html.Div(table, cls='scroll', role='region', tabindex='0', aria_label=label)
 
 def _threshold(rows, key):
@@ -157,7 +157,7 @@ def _threshold(rows, key):
 def results_table(
     rows: list,  # of `result_rows` or `compare`
 ) -> html.FT:
-    "CAM mIoU of each method, mean ± sample standard deviation where there are several seeds; the highest of a column is bold."
+    "CAM mIoU of each method, mean ± sample standard deviation where there are several seeds; the highest of a column is bold"
     groups = by_title(rows)
     means = {c: {t: mean_of(g, *c) for t, g in groups.items()} for c in _COLUMNS}
     def cell(title, c):
@@ -176,21 +176,21 @@ def results_table(
 def remarked(
     rows: list,  # of `result_rows` or `compare`
 ) -> html.FT:
-    "What the figures do not tell by themselves, a line each; empty where they are what they seem to be."
+    "What the figures do not tell by themselves, a line each; empty where they are what they seem to be"
     return html.Div(*[html.P(html.B(line)) for line in remarks(rows)])
 
 def means(
     rows: list,  # of `result_rows` or `compare`
     split: str,  # as in `mean_of`
 ) -> dict:  # {title: mean mIoU in percent}, only those that have it
-    "The mean over the seeds for each method."
+    "The mean over the seeds for each method"
     return {t: mean_of(g, split) for t, g in by_title(rows).items() if any(r.get(split) for r in g)}
 
 def outcome(
     rows: list,  # of `result_rows` or `compare`
     tried: str = 'held-out',  # the pictures that the segmenter is tried on
 ) -> str:
-    "A sentence with the CAM mIoU of each method, on held-out pictures where there are any with masks, and one with the segmenters'."
+    "A sentence with the CAM mIoU of each method, on held-out pictures where there are any with masks, and one with the segmenters'"
     split = 'val' if any(r['val'] for r in rows) else 'train'
     listed = lambda split: ', '.join(f'{t} {v:.1f}' for t, v in means(rows, split).items())
     said = [f"CAM mIoU on {dict(val='held-out', train='training')[split]} pictures, in percent: {listed(split)}."] if means(rows, split) else []
@@ -200,7 +200,7 @@ def outcome(
 def protocol(
     rows: list,  # of `result_rows` or `compare`
 ) -> html.FT:
-    "What the figures mean and how they were got, in a few sentences."
+    "What the figures mean and how they were got, in a few sentences"
     seeds, masks = max(map(len, by_title(rows).values())), masks_of_best(rows)
     text = ['A pixel belongs to the class whose CAM is strongest there if that exceeds the threshold, and to the background otherwise. mIoU is the mean over the '
         'background and all classes of intersection over union with the true masks, in percent, the pixels of all pictures counted together. ',
@@ -214,13 +214,13 @@ def protocol(
 def plain(
     text: str,
 ) -> str:
-    "The text as matplotlib shows it literally."
+    "The text as matplotlib shows it literally"
     return text.replace('$', r'\$')
 
 def one_column(
     fig: Figure,  # with one legend, as from `curve` and `bars`
 ) -> Figure:  # the same figure
-    "The figure with its legend in one column."
+    "The figure with its legend in one column"
     fig.legends[0].remove()
     fig.legend(**BELOW)
     return fig
@@ -229,7 +229,7 @@ def threshold_curves(
     rows: list,  # of `result_rows` or `compare`
     split: str,  # 'train' or 'val'
 ) -> Figure:
-    "mIoU against the threshold, a line a method, the mean over its seeds."
+    "mIoU against the threshold, a line a method, the mean over its seeds"
     mean = lambda g: np.mean([r[split]['curve'] for r in g if r[split]], 0) / 100
     lines = {plain(t): mean(g) for t, g in by_title(rows).items() if any(r[split] for r in g)}
     return one_column(curve({t: (np.arange(len(v)) / 100, v) for t, v in lines.items()}, size=(4.6, 2.8)))
@@ -239,21 +239,21 @@ def class_ious(
     rows: list,  # of `result_rows` or `compare`
     split: str,  # 'train' or 'val'
 ) -> dict:  # {title: {class name: IoU in percent, nan where the class never occurs}}
-    "The IoU of each class at the threshold best on the training masks, the mean over the seeds."
+    "The IoU of each class at the threshold best on the training masks, the mean over the seeds"
     mean = lambda g: {c: float(np.mean([r[split]['iou'][c] for r in g])) for c in g[0][split]['iou']}
     return {t: mean(kept) for t, g in by_title(rows).items() if (kept := [r for r in g if r[split]])}
 
 def class_bars(
     ious: dict,  # of `class_ious`
 ) -> Figure:
-    "IoU of each class, a bar a method."
+    "IoU of each class, a bar a method"
     return one_column(bars({plain(t): {plain(c): v / 100 for c, v in iou.items()} for t, iou in ious.items()}, width=4.6))
 
 def class_table(
     ious: dict,  # of `class_ious`
     title: str = 'as a table',  # what one clicks on to unfold it
 ) -> html.FT:
-    "The IoU of each class as a table that unfolds."
+    "The IoU of each class as a table that unfolds"
     names = list(next(iter(ious.values())))
     cell = lambda v: html.Td('–' if np.isnan(v) else f'{v:.1f}')
     lines = [html.Tr(html.Th(c, scope='row'), *[cell(iou[c]) for iou in ious.values()]) for c in names]
@@ -270,7 +270,7 @@ _LOSSES = dict(
 def loss_sums(
     records: list,  # of a training's metrics.jsonl
 ) -> dict:  # {'cls', 'views', 'other': (steps, values)}; only those that the method has
-    "The losses of a training in three sums."
+    "The losses of a training in three sums"
     terms = [k for k in (records[0] if records else {}) if k not in ('step', 'lr', 'seconds')]
     kind = lambda k: 'cls' if k == 'cls' else 'views' if k.endswith('_cls') else 'other'
     steps = [r['step'] for r in records]
@@ -279,14 +279,14 @@ def loss_sums(
 def training_logs(
     groups: dict,  # of `experiments`
 ) -> dict:  # {name: [loss sums, one a run]}
-    "The losses of all runs."
+    "The losses of all runs"
     return {name: [loss_sums(read_metrics(run.folder/'classify'/'metrics.jsonl')) for run in runs] for name, runs in groups.items()}
 
 # %% ../../nbs/report/01_page.ipynb #0e8b8394
 def loss_curves(
     logs: dict,  # of `training_logs`
 ) -> dict:  # {title: figure}; only sums that occur
-    "The three sums of losses against the step, a line a run, a colour a method."
+    "The three sums of losses against the step, a line a run, a colour a method"
     found = {}
     for s, title in _LOSSES.items():
         if not any(s in log for runs in logs.values() for log in runs): continue
@@ -305,7 +305,7 @@ def loss_curves(
 def shown_split(
     run: Run,
 ) -> str:
-    "The split to take pictures from: held out rather than training, with masks rather than without."
+    "The split to take pictures from: held out rather than training, with masks rather than without"
     r = run.recipe
     return max([s for s in (r.data.val, r.data.train) if s], key=lambda s: run.samples(s).has_masks)
 
@@ -313,7 +313,7 @@ def candidates(
     samples: Samples,
     most: int = 300,  # pictures
 ) -> list:  # positions
-    "Evenly spaced pictures; only those that have masks, where any has."
+    "Evenly spaced pictures; only those that have masks, where any has"
     every = np.unique(np.linspace(0, len(samples) - 1, min(most, len(samples))).round().astype(int)).tolist()
     return [i for i in every if samples.mask(i) is not None] if samples.has_masks else every
 
@@ -323,7 +323,7 @@ def masks_of(
     split: str,
     stage: str = 'cams',  # of `EVALUATED`
 ):  # function from position to class ids (H, W)
-    "A run's masks of a split's pictures."
+    "A run's masks of a split's pictures"
     samples, r, about = run.samples(split), run.recipe, find_stage(stage)
     if about.product == 'masks': return WithMasks(samples, run.made_of(stage, split)).mask
     store = run.made_of(stage, split)
@@ -336,7 +336,7 @@ def picture_ious(
     places: list,  # N positions in it
     stage: str = 'cams',  # whose masks, of `EVALUATED`
 ) -> np.ndarray:  # (M, N), 0..1; nan where a mask is all void
-    "The mIoU of each run's masks within each picture, over the classes that occur in it."
+    "The mIoU of each run's masks within each picture, over the classes that occur in it"
     samples, found, masks = runs[0].samples(split), np.zeros((len(runs), len(places))), [masks_of(run, split, stage) for run in runs]
     for n, i in enumerate(tqdm(places, desc='choosing pictures', disable=not runs[0].progress)):
         true = samples.mask(i)
@@ -349,7 +349,7 @@ def choose(
     names: list,  # of the M methods
     pictures: int = 8,  # how many to choose
 ) -> dict:  # {position 0..N-1: why}
-    "Where the methods differ most, and the best and the worst of the last one; with one method, evenly from best to worst."
+    "Where the methods differ most, and the best and the worst of the last one; with one method, evenly from best to worst"
     known = np.flatnonzero(~np.isnan(scores).any(0))
     ranks = known[np.argsort(-scores[-1, known], kind='stable')].tolist()
     if len(scores) == 1 or pictures < 3 or len(ranks) < 2:
@@ -365,7 +365,7 @@ def rule(
     where: str,  # the pictures chosen from
     masks: bool,  # whether they have masks
 ) -> str:
-    "The sentence that says how the pictures were chosen."
+    "The sentence that says how the pictures were chosen"
     if not masks: return f'The pictures were chosen by their place in the list: evenly spaced among {where}.'
     if len(names) == 1: return f'The pictures were chosen by a rule from {where}: evenly spaced from the best to the worst, by the mIoU within the picture.'
     return f'The pictures were chosen by a rule from {where}: those in which the mIoU within the picture differs most between the methods, then the best and the worst of {names[-1]}.'
@@ -377,7 +377,7 @@ def choice(
     split: str|None = None,  # to choose from; None: `shown_split`
     stage: str = 'cams',  # whose masks decide, of `EVALUATED`
 ) -> tuple:  # (split, {position in it: why}, sentence that states the rule)
-    "The pictures of a page."
+    "The pictures of a page"
     runs, names = list(shown_runs.values()), list(shown_runs)
     split = split or shown_split(runs[0])
     samples = runs[0].samples(split)
@@ -393,7 +393,7 @@ def told_class(
     cams: dict,  # {mask id: map} of one method
     mask: torch.Tensor|None = None,  # true class ids (H, W)
 ) -> int|None:  # a mask id; None where no class is given
-    "The class whose CAM is shown: of those given the largest in the mask, or without a mask the one with the most evidence."
+    "The class whose CAM is shown: of those given the largest in the mask, or without a mask the one with the most evidence"
     if not cams: return None
     size = {c: float(cams[c].sum()) for c in cams} if mask is None else {c: int((mask == c).sum()) for c in cams}
     return max(size, key=size.get)
@@ -403,7 +403,7 @@ def column(
     title: str,  # above
     *pictures,  # <figure>s
 ) -> html.FT:
-    "Pictures that belong together: one above the other, or side by side on a phone."
+    "Pictures that belong together: one above the other, or side by side on a phone"
     return html.Div(html.H4(title), *pictures, cls='column')
 
 def named_mask(
@@ -411,14 +411,14 @@ def named_mask(
     mask: torch.Tensor,  # class ids (H, W) of the picture before it was made smaller
     classes: list,  # names of the C foreground classes
 ) -> np.ndarray:  # uint8 (H, W, 3)
-    "The mask's colours over the picture, with the names of the classes in one line each."
+    "The mask's colours over the picture, with the names of the classes in one line each"
     return mask_overlay(picture, shrunk(mask.numpy().astype(np.uint8), picture.shape[1]), [' '.join(c.split()) for c in classes])
 
 def labels_of(
     samples: Samples,
     i: int,  # position
 ) -> str:
-    "The names of the classes that a picture is said to hold."
+    "The names of the classes that a picture is said to hold"
     return ', '.join(class_name(k, samples.classes) for k in samples.label_ids(i))
 
 def given(
@@ -426,7 +426,7 @@ def given(
     i: int,  # position
     width: int = 320,  # most pixels a picture
 ) -> dict:  # {what: <figure>}, one or two
-    "The picture, and its true mask where there is one."
+    "The picture, and its true mask where there is one"
     picture, mask = shrunk(rgb(samples.image(i)), width), samples.mask(i)
     found = {'picture': shown(picture, f'picture {samples.ids[i]} with {labels_of(samples, i)}')}
     if mask is not None: found['true mask'] = shown(named_mask(picture, mask, samples.classes), f'true mask of {samples.ids[i]}')
@@ -437,7 +437,7 @@ def given_column(
     i: int,  # position
     width: int = 320,  # most pixels a picture
 ) -> html.FT:
-    "The picture and its true mask, in one column."
+    "The picture and its true mask, in one column"
     return column('given', *[html.Figure(*figure.children, html.Figcaption(what)) for what, figure in given(samples, i, width).items()])
 
 # %% ../../nbs/report/01_page.ipynb #3d259e9c
@@ -450,7 +450,7 @@ def cam_figure(
     kind: str = 'CAM',  # of map
     width: int = 320,  # most pixels a picture
 ) -> html.FT:
-    "The map of one class over the picture."
+    "The map of one class over the picture"
     picture, what = rgb(samples.image(i)), class_name(told, samples.classes) if told else 'no class'
     found = cams[told] if told in cams else torch.zeros(picture.shape[:2])
     return shown(overlay(shrunk(picture, width), found), f'{kind} of {what} by {name}, picture {samples.ids[i]}', f'{kind} of {what}{", all zero" * (not found.any())}')
@@ -463,7 +463,7 @@ def mask_figure(
     what: str = 'mask',  # caption
     width: int = 320,  # most pixels a picture
 ) -> html.FT:
-    "The mask over the picture; the caption says the mIoU within the picture, and where there is nothing to see."
+    "The mask over the picture; the caption says the mIoU within the picture, and where there is nothing to see"
     true = samples.mask(i)
     fit = [] if true is None else [f'mIoU\N{NO-BREAK SPACE}{100 * ConfusionMatrix(len(samples.classes) + 1).update(mask, true).miou():.0f}']
     return shown(named_mask(shrunk(rgb(samples.image(i)), width), mask, samples.classes), f'mask by {name}, picture {samples.ids[i]}', ', '.join([what] * bool(what) + ['all background'] * (not mask.any()) + fit))
@@ -477,7 +477,7 @@ def method_column(
     told: int|None,  # mask id of the class whose CAM is shown
     width: int = 320,  # most pixels a picture
 ) -> tuple:  # (element, mask (H, W) of class ids)
-    "A run's CAM of one class and its mask."
+    "A run's CAM of one class and its mask"
     samples, mask = run.samples(split), masks_of(run, split)(i)
     cam = cam_figure(samples, i, run.cams(split).get(samples.ids[i]), told, name, width=width)
     return column(name, cam, mask_figure(samples, i, mask, name, f'mask > {run.threshold():.2f}', width)), mask
@@ -488,7 +488,7 @@ def class_legend(
     classes: list,  # names of the C foreground classes
     maps: bool = True,  # whether there are maps, too
 ) -> html.FT:
-    "The names and colours of the ids, and the scale of the maps."
+    "The names and colours of the ids, and the scale of the maps"
     colour = lambda i: 'repeating-linear-gradient(45deg,#fff 0 4px,#999 4px 6px)' if i == 255 else 'rgb({},{},{})'.format(*palette()[i].tolist())
     keys = [html.Li(html.Span(cls='patch', style=f'background:{colour(i)}'), class_name(i, classes)) for i in sorted(ids - {0})]
     return html.Ul(*keys, *[html.Li('CAM: 0 ', html.Span(cls='patch scale'), ' 1')] * maps, cls='legend')
@@ -501,7 +501,7 @@ def card(
     columns: list,  # of `column`
     kind: str = 'columns',  # class of the box they are in
 ) -> html.FT:
-    "The columns of a picture under its name and its classes."
+    "The columns of a picture under its name and its classes"
     title = html.H3(samples.ids[i], html.Small(f' {labels_of(samples, i)}', f' · {why}' if why else ''))
     return html.Article(title, html.Div(*columns, cls=kind), style=f'--n:{len(columns)}')
 
@@ -512,7 +512,7 @@ def picture_card(
     why: str,  # it was chosen
     width: int = 320,  # most pixels a picture
 ) -> tuple:  # (element, set of the mask ids that occur)
-    "A picture, its true mask, and each method's CAM and mask."
+    "A picture, its true mask, and each method's CAM and mask"
     *_, last = shown_runs.values()
     samples = last.samples(split)
     true = samples.mask(i)
@@ -527,7 +527,7 @@ def pictures_part(
     chosen: dict,  # {position: why}
     width: int = 320,  # most pixels a picture
 ) -> html.FT:
-    "A card a picture, under the legend of the classes that occur."
+    "A card a picture, under the legend of the classes that occur"
     *_, last = shown_runs.values()
     cards, ids = zip(*[picture_card(shown_runs, split, i, why, width) for i, why in chosen.items()])
     return html.Div(class_legend(set().union(*ids), last.classes), html.Div(*cards, cls='cards'))
@@ -540,7 +540,7 @@ def way_table(
     rows: list,  # of `result_rows` or `compare`
     tried: str = 'held-out',  # the pictures that the segmenter is tried on
 ) -> html.FT:
-    "mIoU of each stage's maps or masks, for the methods that went beyond their CAMs; mean ± sample standard deviation where there are several seeds."
+    "mIoU of each stage's maps or masks, for the methods that went beyond their CAMs; mean ± sample standard deviation where there are several seeds"
     groups = {t: g for t, g in by_title(rows).items() if any(r.get(k) for r in g for k in AFTER)}
     parts = [p for p in _WAY if any(r.get(p) for g in groups.values() for r in g)]
     lines = [html.Tr(html.Th(t, scope='row'), *[html.Td(mean_spread([r[p]['miou'] for r in g if r.get(p)])) for p in parts]) for t, g in groups.items()]
@@ -556,7 +556,7 @@ def way_protocol(
     tried: str = 'held-out',  # the pictures that the segmenter is tried on
     upper: tuple = (),  # names of the methods whose segmenter learned the true masks
 ) -> html.FT:
-    "What the figures of `way_table` mean, in a few sentences."
+    "What the figures of `way_table` mean, in a few sentences"
     text, has = [], {p for p in _WAY if means(rows, p)}
     if has & {*AFTER} - {*_TRIED}: text += ['mIoU in percent. CAMs, maps after the walk and pseudo-labels are those of the training pictures, compared with ', html.B('true masks that the training never saw'),
         '; maps are cut at the threshold that is best on these same masks, pseudo-labels at the score of the recipe. ']
@@ -573,7 +573,7 @@ def stage_column(
     told: int|None,  # mask id of the class whose map is shown
     width: int = 320,  # most pixels a picture
 ) -> tuple:  # (element, set of the mask ids that occur)
-    "What a stage made of a picture: the map of one class, or the mask."
+    "What a stage made of a picture: the map of one class, or the mask"
     samples, about = run.samples(split), find_stage(stage)
     name = f'{run.title}, {about.one}'
     if about.product == 'maps':
@@ -590,7 +590,7 @@ def way_card(
     why: str,  # it was chosen
     width: int = 320,  # most pixels a picture
 ) -> tuple:  # (element, set of the mask ids that occur)
-    "A picture, what each stage made of it, and its true mask."
+    "A picture, what each stage made of it, and its true mask"
     samples = run.samples(split)
     true = samples.mask(i)
     first = next((s for s in stages if find_stage(s).product == 'maps'), None)
@@ -604,7 +604,7 @@ def way_choice(
     shown_runs: dict,  # {name: run}
     pictures: int = 4,  # how many of each split
 ) -> tuple:  # (run that went furthest, [(stages of a split, split, {position: why}, sentence)]); None and nothing where none went beyond its CAMs
-    "The pictures that show the way from CAM to segmenter."
+    "The pictures that show the way from CAM to segmenter"
     went = {name: finished(run) for name, run in shown_runs.items()}
     far = [name for name in reversed(went) if {*AFTER} & {*went[name]}]
     if not far: return None, []
@@ -622,7 +622,7 @@ def way_part(
     upper: tuple = (),  # names of the methods whose segmenter learned the true masks
     width: int = 320,  # most pixels a picture
 ) -> list:  # of elements
-    "The table of stages where there are figures, and the cards under the legend of the classes that occur."
+    "The table of stages where there are figures, and the cards under the legend of the classes that occur"
     made, ids = [], set()
     for stages, split, chosen, about in ways:
         cards, occur = zip(*[way_card(run, split, stages, i, why, width) for i, why in chosen.items()]) if chosen else ([], [])
@@ -638,7 +638,7 @@ _DATA = dict(scenes='Scenes (generated)', cutouts='cut-outs over photographs', v
 def described(
     run: Run,
 ) -> dict:  # {what: in words}
-    "The settings that matter, of the data and of every stage that is done."
+    "The settings that matter, of the data and of every stage that is done"
     r, done = run.recipe, finished(run)
     count = lambda s: f'{len(run.samples(s))} ({s or "all"})'
     weights = dict(imagenet='ImageNet weights', random='random weights').get(r.pretrained, Path(r.pretrained).name)
@@ -660,7 +660,7 @@ def _classes(run):
 def defined(
     terms: dict,  # {what: in words}
 ) -> html.FT:
-    "The terms and their meanings as a definition list."
+    "The terms and their meanings as a definition list"
     return html.Dl(*[html.Div(html.Dt(k), html.Dd(v)) for k, v in terms.items()])
 
 def about_part(
@@ -668,7 +668,7 @@ def about_part(
     rows: list,  # of `result_rows` or `compare`
     comparison: dict|None = None,  # of `compare`: its command, date, versions and device are taken
 ) -> html.FT:
-    "What was done, with what, and the whole recipe unfolding below."
+    "What was done, with what, and the whole recipe unfolding below"
     made, terms = dict(date=str(date.today()), **environment()) | (comparison or {}), {'methods': ', '.join(groups)}
     for said in sorted((described(runs[-1]) for runs in groups.values()), key=len, reverse=True):
         for k, v in said.items(): terms.setdefault(k, v)
@@ -681,14 +681,14 @@ def about_part(
 def recipe_parts(
     r: Recipe,
 ) -> dict:  # {title: {field: value}}
-    "The fields of a recipe by the part they belong to; what all share comes first."
+    "The fields of a recipe by the part they belong to; what all share comes first"
     own = {part: fields_of(r, part) for part in PARTS}
     return {'shared by all': {k: v for k, v in fields_of(r).items() if '.' not in k}} | own
 
 def recipe_table(
     run: Run,
 ) -> html.FT:
-    "Every field of the recipe, its value and its meaning, by stages."
+    "Every field of the recipe, its value and its meaning, by stages"
     word = lambda k, v: Path(v).name if k in ('data.root', 'data.labels', 'data.masks', 'data.classes', 'pretrain.root') else 'none' if v is None else ', '.join(map(str, v)) if isinstance(v, tuple) else str(v)
     meaning, done = explain(), finished(run)
     line = lambda k, v: html.Tr(html.Th(k, scope='row'), html.Td(word(k, v)), html.Td(meaning.get(k)))
@@ -734,13 +734,13 @@ def section(
     title: str,
     *content,  # elements
 ) -> html.FT:
-    "A part of the page under its heading."
+    "A part of the page under its heading"
     return html.Section(html.H2(title), *content, id=title.lower().replace(' ', '-'))
 
 def contents(
     sections: list,  # of `section`
 ) -> html.FT:
-    "Links to the parts of the page."
+    "Links to the parts of the page"
     return html.Nav(*[html.A(s.children[0].children[0], href=f"#{s.attrs['id']}") for s in sections], aria_label='contents')
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"  # a browser runs nothing, loads nothing and sends nothing
@@ -749,7 +749,7 @@ def page(
     title: str,
     *content,  # elements
 ) -> str:
-    "A whole HTML document, with the style inside."
+    "A whole HTML document, with the style inside"
     head = html.Head(html.Meta(charset='utf-8'), html.Meta(http_equiv='Content-Security-Policy', content=POLICY), html.Meta(name='viewport', content='width=device-width, initial-scale=1'),
         html.Title(title), html.Style(html.Safe(STYLE)))
     foot = html.Footer(html.Small(f'Written by consistency_cam {consistency_cam.__version__}'))
@@ -761,14 +761,14 @@ _SPLITS = dict(train='training pictures', val='held-out pictures')
 def plots(
     *figures,  # of `shown`
 ) -> html.FT:
-    "Plots next to each other, below each other on a phone."
+    "Plots next to each other, below each other on a phone"
     return html.Div(*figures, cls='plots')
 
 def figures_parts(
     every: list,  # of `result_rows` or `compare`, with figures
     tried: str = 'held-out',  # the pictures that the segmenter is tried on
 ) -> list:  # of elements
-    "Results, and of the CAMs table, threshold curves and IoU bars."
+    "Results, and of the CAMs table, threshold curves and IoU bars"
     rows, lead = [r for r in every if r['train'] or r['val']], html.P(outcome(every, tried), cls='lead')
     if not rows: return [section('Results', lead, remarked(every))]
     splits = [s for s in _SPLITS if any(r[s] for r in rows)]
@@ -785,7 +785,7 @@ def figures_parts(
 def losses_parts(
     groups: dict,  # of `experiments`
 ) -> list:  # of one element, or none where there are no records
-    "The loss curves of all trainings."
+    "The loss curves of all trainings"
     found = [shown(fig, f'loss against step: {title}', html.B(title)) for title, fig in loss_curves(training_logs(groups)).items()]
     return [section('Losses', plots(*found))] if found else []
 
@@ -794,7 +794,7 @@ def page_title(
     groups: dict,  # of `experiments`
     rows: list,  # of `result_rows` or `compare`
 ) -> tuple:  # title; a line below it
-    "What the page is about, with the segmenter's mIoU where there is one."
+    "What the page is about, with the segmenter's mIoU where there is one"
     run, told = list(groups.values())[-1][0], [n for n, runs in groups.items() if has_maps(runs[0])]
     r, count, names = run.recipe, lambda s, kind: f'{len(run.samples(s))} {kind}', told or list(groups)
     pictures = ' and '.join([count(r.data.train, 'training')] + ([count(r.data.val, 'held-out')] if r.data.val else []))
@@ -811,7 +811,7 @@ def write_report(
     pictures: int = 8,  # how many to show side by side; half as many of each split from CAM to segmenter
     largest: int = 3_000_000,  # bytes; pictures are made smaller above it
 ) -> Path:
-    "Write the page of the runs; raises `InputError` where they do not belong on one page or have nothing to show."
+    "Write the page of the runs; raises `InputError` where they do not belong on one page or have nothing to show"
     groups = experiments(runs)
     rows = (comparison or {}).get('rows') or result_rows(groups)
     first, tried = {name: found[0] for name, found in groups.items()}, 'held-out' if runs[-1].recipe.data.val else 'training'

@@ -33,19 +33,24 @@ def batch_norm_fixed(
 class _Sum(torch.autograd.Function):
     "The sum over all processes, of values and of gradients"
     @staticmethod
-    def forward(ctx, x): dist.all_reduce(x := x.clone()); return x
+    def forward(ctx, x):
+        dist.all_reduce(x := x.clone())
+        return x
     @staticmethod
-    def backward(ctx, grad): dist.all_reduce(grad := grad.clone()); return grad
+    def backward(ctx, grad):
+        dist.all_reduce(grad := grad.clone())
+        return grad
 
 def _shared_norm(norm, x):
-    "x (B,C,h,w) normalised by the statistics of all processes' x, which have one size, and the running statistics moved"
+    "x (B,C,h,w) normalised by the statistics of all processes' x, of one size; the running statistics are moved"
     n, values = dist.get_world_size() * x.numel() // x.shape[1], x.float()
     mean = _Sum.apply(values.sum((0, 2, 3))) / n
     centred = values - mean[:, None, None]
     var = _Sum.apply(centred.square().sum((0, 2, 3))) / n
     with torch.no_grad():
         norm.num_batches_tracked += 1
-        norm.running_mean.lerp_(mean, norm.momentum); norm.running_var.lerp_(var * n / (n - 1), norm.momentum)
+        norm.running_mean.lerp_(mean, norm.momentum)
+        norm.running_var.lerp_(var * n / (n - 1), norm.momentum)
     scale = norm.weight * (var + norm.eps).rsqrt()
     return torch.addcmul(norm.bias[:, None, None], centred, scale[:, None, None]).to(x.dtype)
 
@@ -59,7 +64,8 @@ class _Shared:
 class SharedNorm2d(_Shared, Norm2d): "Batch norm that in training sees the pictures of all processes"
 class SharedNormAct2d(_Shared, NormAct2d): "The same for timm's batch norm with an activation"
 
-_SHARED = {nn.BatchNorm2d: SharedNorm2d, Norm2d: SharedNorm2d, BatchNormAct2d: SharedNormAct2d, NormAct2d: SharedNormAct2d}
+_SHARED = {nn.BatchNorm2d: SharedNorm2d, Norm2d: SharedNorm2d, BatchNormAct2d: SharedNormAct2d,
+    NormAct2d: SharedNormAct2d}
 
 # %% ../../nbs/tools/06_batchnorm.ipynb #37605b17
 def synchronise(

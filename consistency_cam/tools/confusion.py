@@ -18,7 +18,7 @@ def class_ids(
     ignore: int = 255,  # the id of void pixels
     what: str = 'mask',  # how an error names the mask
 ) -> torch.Tensor:  # int64 of the same shape: 0..C-1, and C where the mask is void
-    "`mask` as indices into a table of counts; `InputError` where a value is no class."
+    "`mask` as indices into a table of counts; `InputError` where a value is no class"
     mask = mask if torch.is_tensor(mask) else torch.as_tensor(np.array(mask))
     if mask.is_floating_point(): raise InputError(f'{what} holds {mask.dtype}, not class ids: take the argmax first')
     ids = mask.long()
@@ -35,7 +35,7 @@ def count_pairs(
     target: torch.Tensor,  # int64 indices 0..C, same shape
     num_classes: int,  # classes C
 ) -> torch.Tensor:  # int64 (C, C+1): true class by predicted class, void last
-    "How often each true class was called each class, the target's void pixels left out."
+    "How often each true class was called each class, the target's void pixels left out"
     n = num_classes + 1
     return torch.bincount((target * n + pred).flatten(), minlength=n * n).view(n, n)[:num_classes]
 
@@ -43,14 +43,14 @@ def count_pairs(
 def class_iou(
     counts: torch.Tensor,  # (..., C, C+1) true class by predicted class, void last
 ) -> torch.Tensor:  # float64 (..., C); nan for a class that never occurs
-    "TP / (TP + FP + FN) of each class."
+    "TP / (TP + FP + FN) of each class"
     classes = counts[..., :-1]
     hits = classes.diagonal(dim1=-2, dim2=-1)
     return hits.double() / (counts.sum(-1) + classes.sum(-2) - hits)
 
 # %% ../../nbs/tools/04_confusion.ipynb #aa1637dc
 class ConfusionMatrix:
-    "Counts of (true class, predicted class) over a data set, and the IoU that follows from them."
+    "Counts of (true class, predicted class) over a data set, and the IoU that follows from them"
     def __init__(
         self,
         num_classes: int,  # classes C, background among them (VOC: 21)
@@ -65,7 +65,7 @@ class ConfusionMatrix:
         target,  # true class ids, same shape
         name: str = '',  # the picture's id, for errors
     ) -> 'ConfusionMatrix':  # itself
-        "Counts of one more picture or batch; `InputError` for ids out of range or unequal shapes."
+        "Counts of one more picture or batch; `InputError` for ids out of range or unequal shapes"
         target = class_ids(target, self.num_classes, self.ignore, f'{name} target'.strip())
         pred = class_ids(pred, self.num_classes, self.ignore, f'{name} prediction'.strip()).to(target.device)
         if pred.shape != target.shape:
@@ -76,7 +76,7 @@ class ConfusionMatrix:
 # %% ../../nbs/tools/04_confusion.ipynb #63698adf
 @patch
 def iou(self: ConfusionMatrix) -> torch.Tensor:  # float64 (C,), nan for a class that never occurs
-    "Intersection over union of each class."
+    "Intersection over union of each class"
     return class_iou(self.matrix)
 
 @patch
@@ -84,12 +84,12 @@ def miou(
     self: ConfusionMatrix,
     background: bool = True,  # count the background among the classes
 ) -> float:  # 0..1; nan before anything is counted
-    "Mean IoU over the classes that occur in targets or predictions."
+    "Mean IoU over the classes that occur in targets or predictions"
     return self.iou()[0 if background else 1:].nanmean().item()
 
 @patch
 def absent(self: ConfusionMatrix) -> list:  # class ids
-    "Classes that occur neither in the targets nor in the predictions, and are left out of the mean."
+    "Classes that occur neither in the targets nor in the predictions, and are left out of the mean"
     return self.iou().isnan().nonzero().flatten().tolist()
 
 # %% ../../nbs/tools/04_confusion.ipynb #4b00109e
@@ -98,7 +98,7 @@ def per_class(
     self: ConfusionMatrix,
     classes: list,  # names of the C classes, or of the C-1 foreground classes
 ) -> dict:  # {class name: IoU 0..1}, nan for a class that never occurs
-    "IoU by class name; `InputError` where the number of names does not fit."
+    "IoU by class name; `InputError` where the number of names does not fit"
     names = ['background'] * (len(classes) == self.num_classes - 1) + list(classes)
     if len(names) != self.num_classes:
         raise InputError(f'{len(classes)} class names for {self.num_classes} classes, background among them')
@@ -108,7 +108,7 @@ def per_class(
 # %% ../../nbs/tools/04_confusion.ipynb #849a743e
 @patch
 def __add__(self: ConfusionMatrix, other: ConfusionMatrix) -> ConfusionMatrix:
-    "The counts of both; `InputError` where they count different classes."
+    "The counts of both; `InputError` where they count different classes"
     if (self.num_classes, self.ignore) != (other.num_classes, other.ignore):
         raise InputError(f'a matrix of {self.num_classes} classes (void {self.ignore}) and one of {other.num_classes} (void {other.ignore}) do not add')
     both = ConfusionMatrix(self.num_classes, self.ignore)
@@ -118,7 +118,7 @@ def __add__(self: ConfusionMatrix, other: ConfusionMatrix) -> ConfusionMatrix:
 # %% ../../nbs/tools/04_confusion.ipynb #5d2e7a12
 @patch
 def shows_background(self: ConfusionMatrix) -> bool:
-    "Whether any pixel of the targets is background."
+    "Whether any pixel of the targets is background"
     return bool(self.matrix[0].any())
 
 @patch
@@ -126,29 +126,39 @@ def remarks(
     self: ConfusionMatrix,
     classes: list,  # names of the C-1 foreground classes
 ) -> list:  # of sentences; empty where the mean is what it seems to be
-    "What a mean IoU over these counts does not tell by itself."
+    "Remarks on what a mean IoU over these counts does not tell by itself"
     true, predicted, said = self.matrix.sum(1), self.matrix.sum(0), []
-    if not true[1:].any(): said.append('the true masks show no class, only background or void (0 and 255), so there is nothing to find; where they are drawn black and white, make the class 1')
-    elif not true[0]: said.append(f'no true mask has background, which is counted as a class of IoU {100 * self.iou()[0].nan_to_num(0):.1f}; without it the mean IoU is {100 * self.miou(False):.1f}')
+    if not true[1:].any():
+        said.append('the true masks show no class, only background or void (0 and 255), so there is nothing to find; '
+            'where they are drawn black and white, make the class 1')
+    elif not true[0]:
+        background = 100 * self.iou()[0].nan_to_num(0)
+        said.append(f'no true mask has background, which is counted as a class of IoU {background:.1f}; '
+            f'without it the mean IoU is {100 * self.miou(False):.1f}')
     if true[1:].any() and not predicted[1:-1].any():
-        said.append('background in every picture: no class was found anywhere' if not predicted[-1] else 'the predicted masks hold background or void only (0 and 255), and no class')
-    if other := _other_order(class_overlaps(self.matrix)): said.append('the predicted masks fit better in another order, are their classes numbered otherwise? ' + ', '.join(f'id {a} lies where {classes[b - 1]!r} is' for a, b in other.items() if a != b))
+        said.append('background in every picture: no class was found anywhere' if not predicted[-1]
+            else 'the predicted masks hold background or void only (0 and 255), and no class')
+    if other := _other_order(class_overlaps(self.matrix)):
+        said.append('the predicted masks fit better in another order, are their classes numbered otherwise? '
+            + ', '.join(f'id {a} lies where {classes[b - 1]!r} is' for a, b in other.items() if a != b))
     return said
 
 def class_overlaps(
     counts: torch.Tensor,  # (C, C+1) true class by predicted class, void last
 ) -> torch.Tensor:  # float64 (C-1, C-1), nan where neither occurs
-    "IoU of each true foreground class with each predicted one."
+    "IoU of each true foreground class with each predicted one"
     both = counts[1:, 1:-1].double()
     return both / (counts.sum(1)[1:, None] + counts.sum(0)[None, 1:-1] - both)
 
 def _other_order(overlaps):
-    "{predicted id: true id} by the greatest overlaps, where that gives more than thrice the mean IoU and .3; else empty"
+    "{predicted id: true id} by the greatest overlaps, where these give more than thrice the mean IoU and .3"
     left, found = overlaps.nan_to_num(0).clone(), {}
     for _ in range(len(left)):
         b, a = divmod(left.argmax().item(), len(left))
         if left[b, a] <= 0: break
-        found[a + 1] = b + 1; left[b], left[:, a] = -1, -1
+        found[a + 1] = b + 1
+        left[b], left[:, a] = -1, -1
     there = max((~overlaps.diagonal().isnan()).sum().item(), 1)
-    best, own = sum(overlaps[b - 1, a - 1].item() for a, b in found.items()) / there, overlaps.diagonal().nansum().item() / there
+    best = sum(overlaps[b - 1, a - 1].item() for a, b in found.items()) / there
+    own = overlaps.diagonal().nansum().item() / there
     return dict(sorted(found.items())) if best > max(.3, 3 * own) else {}

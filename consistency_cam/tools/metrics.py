@@ -18,7 +18,7 @@ def winners(
     size: tuple,  # (H, W) of the picture
     name: str = '',  # the picture's id, for errors
 ) -> tuple:  # K ascending mask ids; the winner's place among them, int64 (H, W); its value, float32 (H, W)
-    "The strongest class of each pixel, the lower id on a tie; `InputError` for a map of another size or with nan."
+    "The strongest class of each pixel, the lower id on a tie; `InputError` for a map of another size or with nan"
     cams = cams or {1: torch.full(size, -torch.inf)}
     ids = sorted(cams)
     maps = [torch.as_tensor(cams[i]).float() for i in ids]
@@ -35,7 +35,7 @@ def cam_mask(
     threshold: float|torch.Tensor,  # the background's score, or map of scores (H, W)
     size: tuple,  # (H, W) of the picture
 ) -> torch.Tensor:  # int64 (H, W)
-    "The strongest class where it exceeds the threshold, else background."
+    "The strongest class where it exceeds the threshold, else background"
     ids, winner, value = winners(cams, size)
     return torch.where(value > threshold, torch.tensor(ids, device=value.device)[winner], 0)
 
@@ -43,7 +43,7 @@ def cam_mask(
 THRESHOLDS = torch.arange(80).double() / 100  # that CAMs are measured at, unless others are asked for: 0, 0.01, …, 0.79
 
 class ThresholdSweep:
-    "Confusion matrices of CAMs at many thresholds, from one histogram over (true class, winner, bin)."
+    "Confusion matrices of CAMs at many thresholds, from one histogram over (true class, winner, bin)"
     def __init__(
         self,
         num_classes: int,  # classes C, background among them (VOC: 21)
@@ -63,9 +63,10 @@ class ThresholdSweep:
         target,  # true class ids (H, W)
         name: str = '',  # the picture's id, for errors
     ) -> 'ThresholdSweep':  # itself
-        "Counts of one more picture at all thresholds; `InputError` for ids out of range or unequal shapes."
+        "Counts of one more picture at all thresholds; `InputError` for ids out of range or unequal shapes"
         n = self.num_classes
-        if not set(cams) <= set(range(1, n)): raise InputError(f'{name} CAMs have ids {sorted(cams)}; a class is 1 to {n - 1}'.strip())
+        if not set(cams) <= set(range(1, n)):
+            raise InputError(f'{name} CAMs have ids {sorted(cams)}; a class is 1 to {n - 1}'.strip())
         target = class_ids(target, n, self.ignore, f'{name} target'.strip())
         ids, winner, value = winners(cams, target.shape, name)
         bin = torch.bucketize(value, self.edges.to(value.device))
@@ -78,7 +79,7 @@ class ThresholdSweep:
 # %% ../../nbs/tools/05_metrics.ipynb #69e8731b
 @patch
 def matrices(self: ThresholdSweep) -> torch.Tensor:  # int64 (T, C, C+1): true class by predicted class, void last
-    "The confusion matrix at each threshold."
+    "The confusion matrix at each threshold"
     above = self.counts.flip(-1).cumsum(-1).flip(-1)[..., 1:]  # foreground of each class: bins past the threshold
     background = self.counts.sum((1, 2))[:, None] - above.sum(1)
     pred = torch.stack([background, *above.unbind(1)[1:], torch.zeros_like(background)], 1)
@@ -86,13 +87,13 @@ def matrices(self: ThresholdSweep) -> torch.Tensor:  # int64 (T, C, C+1): true c
 
 @patch
 def miou(self: ThresholdSweep) -> torch.Tensor:  # float64 (T,), 0..1
-    "The mean IoU at each threshold."
+    "The mean IoU at each threshold"
     return class_iou(self.matrices()).nanmean(-1)
 
 # %% ../../nbs/tools/05_metrics.ipynb #64e6aa1f
 @patch
 def best(self: ThresholdSweep) -> tuple:  # (threshold, mIoU 0..1)
-    "The threshold of the highest mIoU, the lowest such threshold on a tie."
+    "The threshold of the highest mIoU, the lowest such threshold on a tie"
     miou = self.miou()
     i = miou.nan_to_num(-1).argmax()
     return self.thresholds[i].item(), miou[i].item()
@@ -102,22 +103,23 @@ def at(
     self: ThresholdSweep,
     threshold: float,  # one of the sweep's thresholds
 ) -> ConfusionMatrix:
-    "The confusion matrix at one threshold; `InputError` where the sweep did not count it."
+    "The confusion matrix at one threshold; `InputError` where the sweep did not count it"
     hit = (self.edges == torch.tensor(threshold, dtype=torch.float32)).nonzero()
-    if not len(hit): raise InputError(f'threshold {threshold} was not counted; the sweep has {len(self.edges)} from {self.thresholds[0]:g} to {self.thresholds[-1]:g}')
+    if not len(hit):
+        raise InputError(f'threshold {threshold} was not counted; the sweep has {len(self.edges)} from {self.thresholds[0]:g} to {self.thresholds[-1]:g}')
     cm = ConfusionMatrix(self.num_classes, self.ignore)
     cm.matrix = self.matrices()[hit.item()]
     return cm
 
 @patch
 def curve(self: ThresholdSweep) -> tuple:  # T thresholds and T mIoUs 0..1, as lists
-    "mIoU against threshold, to draw or to store."
+    "mIoU against threshold, to draw or to store"
     return self.thresholds.tolist(), self.miou().tolist()
 
 # %% ../../nbs/tools/05_metrics.ipynb #792b9670
 @patch
 def __add__(self: ThresholdSweep, other: ThresholdSweep) -> ThresholdSweep:
-    "The counts of both; `InputError` where classes or thresholds differ."
+    "The counts of both; `InputError` where classes or thresholds differ"
     if (self.num_classes, self.ignore) != (other.num_classes, other.ignore) or not torch.equal(self.edges, other.edges):
         raise InputError('sweeps over different classes or thresholds do not add')
     both = ThresholdSweep(self.num_classes, self.thresholds, self.ignore)

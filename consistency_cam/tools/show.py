@@ -21,7 +21,7 @@ from ..datasets.samples import InputError, palette
 def rgb(
     image,  # uint8 tensor (3, H, W), array (H, W, 3) or grey (H, W), or a Pillow picture
 ) -> np.ndarray:  # uint8 (H, W, 3)
-    "The picture as an array; `InputError` for other types or shapes."
+    "The picture as an array; `InputError` for other types or shapes"
     if isinstance(image, Image.Image): return np.array(image.convert('RGB'))
     array = np.asarray(image.detach().cpu() if torch.is_tensor(image) else image)
     if torch.is_tensor(image) and image.ndim == 3: array = np.moveaxis(array, 0, -1)
@@ -32,7 +32,7 @@ def rgb(
 
 # %% ../../nbs/tools/08_show.ipynb #e97763b7
 class Plot(Figure):
-    "A matplotlib figure of its own, that notebooks show as a picture."
+    "A matplotlib figure of its own, that notebooks show as a picture"
     def __init__(self, figsize, layout=None): super().__init__(figsize=figsize, dpi=72, layout=layout)
     def _repr_png_(self): return to_png(self)
 
@@ -41,10 +41,13 @@ def to_png(
     picture,  # a figure, or anything that `rgb` takes
     dpi: int = 72,  # pixels an inch, for figures
 ) -> bytes:
-    "The figure or picture as PNG, nothing cut off."
+    "The figure or picture as PNG, nothing cut off"
     file = io.BytesIO()
-    if isinstance(picture, Figure): picture.savefig(file, format='png', dpi=dpi, bbox_inches='tight', metadata={'Software': None})
-    else: Image.fromarray(rgb(picture)).save(file, 'PNG', compress_level=1)  # four times as fast as the default, an eighth larger
+    if isinstance(picture, Figure):
+        picture.savefig(file, format='png', dpi=dpi, bbox_inches='tight', metadata={'Software': None})
+    else:
+        # four times as fast as the default, an eighth larger
+        Image.fromarray(rgb(picture)).save(file, 'PNG', compress_level=1)
     return file.getvalue()
 
 # %% ../../nbs/tools/08_show.ipynb #63c2c887
@@ -54,10 +57,10 @@ def grid(
     row_titles: list = None,  # one left of each row
     size: float = 2.2,  # width of a picture, inches
 ) -> Figure:
-    "Pictures in rows and columns, each row as high as its tallest picture."
+    "Pictures in rows and columns, each row as high as its tallest picture"
     rows = [[None if p is None else rgb(p) for p in row] for row in rows]
     tall = [max([p.shape[0] / p.shape[1] for p in row if p is not None], default=.1) for row in rows]
-    wrap = lambda title, width: textwrap.fill(title, max(8, int(width * 11.5)), break_on_hyphens=False)
+    def wrap(title, width): return textwrap.fill(title, max(8, int(width * 11.5)), break_on_hyphens=False)
     col_titles, gap, left = [wrap(title, size) for title in col_titles or []], .08, .35 * bool(row_titles)
     above = max([.1 + .18 * (1 + title.count('\n')) for title in col_titles], default=0)
     fig = Plot((left + max(map(len, rows)) * (size + gap), above + sum(tall) * size + len(rows) * gap))
@@ -77,7 +80,7 @@ def heat(
     cam,  # map (H, W), 0..1: tensor or array
     cmap: str = 'inferno',  # a perceptual colour map: inferno, magma, viridis
 ) -> np.ndarray:  # uint8 (H, W, 3)
-    "The map in colour, dark for 0 and bright for 1; `InputError` where it is no map."
+    "The map in colour, dark for 0 and bright for 1; `InputError` where it is no map"
     cam = np.asarray(cam.detach().cpu().float() if torch.is_tensor(cam) else cam, dtype=float)
     if cam.ndim != 2: raise InputError(f'a CAM of {cam.shape} is no map; give one class, (H, W)')
     return colormaps[cmap](cam, bytes=True)[..., :3]
@@ -89,7 +92,7 @@ def overlay(
     alpha: float = .5,  # share of the heat, 0..1
     cmap: str = 'inferno',  # a perceptual colour map
 ) -> np.ndarray:  # uint8 (H, W, 3)
-    "The CAM's heat over the picture in grey."
+    "The CAM's heat over the picture in grey"
     picture, cam = rgb(image), torch.as_tensor(cam).float()
     if cam.ndim == 2 and cam.shape != picture.shape[:2]:
         cam = interpolate(cam[None, None], size=picture.shape[:2], mode='bilinear')[0, 0]
@@ -101,18 +104,19 @@ def mask_ids(
     mask,  # class ids and 255 (H, W): integer tensor, array or palette picture
     size: tuple = None,  # (H, W) of the picture it belongs to
 ) -> np.ndarray:  # int (H, W)
-    "The mask as an array of ids; `InputError` where it is none, or not of the picture's size."
+    "The mask as an array of ids; `InputError` where it is none, or not of the picture's size"
     ids = np.asarray(mask.cpu() if torch.is_tensor(mask) else mask)
     if ids.ndim != 2 or ids.dtype.kind not in 'ui' or ids.min() < 0 or ids.max() > 255:
         raise InputError(f'a mask of {ids.dtype} {ids.shape}; give integer ids 0 to 255, (H, W)')
-    if size is not None and ids.shape != tuple(size): raise InputError(f'mask is {ids.shape}, its picture {tuple(size)}: resize the mask')
+    if size is not None and ids.shape != tuple(size):
+        raise InputError(f'mask is {ids.shape}, its picture {tuple(size)}: resize the mask')
     return ids.astype(int)
 
 
 def mask_rgb(
     mask,  # class ids and 255 (H, W)
 ) -> np.ndarray:  # uint8 (H, W, 3)
-    "The mask in VOC's colours; unsure pixels (255) white with grey stripes."
+    "The mask in VOC's colours; unsure pixels (255) white with grey stripes"
     ids = mask_ids(mask)
     shown = palette().numpy().astype(np.uint8)[ids]
     y, x = np.nonzero(ids == 255)
@@ -127,7 +131,7 @@ def class_name(
     i: int,  # mask id: 0 background, 1..C, or 255
     classes: list,  # names of the C foreground classes
 ) -> str:
-    "The name of a mask id; `InputError` for an id past the last class."
+    "The name of a mask id; `InputError` for an id past the last class"
     if i in (0, 255): return 'background' if i == 0 else 'unsure'
     if not 0 < i <= len(classes): raise InputError(f'mask id {i} has no name: there are {len(classes)} classes')
     return classes[i - 1]
@@ -138,10 +142,13 @@ def legend(
     classes: list,  # names of the C foreground classes
     masks: list,  # masks shown in the figure, (H, W) each: their ids are listed
 ) -> Figure:  # the same figure
-    "The figure with the names and colours of all ids in the masks."
+    "The figure with the names and colours of all ids in the masks"
     colours = palette().numpy() / 255
     ids = sorted({int(i) for m in masks for i in np.unique(mask_ids(m))})
-    patches = [Patch(label=class_name(i, classes), facecolor='white' if i == 255 else colours[i], edgecolor='grey', hatch='////' * (i == 255)) for i in ids]
+    def patch(id):
+        colour = 'white' if id == 255 else colours[id]
+        return Patch(label=class_name(id, classes), facecolor=colour, edgecolor='grey', hatch='////' * (id == 255))
+    patches = [patch(id) for id in ids]
     columns = max(1, int(fig.get_figwidth() * 72 / (45 + 6.5 * max(len(p.get_label()) for p in patches))))
     fig.legend(handles=patches, ncols=columns, **BELOW)
     return fig
@@ -152,7 +159,7 @@ def write_names(
     mask: np.ndarray,  # ids (H, W)
     classes: list,  # names of the C foreground classes
 ) -> np.ndarray:  # uint8 (H, W, 3)
-    "The picture with each class's name at the pixel of its region nearest to the region's middle."
+    "The picture with each class's name at the pixel of its region nearest to the region's middle"
     image = Image.fromarray(picture)
     draw, size = ImageDraw.Draw(image), max(11, max(mask.shape) // 14)
     for i in set(np.flatnonzero(np.bincount(mask.ravel())).tolist()) - {0, 255}:
@@ -160,7 +167,8 @@ def write_names(
         y, x = points[((points - points.mean(0)) ** 2).sum(1).argmin()]
         half = draw.textlength(name, ImageFont.load_default(size)) / 2 + 2
         x = min(max(x, half), mask.shape[1] - half)
-        draw.text((x, y), name, 'white', ImageFont.load_default(size), 'mm', stroke_width=max(1, size // 10), stroke_fill='black')
+        draw.text((x, y), name, 'white', ImageFont.load_default(size), 'mm', stroke_width=max(1, size // 10),
+            stroke_fill='black')
     return np.array(image)
 
 
@@ -170,7 +178,7 @@ def mask_overlay(
     classes: list = None,  # names of the C foreground classes, written on their regions
     alpha: float = .55,  # share of the mask's colour, 0..1
 ) -> np.ndarray:  # uint8 (H, W, 3)
-    "The picture with the mask's colours mixed in where it is not background."
+    "The picture with the mask's colours mixed in where it is not background"
     picture = rgb(image)
     ids = mask_ids(mask, picture.shape[:2])
     shown, inside = picture.copy(), ids > 0
@@ -182,10 +190,11 @@ def on_outline(
     ids: np.ndarray,  # mask ids (H, W)
     radius: int,  # pixels on either side
 ) -> np.ndarray:  # bool (H, W)
-    "Where a pixel within `radius` has another id."
+    "Where a pixel within `radius` has another id"
     below, right = np.zeros(ids.shape, bool), np.zeros(ids.shape, bool)
     below[:-1], right[:, :-1] = ids[1:] != ids[:-1], ids[:, 1:] != ids[:, :-1]
-    return _spread(_spread(below, 0, radius - 1, radius), 1, radius, radius) | _spread(_spread(right, 1, radius - 1, radius), 0, radius, radius)
+    across = _spread(_spread(below, 0, radius - 1, radius), 1, radius, radius)
+    return across | _spread(_spread(right, 1, radius - 1, radius), 0, radius, radius)
 
 
 def _spread(marks, axis, before, after):
@@ -202,7 +211,7 @@ def contour(
     mask,  # class ids and 255, (H, W); 255 is taken as background
     width: int = None,  # pixels on either side of the outline; by default 1/250 of the picture
 ) -> np.ndarray:  # uint8 (H, W, 3)
-    "The picture with the mask's outlines in white, rimmed with black."
+    "The picture with the mask's outlines in white, rimmed with black"
     picture = rgb(image).copy()
     ids = mask_ids(mask, picture.shape[:2])
     ids, width = np.where(ids == 255, 0, ids), width or max(1, round(max(ids.shape) / 250))
@@ -220,13 +229,14 @@ def curve(
     title: str = '',
     size: tuple = (6, 3),  # width and height, inches
 ) -> Figure:
-    "mIoU in percent against the threshold, a line a method, the best point of each marked and named."
+    "mIoU in percent against the threshold, one line per method, the best point of each marked and named"
     fig = Plot(size, 'constrained')
     ax = fig.subplots()
     for k, (name, (thresholds, mious)) in enumerate(curves.items()):
         thresholds, mious = np.asarray(thresholds), 100 * np.asarray(mious)
         best, colour = np.nanargmax(mious), OKABE_ITO[k % len(OKABE_ITO)]
-        ax.plot(thresholds, mious, DASHES[k % len(DASHES)], color=colour, lw=2, label=f'{name}: best {mious[best]:.1f} at {thresholds[best]:.2f}')
+        ax.plot(thresholds, mious, DASHES[k % len(DASHES)], color=colour, lw=2,
+            label=f'{name}: best {mious[best]:.1f} at {thresholds[best]:.2f}')
         ax.plot(thresholds[best], mious[best], 'o', color=colour, mec='white', ms=8)
     ax.set(xlabel='threshold', ylabel='mIoU (%)', title=title)
     ax.grid(alpha=.3)
@@ -240,14 +250,15 @@ def bars(
     title: str = '',
     width: float = 6.5,  # inches; the height follows the number of classes and methods
 ) -> Figure:
-    "IoU of each class in percent, a bar a method, and the mean over the classes that occur."
+    "IoU of each class in percent, a bar a method, and the mean over the classes that occur"
     names = list(next(iter(ious.values())))
     values = 100 * np.array([[row[c] for c in names] for row in ious.values()])
     values = np.hstack([values, np.nanmean(values, 1, keepdims=True)])
     fig = Plot((width, 1 + (len(names) + 1) * (.11 * len(ious) + .12)), 'constrained')
     ax, thick, y = fig.subplots(), .8 / len(ious), np.arange(len(names) + 1)
     for k, (method, row) in enumerate(zip(ious, values)):
-        ax.barh(y + thick * (k - (len(ious) - 1) / 2), np.nan_to_num(row), thick, color=OKABE_ITO[k % len(OKABE_ITO)], label=f'{method} ({row[-1]:.1f})')
+        ax.barh(y + thick * (k - (len(ious) - 1) / 2), np.nan_to_num(row), thick, color=OKABE_ITO[k % len(OKABE_ITO)],
+            label=f'{method} ({row[-1]:.1f})')
     absent = np.isnan(values).all(0)
     ax.set_yticks(y, [f'{n} (absent)' if a else n for n, a in zip(names + ['mean'], absent)])
     ax.set(xlabel='IoU (%)', title=title, xlim=(0, 100), ylim=(len(names) + .6, -.6))
@@ -262,5 +273,5 @@ def bars(
 def data_uri(
     png: bytes,  # as from `to_png`
 ) -> str:
-    "The picture as an address that holds all of it, for `<img src=...>`."
+    "The picture as an address that holds all of it, for `<img src=...>`"
     return 'data:image/png;base64,' + base64.b64encode(png).decode()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 # %% ../../nbs/tools/01_stage.ipynb #78c441df
 @dataclass(frozen=True)
 class Training:
-    "A stage's own settings of its training; the defaults are the classifier's (Section 4.1, and Puzzle-CAM for what it leaves open)"
+    "A stage's settings of its training; the defaults are the classifier's (Section 4.1, and Puzzle-CAM)"
     epochs: int = 15  # passes over the training pictures
     batch_size: int = 32  # pictures per step, over all processes
     lr: float = .1  # learning rate of the backbone at the start; modules with `lr_factor` learn faster
@@ -47,7 +47,7 @@ class Stage:
         return {'train': [d.train], 'held out': [d.val or d.train], 'both': run.splits}[self.on] if self.product else []
 
     def parts(self, run) -> list:  # of folders in the run's
-        "What it leaves: the folder of the training, then one per split"
+        "The product's folders: that of the training, then one per split"
         return [self.name] * self.trains + [f'{self.folder or self.name}/{split}' for split in self.splits(run)]
 
     def place(self, run) -> str:  # of a folder in the run's
