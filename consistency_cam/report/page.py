@@ -70,7 +70,8 @@ def shown(
     if isinstance(picture, Figure): picture, scale = Image.open(io.BytesIO(to_png(picture, dpi=192))), 2
     else: scale = 1
     pixels = rgb(picture)
-    img = html.Img(src=compressed(pixels), alt=alt, width=str(pixels.shape[1] // scale), height=str(pixels.shape[0] // scale))
+    img = html.Img(src=compressed(pixels), alt=alt, width=str(pixels.shape[1] // scale),
+        height=str(pixels.shape[0] // scale))
     return html.Figure(img, *[html.Figcaption(*caption)] * bool(caption), **attributes)
 
 # %% ../../nbs/report/01_page.ipynb #9a27843e
@@ -100,7 +101,8 @@ def experiments(
     settings = [{short_name(k): str(v) for k, v in fields_of(run.recipe).items()} for run in runs]
     differ = [k for k in settings[-1] if k not in _SAME_EXPERIMENT and len({s.get(k) for s in settings}) > 1]
     found = {}
-    for run, s in zip(runs, settings): found.setdefault(', '.join([run.title, *[f'{k} {s[k]}' for k in differ if k in s]]), []).append(run)
+    for run, s in zip(runs, settings):
+        found.setdefault(', '.join([run.title, *[f'{k} {s[k]}' for k in differ if k in s]]), []).append(run)
     return found
 
 # %% ../../nbs/report/01_page.ipynb #6dbd355e
@@ -111,7 +113,8 @@ def result_rows(
     rows = []
     for name, run in [(name, run) for name, runs in groups.items() for run in runs]:
         made = [s for s in EVALUATED if s in finished(run)]
-        if not made: raise InputError(f'{run.folder}: neither CAMs nor masks of a segmenter here yet; `consistency-cam run {run.folder}` makes them')
+        if not made:
+            raise InputError(f'{run.folder}: neither CAMs nor masks of a segmenter here yet; `consistency-cam run {run.folder}` makes them')
         for stage in made:
             if run.measured(stage): run.evaluate(stage)
         rows.append(dict(run.row(), title=name))
@@ -165,7 +168,8 @@ def results_table(
         best = len(groups) > 1 and means[c][title] == max(means[c].values())
         return html.Td(html.B(text) if best else text)
     seconds = lambda g: '–' if None in (took := [r['seconds'] for r in g]) else f"{sum(took) / len(g):.0f} s"
-    lines = [html.Tr(html.Th(t, scope='row'), html.Td(_threshold(g, 'best_threshold')), *[cell(t, c) for c in _COLUMNS], html.Td(seconds(g))) for t, g in groups.items()]
+    lines = [html.Tr(html.Th(t, scope='row'), html.Td(_threshold(g, 'best_threshold')), *[cell(t, c) for c in _COLUMNS],
+        html.Td(seconds(g))) for t, g in groups.items()]
     over = [html.Td(), html.Th(f'threshold best on the {masks_of_best(rows)} masks', colspan='3', scope='colgroup'),
         html.Th(f"fixed threshold {_threshold(rows, 'fixed_threshold')}", colspan='2', scope='colgroup'), html.Td()]
     names = ['method', 'threshold', 'train', 'held out', 'train', 'held out', 'training time']
@@ -194,7 +198,8 @@ def outcome(
     split = 'val' if any(r['val'] for r in rows) else 'train'
     listed = lambda split: ', '.join(f'{t} {v:.1f}' for t, v in means(rows, split).items())
     said = [f"CAM mIoU on {dict(val='held-out', train='training')[split]} pictures, in percent: {listed(split)}."] if means(rows, split) else []
-    if means(rows, 'segment'): said.append(f'Segmenter mIoU on {tried} pictures, whose classes it is not told: {listed("segment")}.')
+    if means(rows, 'segment'):
+        said.append(f'Segmenter mIoU on {tried} pictures, whose classes it is not told: {listed("segment")}.')
     return ' '.join(said)
 
 def protocol(
@@ -204,8 +209,11 @@ def protocol(
     seeds, masks = max(map(len, by_title(rows).values())), masks_of_best(rows)
     text = ['A pixel belongs to the class whose CAM is strongest there if that exceeds the threshold, and to the background otherwise. mIoU is the mean over the '
         'background and all classes of intersection over union with the true masks, in percent, the pixels of all pictures counted together. ',
-        html.B(f'The best threshold is chosen with the {masks} masks'), ', for each run. With image labels alone nobody could choose it, so a fixed threshold, the same for all methods, stands beside it. ']
-    if any(r['val'] for r in rows): text += [html.B('CAMs of held-out pictures are masked by the given labels'), ', like those of the training pictures: classes that are not in '
+        html.B(f'The best threshold is chosen with the {masks} masks'),
+        ', for each run. With image labels alone nobody could choose it, so a fixed threshold, the same for all methods, stands beside it. ']
+    if any(r['val'] for r in rows):
+        text += [html.B('CAMs of held-out pictures are masked by the given labels'),
+            ', like those of the training pictures: classes that are not in '
         'the picture are left out beforehand. The figures therefore rate the maps, and are not those of a segmenter that has to find the classes itself. ']
     if seeds > 1: text += [f'Means over {seeds} seeds, ± the sample standard deviation.']
     return html.P(*text)
@@ -247,7 +255,8 @@ def class_bars(
     ious: dict,  # of `class_ious`
 ) -> Figure:
     "IoU of each class, a bar a method."
-    return one_column(bars({plain(t): {plain(c): v / 100 for c, v in iou.items()} for t, iou in ious.items()}, width=4.6))
+    return one_column(bars({plain(t): {plain(c): v / 100 for c, v in iou.items()} for t, iou in ious.items()},
+        width=4.6))
 
 def class_table(
     ious: dict,  # of `class_ious`
@@ -274,13 +283,15 @@ def loss_sums(
     terms = [k for k in (records[0] if records else {}) if k not in ('step', 'lr', 'seconds')]
     kind = lambda k: 'cls' if k == 'cls' else 'views' if k.endswith('_cls') else 'other'
     steps = [r['step'] for r in records]
-    return {s: (steps, [sum(r.get(t, 0.) for t in terms if kind(t) == s) for r in records]) for s in _LOSSES if s in map(kind, terms)}
+    return {s: (steps, [sum(r.get(t, 0.) for t in terms if kind(t) == s) for r in records])
+        for s in _LOSSES if s in map(kind, terms)}
 
 def training_logs(
     groups: dict,  # of `experiments`
 ) -> dict:  # {name: [loss sums, one a run]}
     "The losses of all runs."
-    return {name: [loss_sums(read_metrics(run.folder/'classify'/'metrics.jsonl')) for run in runs] for name, runs in groups.items()}
+    return {name: [loss_sums(read_metrics(run.folder/'classify'/'metrics.jsonl')) for run in runs]
+        for name, runs in groups.items()}
 
 # %% ../../nbs/report/01_page.ipynb #0e8b8394
 def loss_curves(
@@ -294,7 +305,8 @@ def loss_curves(
         ax = fig.subplots()
         for k, (name, runs) in enumerate(logs.items()):
             for n, log in enumerate(log for log in runs if s in log):
-                ax.plot(*log[s], DASHES[k % len(DASHES)], color=OKABE_ITO[k % len(OKABE_ITO)], marker='.', label=plain(name) if n == 0 else None)
+                ax.plot(*log[s], DASHES[k % len(DASHES)], color=OKABE_ITO[k % len(OKABE_ITO)], marker='.',
+                    label=plain(name) if n == 0 else None)
         ax.set(xlabel='step', ylabel='loss', ylim=(0, None))
         ax.grid(alpha=.3)
         ax.spines[['top', 'right']].set_visible(False)
@@ -337,10 +349,12 @@ def picture_ious(
     stage: str = 'cams',  # whose masks, of `EVALUATED`
 ) -> np.ndarray:  # (M, N), 0..1; nan where a mask is all void
     "The mIoU of each run's masks within each picture, over the classes that occur in it."
-    samples, found, masks = runs[0].samples(split), np.zeros((len(runs), len(places))), [masks_of(run, split, stage) for run in runs]
+    samples, found, masks = runs[0].samples(split), np.zeros((len(runs), len(places))), [masks_of(run, split, stage)
+        for run in runs]
     for n, i in enumerate(tqdm(places, desc='choosing pictures', disable=not runs[0].progress)):
         true = samples.mask(i)
-        for m, mask in enumerate(masks): found[m, n] = ConfusionMatrix(len(samples.classes) + 1).update(mask(i), true).miou()
+        for m, mask in enumerate(masks):
+            found[m, n] = ConfusionMatrix(len(samples.classes) + 1).update(mask(i), true).miou()
     return found
 
 # %% ../../nbs/report/01_page.ipynb #916e57ce
@@ -367,7 +381,8 @@ def rule(
 ) -> str:
     "The sentence that says how the pictures were chosen."
     if not masks: return f'The pictures were chosen by their place in the list: evenly spaced among {where}.'
-    if len(names) == 1: return f'The pictures were chosen by a rule from {where}: evenly spaced from the best to the worst, by the mIoU within the picture.'
+    if len(names) == 1:
+        return f'The pictures were chosen by a rule from {where}: evenly spaced from the best to the worst, by the mIoU within the picture.'
     return f'The pictures were chosen by a rule from {where}: those in which the mIoU within the picture differs most between the methods, then the best and the worst of {names[-1]}.'
 
 # %% ../../nbs/report/01_page.ipynb #12ef86c0
@@ -383,9 +398,12 @@ def choice(
     samples = runs[0].samples(split)
     places = candidates(samples)
     if samples.has_masks: chosen = choose(picture_ious(runs, split, places, stage), names, pictures)
-    else: chosen = dict.fromkeys(np.unique(np.linspace(0, len(places) - 1, min(pictures, len(places))).round().astype(int)).tolist(), '')
+    else:
+        chosen = dict.fromkeys(np.unique(np.linspace(0, len(places) - 1,
+            min(pictures, len(places))).round().astype(int)).tolist(), '')
     kind = f"{'held-out' if split == runs[0].recipe.data.val else 'training'} pictures"
-    where = f'{len(places)} evenly spaced ones of the {len(samples)} {kind}' if len(places) < len(samples) else f'the {len(samples)} {kind}'
+    where = f'{len(places)} evenly spaced ones of the {len(samples)} {kind}' if len(places) < len(
+        samples) else f'the {len(samples)} {kind}'
     return split, {places[n]: why for n, why in chosen.items()}, rule(names, where, samples.has_masks)
 
 # %% ../../nbs/report/01_page.ipynb #8478a9cd
@@ -412,7 +430,8 @@ def named_mask(
     classes: list,  # names of the C foreground classes
 ) -> np.ndarray:  # uint8 (H, W, 3)
     "The mask's colours over the picture, with the names of the classes in one line each."
-    return mask_overlay(picture, shrunk(mask.numpy().astype(np.uint8), picture.shape[1]), [' '.join(c.split()) for c in classes])
+    return mask_overlay(picture, shrunk(mask.numpy().astype(np.uint8), picture.shape[1]),
+        [' '.join(c.split()) for c in classes])
 
 def labels_of(
     samples: Samples,
@@ -429,7 +448,8 @@ def given(
     "The picture, and its true mask where there is one."
     picture, mask = shrunk(rgb(samples.image(i)), width), samples.mask(i)
     found = {'picture': shown(picture, f'picture {samples.ids[i]} with {labels_of(samples, i)}')}
-    if mask is not None: found['true mask'] = shown(named_mask(picture, mask, samples.classes), f'true mask of {samples.ids[i]}')
+    if mask is not None:
+        found['true mask'] = shown(named_mask(picture, mask, samples.classes), f'true mask of {samples.ids[i]}')
     return found
 
 def given_column(
@@ -438,7 +458,8 @@ def given_column(
     width: int = 320,  # most pixels a picture
 ) -> html.FT:
     "The picture and its true mask, in one column."
-    return column('given', *[html.Figure(*figure.children, html.Figcaption(what)) for what, figure in given(samples, i, width).items()])
+    return column('given', *[html.Figure(*figure.children, html.Figcaption(what))
+        for what, figure in given(samples, i, width).items()])
 
 # %% ../../nbs/report/01_page.ipynb #3d259e9c
 def cam_figure(
@@ -453,7 +474,8 @@ def cam_figure(
     "The map of one class over the picture."
     picture, what = rgb(samples.image(i)), class_name(told, samples.classes) if told else 'no class'
     found = cams[told] if told in cams else torch.zeros(picture.shape[:2])
-    return shown(overlay(shrunk(picture, width), found), f'{kind} of {what} by {name}, picture {samples.ids[i]}', f'{kind} of {what}{", all zero" * (not found.any())}')
+    return shown(overlay(shrunk(picture, width), found), f'{kind} of {what} by {name}, picture {samples.ids[i]}',
+        f'{kind} of {what}{", all zero" * (not found.any())}')
 
 def mask_figure(
     samples: Samples,
@@ -465,8 +487,11 @@ def mask_figure(
 ) -> html.FT:
     "The mask over the picture; the caption says the mIoU within the picture, and where there is nothing to see."
     true = samples.mask(i)
-    fit = [] if true is None else [f'mIoU\N{NO-BREAK SPACE}{100 * ConfusionMatrix(len(samples.classes) + 1).update(mask, true).miou():.0f}']
-    return shown(named_mask(shrunk(rgb(samples.image(i)), width), mask, samples.classes), f'mask by {name}, picture {samples.ids[i]}', ', '.join([what] * bool(what) + ['all background'] * (not mask.any()) + fit))
+    fit = [] if true is None else [
+        f'mIoU\N{NO-BREAK SPACE}{100 * ConfusionMatrix(len(samples.classes) + 1).update(mask, true).miou():.0f}']
+    return shown(named_mask(shrunk(rgb(samples.image(i)), width), mask, samples.classes),
+        f'mask by {name}, picture {samples.ids[i]}',
+        ', '.join([what] * bool(what) + ['all background'] * (not mask.any()) + fit))
 
 # %% ../../nbs/report/01_page.ipynb #66690290
 def method_column(
@@ -490,7 +515,8 @@ def class_legend(
 ) -> html.FT:
     "The names and colours of the ids, and the scale of the maps."
     colour = lambda i: 'repeating-linear-gradient(45deg,#fff 0 4px,#999 4px 6px)' if i == 255 else 'rgb({},{},{})'.format(*palette()[i].tolist())
-    keys = [html.Li(html.Span(cls='patch', style=f'background:{colour(i)}'), class_name(i, classes)) for i in sorted(ids - {0})]
+    keys = [html.Li(html.Span(cls='patch', style=f'background:{colour(i)}'), class_name(i, classes))
+        for i in sorted(ids - {0})]
     return html.Ul(*keys, *[html.Li('CAM: 0 ', html.Span(cls='patch scale'), ' 1')] * maps, cls='legend')
 
 # %% ../../nbs/report/01_page.ipynb #bdd13f36
@@ -543,11 +569,13 @@ def way_table(
     "mIoU of each stage's maps or masks, for the methods that went beyond their CAMs; mean ± sample standard deviation where there are several seeds."
     groups = {t: g for t, g in by_title(rows).items() if any(r.get(k) for r in g for k in AFTER)}
     parts = [p for p in _WAY if any(r.get(p) for g in groups.values() for r in g)]
-    lines = [html.Tr(html.Th(t, scope='row'), *[html.Td(mean_spread([r[p]['miou'] for r in g if r.get(p)])) for p in parts]) for t, g in groups.items()]
+    lines = [html.Tr(html.Th(t, scope='row'), *[html.Td(mean_spread([r[p]['miou'] for r in g if r.get(p)]))
+        for p in parts]) for t, g in groups.items()]
     on = {'training': [p for p in parts if p not in _TRIED], tried: []}
     on[tried] += [p for p in parts if p in _TRIED]
     over = [html.Th(f'{where} pictures', colspan=str(len(ps)), scope='colgroup') for where, ps in on.items() if ps]
-    head = html.Thead(html.Tr(html.Td(), *over), html.Tr(*[html.Th(n, scope='col') for n in ('method', *[_WAY[p] for p in parts])]))
+    head = html.Thead(html.Tr(html.Td(), *over),
+        html.Tr(*[html.Th(n, scope='col') for n in ('method', *[_WAY[p] for p in parts])]))
     return scrolling(html.Table(head, html.Tbody(*lines), cls='way'), 'mIoU of each stage')
 
 # %% ../../nbs/report/01_page.ipynb #37907340
@@ -558,10 +586,14 @@ def way_protocol(
 ) -> html.FT:
     "What the figures of `way_table` mean, in a few sentences."
     text, has = [], {p for p in _WAY if means(rows, p)}
-    if has & {*AFTER} - {*_TRIED}: text += ['mIoU in percent. CAMs, maps after the walk and pseudo-labels are those of the training pictures, compared with ', html.B('true masks that the training never saw'),
+    if has & {*AFTER} - {*_TRIED}:
+        text += ['mIoU in percent. CAMs, maps after the walk and pseudo-labels are those of the training pictures, compared with ', html.B('true masks that the training never saw'),
         '; maps are cut at the threshold that is best on these same masks, pseudo-labels at the score of the recipe. ']
-    if has & {*_TRIED}: text += [f'The segmenter is given {tried} pictures and ', html.B('not told which classes are in them'), ', so its figure does not compare with those of CAMs, which are masked by the given labels. ']
-    if upper: text += [f"The segmenter of {' and '.join(upper)} learned the masks of the training pictures themselves, an upper bound."]
+    if has & {*_TRIED}:
+        text += [f'The segmenter is given {tried} pictures and ', html.B('not told which classes are in them'),
+            ', so its figure does not compare with those of CAMs, which are masked by the given labels. ']
+    if upper:
+        text += [f"The segmenter of {' and '.join(upper)} learned the masks of the training pictures themselves, an upper bound."]
     return html.P(*text)
 
 # %% ../../nbs/report/01_page.ipynb #bfbe3cb0
@@ -578,7 +610,8 @@ def stage_column(
     name = f'{run.title}, {about.one}'
     if about.product == 'maps':
         maps = run.made_of(stage, split).get(samples.ids[i])
-        return column(about.one, cam_figure(samples, i, maps, told, name, 'map' if stage in AFTER else 'CAM', width)), set()
+        return column(about.one, cam_figure(samples, i, maps, told, name,
+            'map' if stage in AFTER else 'CAM', width)), set()
     mask = masks_of(run, split, stage)(i)
     return column(about.one, mask_figure(samples, i, mask, name, '', width)), set(mask.unique().tolist())
 
@@ -597,7 +630,8 @@ def way_card(
     told = told_class(run.made_of(first, split).get(samples.ids[i]), true) if first else None
     columns, ids = zip(*[stage_column(run, split, stage, i, told, width) for stage in stages])
     picture, *mask = [column(what, figure) for what, figure in given(samples, i, width).items()]
-    return card(samples, i, why, [picture, *columns, *mask], 'columns strip'), set().union(*ids, () if true is None else true.unique().tolist())
+    return card(samples, i, why, [picture, *columns, *mask], 'columns strip'), set().union(*ids,
+        () if true is None else true.unique().tolist())
 
 # %% ../../nbs/report/01_page.ipynb #a9a9f2ec
 def way_choice(
@@ -611,7 +645,8 @@ def way_choice(
     name, together = max(far, key=lambda n: len(went[n])), {}
     for stage in EVALUATED:
         if stage in went[name]: together.setdefault(went[name][stage], []).append(stage)
-    return shown_runs[name], [(stages, *choice({name: shown_runs[name]}, pictures, split, stages[-1])) for split, stages in together.items()]
+    return shown_runs[name], [(stages, *choice({name: shown_runs[name]}, pictures, split, stages[-1]))
+        for split, stages in together.items()]
 
 # %% ../../nbs/report/01_page.ipynb #baf5d3e8
 def way_part(
@@ -625,11 +660,14 @@ def way_part(
     "The table of stages where there are figures, and the cards under the legend of the classes that occur."
     made, ids = [], set()
     for stages, split, chosen, about in ways:
-        cards, occur = zip(*[way_card(run, split, stages, i, why, width) for i, why in chosen.items()]) if chosen else ([], [])
-        made += [html.P(html.B(EVALUATED[stages[-1]].capitalize()), f' of {run.title}. {about}'), html.Div(*cards, cls='cards')] * bool(cards)
+        cards, occur = zip(*[way_card(run, split, stages, i, why, width)
+            for i, why in chosen.items()]) if chosen else ([], [])
+        made += [html.P(html.B(EVALUATED[stages[-1]].capitalize()), f' of {run.title}. {about}'),
+            html.Div(*cards, cls='cards')] * bool(cards)
         ids = ids.union(*occur)
     known = [way_table(rows, tried), way_protocol(rows, tried, upper)] if any(means(rows, p) for p in AFTER) else []
-    return known + ([class_legend(ids, run.classes, any(find_stage(s).product == 'maps' for stages, *_ in ways for s in stages)), *made] if made else [])
+    return known + ([class_legend(ids, run.classes, any(find_stage(s).product == 'maps' for stages, *_ in ways
+        for s in stages)), *made] if made else [])
 
 # %% ../../nbs/report/01_page.ipynb #6425bfb9
 _DATA = dict(scenes='Scenes (generated)', cutouts='cut-outs over photographs', voc='VOC 2012', folder='own pictures')
@@ -642,7 +680,8 @@ def described(
     r, done = run.recipe, finished(run)
     count = lambda s: f'{len(run.samples(s))} ({s or "all"})'
     weights = dict(imagenet='ImageNet weights', random='random weights').get(r.pretrained, Path(r.pretrained).name)
-    found = {'data': _DATA.get(r.data.kind, r.data.kind) + (f', folder {Path(r.data.root).name}' if r.data.root else ''), 'training pictures': count(r.data.train),
+    found = {'data': _DATA.get(r.data.kind, r.data.kind) + (f', folder {Path(r.data.root).name}' if r.data.root
+        else ''), 'training pictures': count(r.data.train),
         'held-out pictures': count(r.data.val) if r.data.val else 'none', 'classes': _classes(run),
         'network': f'{r.backbone}, {weights}, output stride {r.output_stride}, pooling {r.classify.pool}, batch norm {r.batch_norm}' + (f', {r.frozen_stages} stages frozen' if r.frozen_stages else '')}
     if not any(s.trains and s.name in done for s in run.line): found.pop('network')
@@ -672,7 +711,8 @@ def about_part(
     made, terms = dict(date=str(date.today()), **environment()) | (comparison or {}), {'methods': ', '.join(groups)}
     for said in sorted((described(runs[-1]) for runs in groups.values()), key=len, reverse=True):
         for k, v in said.items(): terms.setdefault(k, v)
-    terms |= {'seeds': ', '.join(dict.fromkeys(str(r['seed']) for r in rows)), 'date': made['date'], 'versions': ', '.join(f'{k} {v}' for k, v in made['versions'].items()), 'device': made['device']}
+    terms |= {'seeds': ', '.join(dict.fromkeys(str(r['seed']) for r in rows)), 'date': made['date'],
+        'versions': ', '.join(f'{k} {v}' for k, v in made['versions'].items()), 'device': made['device']}
     if made.get('command'): terms['command'] = made['command']
     name, last = list(groups)[-1], list(groups.values())[-1][-1]
     return html.Div(defined(terms), html.Details(html.Summary(f'The whole recipe of {name}'), recipe_table(last)))
@@ -689,11 +729,14 @@ def recipe_table(
     run: Run,
 ) -> html.FT:
     "Every field of the recipe, its value and its meaning, by stages."
-    word = lambda k, v: Path(v).name if k in ('data.root', 'data.labels', 'data.masks', 'data.classes', 'pretrain.root') else 'none' if v is None else ', '.join(map(str, v)) if isinstance(v, tuple) else str(v)
+    word = lambda k, v: Path(v).name if k in ('data.root', 'data.labels', 'data.masks', 'data.classes',
+        'pretrain.root') else 'none' if v is None else ', '.join(map(str, v)) if isinstance(v, tuple) else str(v)
     meaning, done = explain(), finished(run)
     line = lambda k, v: html.Tr(html.Th(k, scope='row'), html.Td(word(k, v)), html.Td(meaning.get(k)))
-    head = lambda s: html.Tr(html.Th(s, html.Small(' · not done') if s in STAGES and s not in done else '', colspan='3', scope='rowgroup'))
-    return scrolling(html.Table(*[html.Tbody(head(s), *[line(k, v) for k, v in fields.items()]) for s, fields in recipe_parts(run.recipe).items()], cls='words'), 'all settings')
+    head = lambda s: html.Tr(html.Th(s, html.Small(' · not done') if s in STAGES and s not in done else '', colspan='3',
+        scope='rowgroup'))
+    return scrolling(html.Table(*[html.Tbody(head(s), *[line(k, v) for k, v in fields.items()])
+        for s, fields in recipe_parts(run.recipe).items()], cls='words'), 'all settings')
 
 # %% ../../nbs/report/01_page.ipynb #03c0c0dc
 STYLE = """
@@ -741,19 +784,23 @@ def contents(
     sections: list,  # of `section`
 ) -> html.FT:
     "Links to the parts of the page."
-    return html.Nav(*[html.A(s.children[0].children[0], href=f"#{s.attrs['id']}") for s in sections], aria_label='contents')
+    return html.Nav(*[html.A(s.children[0].children[0], href=f"#{s.attrs['id']}") for s in sections],
+        aria_label='contents')
 
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"  # a browser runs nothing, loads nothing and sends nothing
+# a browser runs nothing, loads nothing and sends nothing
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 def page(
     title: str,
     *content,  # elements
 ) -> str:
     "A whole HTML document, with the style inside."
-    head = html.Head(html.Meta(charset='utf-8'), html.Meta(http_equiv='Content-Security-Policy', content=POLICY), html.Meta(name='viewport', content='width=device-width, initial-scale=1'),
+    head = html.Head(html.Meta(charset='utf-8'), html.Meta(http_equiv='Content-Security-Policy', content=POLICY),
+        html.Meta(name='viewport', content='width=device-width, initial-scale=1'),
         html.Title(title), html.Style(html.Safe(STYLE)))
     foot = html.Footer(html.Small(f'Written by consistency_cam {consistency_cam.__version__}'))
-    return '<!doctype html>\n' + html.to_xml(html.Html(head, html.Body(html.H1(title), *content, foot), lang='en', doctype=False), indent=False) + '\n'
+    return '<!doctype html>\n' + html.to_xml(html.Html(head, html.Body(html.H1(title), *content, foot), lang='en',
+        doctype=False), indent=False) + '\n'
 
 # %% ../../nbs/report/01_page.ipynb #1821bf2a
 _SPLITS = dict(train='training pictures', val='held-out pictures')
@@ -774,10 +821,14 @@ def figures_parts(
     splits = [s for s in _SPLITS if any(r[s] for r in rows)]
     ious = {s: class_ious(rows, s) for s in splits}
     mean = 'The mean over the seeds. ' * (max(map(len, by_title(rows).values())) > 1)
-    words = lambda s: 'mIoU by threshold: ' + '; '.join(f'{t} at best {max(np.mean([r[s]["curve"] for r in g if r[s]], 0)):.1f}' for t, g in by_title(rows).items() if any(r[s] for r in g))
-    curves = [shown(threshold_curves(rows, s), f'{words(s)} ({_SPLITS[s]})', html.B(_SPLITS[s]), f'. {mean}The dot is the best point of the curve, by the masks of these same pictures.') for s in splits]
+    words = lambda s: 'mIoU by threshold: ' + '; '.join(
+        f'{t} at best {max(np.mean([r[s]["curve"] for r in g if r[s]], 0)):.1f}'
+        for t, g in by_title(rows).items() if any(r[s] for r in g))
+    curves = [shown(threshold_curves(rows, s), f'{words(s)} ({_SPLITS[s]})', html.B(_SPLITS[s]),
+        f'. {mean}The dot is the best point of the curve, by the masks of these same pictures.') for s in splits]
     over_classes = lambda s: ', '.join(f'{t} {np.nanmean(list(v.values())):.1f}' for t, v in ious[s].items())
-    bars = [shown(class_bars(ious[s]), f'IoU of each class ({_SPLITS[s]}); mean: {over_classes(s)}', html.B(_SPLITS[s]), f', threshold best on the {masks_of_best(rows)} masks') for s in splits]
+    bars = [shown(class_bars(ious[s]), f'IoU of each class ({_SPLITS[s]}); mean: {over_classes(s)}', html.B(_SPLITS[s]),
+        f', threshold best on the {masks_of_best(rows)} masks') for s in splits]
     tables = [class_table(ious[s], f'{_SPLITS[s]}, as a table') for s in splits]
     return [section('Results', lead, results_table(rows), remarked(every), protocol(rows)),
         section('mIoU against the threshold', plots(*curves)), section('IoU of each class', plots(*bars), *tables)]
@@ -786,7 +837,8 @@ def losses_parts(
     groups: dict,  # of `experiments`
 ) -> list:  # of one element, or none where there are no records
     "The loss curves of all trainings."
-    found = [shown(fig, f'loss against step: {title}', html.B(title)) for title, fig in loss_curves(training_logs(groups)).items()]
+    found = [shown(fig, f'loss against step: {title}', html.B(title))
+        for title, fig in loss_curves(training_logs(groups)).items()]
     return [section('Losses', plots(*found))] if found else []
 
 # %% ../../nbs/report/01_page.ipynb #1d1d6c49
@@ -814,7 +866,8 @@ def write_report(
     "Write the page of the runs; raises `InputError` where they do not belong on one page or have nothing to show."
     groups = experiments(runs)
     rows = (comparison or {}).get('rows') or result_rows(groups)
-    first, tried = {name: found[0] for name, found in groups.items()}, 'held-out' if runs[-1].recipe.data.val else 'training'
+    first, tried = {name: found[0]
+        for name, found in groups.items()}, 'held-out' if runs[-1].recipe.data.val else 'training'
     told = {name: run for name, run in first.items() if has_maps(run)}
     upper = tuple(name for name, run in first.items() if {*_TRIED} & {*finished(run)} and not has_maps(run))
     split, chosen, about = choice(told, pictures) if told and pictures else ('', {}, '')
@@ -825,7 +878,8 @@ def write_report(
     title, line = page_title(groups, rows)
     for width in (320, 240, 160):
         side = [section('Side by side', html.P(about), pictures_part(told, split, chosen, width))] if chosen else []
-        way = [section('From CAM to segmenter' if told else 'Segmenter', *way_part(rows, furthest, ways, tried, upper, width))] if ways else []
+        way = [section('From CAM to segmenter' if told else 'Segmenter',
+            *way_part(rows, furthest, ways, tried, upper, width))] if ways else []
         parts = [start[0], *side, *way, *end]
         text = page(title, html.P(line, cls='dim'), contents(parts), *parts).encode('utf-8', 'replace')
         if len(text) <= largest: break

@@ -34,7 +34,8 @@ def tables() -> dict:  # {table: rows}
     return json.loads((files('consistency_cam')/'data'/'paper_tables.json').read_text(encoding='utf-8'))
 
 # %% ../../nbs/report/02_paper.ipynb #957be749
-INCONSISTENT = ("The paper gives Consistency-CAM three figures: 68.2 in the abstract, which in Table 1 is the row without iterated learning (68.20), 68.89 in Table 1, and 68.9 in Table 4, "
+INCONSISTENT = (
+    "The paper gives Consistency-CAM three figures: 68.2 in the abstract, which in Table 1 is the row without iterated learning (68.20), 68.89 in Table 1, and 68.9 in Table 4, "
     "whose classes as printed average to 69.2 (those of the other rows average to what they print).")
 
 # %% ../../nbs/report/02_paper.ipynb #1603b7f6
@@ -49,8 +50,10 @@ def deciding(
     goes = [s for s in run.line if s.name in names]
     parts = {'data', *names} | ({'crf'} if any(s.crf for s in goes) else set())
     kinds = [f'{s}.kind' for s in STAGES[:STAGES.index(stage)]]
-    found = {k: v for k, v in fields_of(run.recipe).items() if '.' not in k or k.partition('.')[0] in parts or k in kinds}
-    return {short_name(k): str(v) if isinstance(v, dict) else v for k, v in found.items() if short_name(k) not in _ALIKE}
+    found = {k: v for k, v in fields_of(run.recipe).items() if '.' not in k
+        or k.partition('.')[0] in parts or k in kinds}
+    return {short_name(k): str(v) if isinstance(v, dict) else v
+        for k, v in found.items() if short_name(k) not in _ALIKE}
 
 # %% ../../nbs/report/02_paper.ipynb #b4694608
 _NAMED = 'method backbone segment.on train val'.split()
@@ -65,7 +68,8 @@ def by_experiment(
     for run in runs: groups.setdefault(tuple(deciding(run, stage).items()), []).append(run)
     for k, v in (pair for key in groups for pair in key): values.setdefault(k, set()).add(v)
     said = lambda v: ' '.join(map(str, v)) if isinstance(v, tuple) else v
-    return [(group, ', '.join(f'{k} {said(v)}' for k, v in key if len(values[k]) > 1 and k not in named)) for key, group in groups.items()]
+    return [(group, ', '.join(f'{k} {said(v)}' for k, v in key if len(values[k]) > 1 and k not in named))
+        for key, group in groups.items()]
 
 # %% ../../nbs/report/02_paper.ipynb #6073ff12
 def counted(
@@ -73,7 +77,8 @@ def counted(
     split: str,
 ) -> str:
     "The split with its number of pictures, where that is known"
-    known = [result['pictures'] for s in run.line if s.product and (result := run._finished(f'{s.folder or s.name}/{split}'))]
+    known = [result['pictures'] for s in run.line if s.product
+        and (result := run._finished(f'{s.folder or s.name}/{split}'))]
     try: return f"{split or 'all'} ({known[0] if known else len(run.samples(split))} pictures)"
     except InputError: return split or 'all'
 
@@ -84,8 +89,11 @@ def lacking(
     what: str,  # is to be made
 ) -> InputError:
     "The error for a run that has not got so far"
-    if stage not in run.stages(): return InputError(f"{run.folder}: {what} needs the stage '{stage}', which this run's recipe leaves out; give another run")
-    return InputError(f'{run.folder}: {what} needs its {EVALUATED[stage]}; `consistency-cam run {run.folder} --until {stage}` makes them, and evaluates them where the pictures have masks')
+    if stage not in run.stages():
+        return InputError(
+            f"{run.folder}: {what} needs the stage '{stage}', which this run's recipe leaves out; give another run")
+    return InputError(
+        f'{run.folder}: {what} needs its {EVALUATED[stage]}; `consistency-cam run {run.folder} --until {stage}` makes them, and evaluates them where the pictures have masks')
 
 def evaluated(
     run: Run,
@@ -118,11 +126,13 @@ def rows(self: Table,
     "The paper's rows, then a row an experiment; raises `InputError` for a run that does not belong into the table"
     found = [dict(r, **{'from': 'printed'}) for r in self.printed]
     for run in only_runs(runs, self.name):
-        if run.recipe.data.kind != self.data: raise InputError(f"{run.folder}: {self.name} is about --data {self.data}, this run's pictures are {run.recipe.data.kind}; give other runs")
+        if run.recipe.data.kind != self.data:
+            raise InputError(f"{run.folder}: {self.name} is about --data {self.data}, this run's pictures are {run.recipe.data.kind}; give other runs")
     for group, apart in by_experiment(runs, self.stage):
         splits, figures = zip(*[evaluated(run, self.stage, self.name) for run in group])
         cells = [self.row(*both) for both in zip(group, figures)]
-        found.append({k: [c[k] for c in cells] if isinstance(v, float) else v for k, v in cells[0].items()} | {'from': origin(group, splits[0], apart)})
+        found.append({k: [c[k] for c in cells] if isinstance(v, float) else v for k, v in cells[0].items()}
+            | {'from': origin(group, splits[0], apart)})
     return found
 
 def origin(runs, split, apart):
@@ -143,7 +153,8 @@ def __call__(self: Table,
 ) -> str:
     "The table in Markdown"
     columns = self.columns | {'from': 'from'}
-    lines = [f"| {' | '.join(columns)} |", '|---' * len(columns) + '|', *(f"| {' | '.join(_cell(r.get(k)) for k in columns.values())} |" for r in self.rows(runs))]
+    lines = [f"| {' | '.join(columns)} |", '|---' * len(columns) + '|',
+        *(f"| {' | '.join(_cell(r.get(k)) for k in columns.values())} |" for r in self.rows(runs))]
     return '\n'.join([f'**{self.title}**', '', *lines, '', self.note])
 
 def _cell(value):
@@ -153,14 +164,17 @@ def _cell(value):
 
 # %% ../../nbs/report/02_paper.ipynb #5dff5739
 def _segmenter_row(run, figures):
-    return dict(method=run.title, backbone=run.recipe.backbone, supervision='I' if has_maps(run) else 'M', val=figures['miou'])
+    return dict(method=run.title, backbone=run.recipe.backbone,
+        supervision='I' if has_maps(run) else 'M', val=figures['miou'])
 
 _SUPERVISION = 'mIoU in percent. Supervision: I image labels, S saliency, M true masks, as an upper bound.'
 _COLUMNS = {'method': 'method', 'backbone': 'backbone', 'supervision': 'supervision', 'val mIoU': 'val'}
 
-table1 = Table('table1', "Table 1: segmenters on VOC 2012", f'{_SUPERVISION} The printed rows learnt from train_aug (10,582 pictures) and were measured on val (1,449) and, by the server, on test (1,456). {INCONSISTENT}',
+table1 = Table('table1', "Table 1: segmenters on VOC 2012",
+    f'{_SUPERVISION} The printed rows learnt from train_aug (10,582 pictures) and were measured on val (1,449) and, by the server, on test (1,456). {INCONSISTENT}',
     'voc', 'segment', _COLUMNS | {'test mIoU': 'test'}, tables()['table1_voc'], _segmenter_row)
-table2 = Table('table2', 'Table 2: segmenters on COCO 2014', f'{_SUPERVISION} The printed rows learnt from train (82,783 pictures) and were measured on val (40,137 with annotations).',
+table2 = Table('table2', 'Table 2: segmenters on COCO 2014',
+    f'{_SUPERVISION} The printed rows learnt from train (82,783 pictures) and were measured on val (40,137 with annotations).',
     'coco', 'segment', _COLUMNS, tables()['table2_coco'], _segmenter_row)
 
 # %% ../../nbs/report/02_paper.ipynb #1a8c6e26
@@ -170,17 +184,25 @@ def parts(
     "Which parts of the loss a run's method has, by its views"
     views = [v for v in run.views if v.losses]
     tiles = [v for v in views if isinstance(v, Tiles)]
-    return {k: '✓' * has for k, has in dict(puzzle=bool(tiles), transformations=len(views) > len(tiles), multi_resolution=any(len(t.ns) > 1 for t in tiles)).items()}
+    return {k: '✓' * has for k, has in dict(puzzle=bool(tiles), transformations=len(views) > len(tiles),
+        multi_resolution=any(len(t.ns) > 1 for t in tiles)).items()}
 
-table3 = Table('table3', 'Table 3: CAMs on the training pictures of VOC 2012', "mIoU in percent, with the background score that is best on the true masks of these pictures; ours also with the run's fixed one. The printed rows were measured on train (1,464 pictures).",
-    'voc', 'cams', {'method': 'method', 'backbone': 'backbone', 'puzzle': 'puzzle', 'transformations': 'transformations', 'multi-resolution': 'multi_resolution', 'train mIoU': 'train', 'fixed score': 'fixed'},
-    [r | {k: '✓' * r[k] for k in ('puzzle', 'transformations', 'multi_resolution')} for r in tables()['table3_cam_train']],
-    lambda run, figures: dict(method=run.title, backbone=run.recipe.backbone, **parts(run), train=figures['miou'], fixed=figures['miou_fixed']))
+table3 = Table('table3', 'Table 3: CAMs on the training pictures of VOC 2012',
+    "mIoU in percent, with the background score that is best on the true masks of these pictures; ours also with the run's fixed one. The printed rows were measured on train (1,464 pictures).",
+    'voc', 'cams', {'method': 'method', 'backbone': 'backbone', 'puzzle': 'puzzle',
+        'transformations': 'transformations', 'multi-resolution': 'multi_resolution',
+        'train mIoU': 'train', 'fixed score': 'fixed'},
+    [r | {k: '✓' * r[k] for k in ('puzzle', 'transformations', 'multi_resolution')}
+        for r in tables()['table3_cam_train']],
+    lambda run, figures: dict(method=run.title, backbone=run.recipe.backbone, **parts(run),
+        train=figures['miou'], fixed=figures['miou_fixed']))
 
 # %% ../../nbs/report/02_paper.ipynb #2d18561d
 _PER_CLASS = tables()['table4_per_class_val']
-table4 = Table('table4', 'Table 4: segmenters on VOC 2012, class by class', f'IoU in percent. The printed rows were measured on val (1,449 pictures). {INCONSISTENT}',
-    'voc', 'segment', {'method': 'method', 'backbone': 'backbone'} | {name: name for name in _PER_CLASS['columns']}, [dict(zip(_PER_CLASS['columns'], ious), method=method) for method, ious in _PER_CLASS['rows'].items()],
+table4 = Table('table4', 'Table 4: segmenters on VOC 2012, class by class',
+    f'IoU in percent. The printed rows were measured on val (1,449 pictures). {INCONSISTENT}',
+    'voc', 'segment', {'method': 'method', 'backbone': 'backbone'} | {name: name for name in _PER_CLASS['columns']},
+    [dict(zip(_PER_CLASS['columns'], ious), method=method) for method, ious in _PER_CLASS['rows'].items()],
     lambda run, figures: dict(figures['iou'], method=run.title, backbone=run.recipe.backbone, mIoU=figures['miou']))
 
 # %% ../../nbs/report/02_paper.ipynb #ec28df5f
@@ -194,14 +216,20 @@ _PRETRAINED = 'none', 'iterated learning, noisy_or'
 
 def _supervised_row(run, figures):
     r = run.recipe
-    if r.segment.on != 'masks': raise InputError(f'{run.folder}: noisy-or is about segmenters that learnt true masks, this one learnt {r.segment.on}-labels; give runs made with --segment.on masks')
+    if r.segment.on != 'masks':
+        raise InputError(f'{run.folder}: noisy-or is about segmenters that learnt true masks, this one learnt {r.segment.on}-labels; give runs made with --segment.on masks')
     with torch.device('meta'): giga = multiply_adds(run.make_segmenter(21, False).eval()) / 1e9
-    pretrained = f'iterated learning, {r.pretrain.pool}' if is_iterated(run) else _PRETRAINED[0] if r.pretrain is None else f'single labels, {r.pretrain.pool}'
-    return dict(model=dict(deeplabv3='DeepLabV3', deeplabv3plus='DeepLabV3+')[r.segment.kind], backbone=r.backbone, gflops=f'{giga:.1f}', pretrained=pretrained, val=figures['miou'])
+    pretrained = f'iterated learning, {r.pretrain.pool}' if is_iterated(run) else _PRETRAINED[
+        0] if r.pretrain is None else f'single labels, {r.pretrain.pool}'
+    return dict(model=dict(deeplabv3='DeepLabV3', deeplabv3plus='DeepLabV3+')[r.segment.kind], backbone=r.backbone,
+        gflops=f'{giga:.1f}', pretrained=pretrained, val=figures['miou'])
 
-noisy_or = Table('noisy-or', 'Supervised segmenters on VOC 2012, with and without iterated learning', 'mIoU in percent; multiply-adds (G: 10⁹) for a picture of 513 x 513 pixels. The printed rows learnt the true masks of train_aug (10,582 pictures) and were measured on val (1,449); a pre-training of none stands for ImageNet weights as they are.',
-    'voc', 'segment', {'model': 'model', 'backbone': 'backbone', 'multiply-adds (G)': 'gflops', 'pre-training': 'pretrained', 'val mIoU': 'val'},
-    [dict(r, pretrained=p, val=r[k]) for r in tables()['supervised_noisy_or'] for p, k in zip(_PRETRAINED, ('base', 'noisy_or'))], _supervised_row)
+noisy_or = Table('noisy-or', 'Supervised segmenters on VOC 2012, with and without iterated learning',
+    'mIoU in percent; multiply-adds (G: 10⁹) for a picture of 513 x 513 pixels. The printed rows learnt the true masks of train_aug (10,582 pictures) and were measured on val (1,449); a pre-training of none stands for ImageNet weights as they are.',
+    'voc', 'segment', {'model': 'model', 'backbone': 'backbone', 'multiply-adds (G)': 'gflops',
+        'pre-training': 'pretrained', 'val mIoU': 'val'},
+    [dict(r, pretrained=p, val=r[k]) for r in tables()['supervised_noisy_or']
+        for p, k in zip(_PRETRAINED, ('base', 'noisy_or'))], _supervised_row)
 
 # %% ../../nbs/report/02_paper.ipynb #38434641
 @dataclass(frozen=True)
@@ -226,7 +254,8 @@ def _pictures(runs, what, stage, folder, split, ids):
     for run in runs:
         if not run._finished(f'{folder}/{split}'): raise lacking(run, stage, what)
     samples = runs[0].samples(split)
-    return samples, [samples.ids[samples.index(id)] for id in ids] if ids else [samples.ids[i] for i in candidates(samples, 4)]
+    return samples, [samples.ids[samples.index(id)] for id in ids] if ids else [samples.ids[i]
+        for i in candidates(samples, 4)]
 
 def titles(
     runs: list,  # of `Run`
@@ -235,7 +264,9 @@ def titles(
     "A title for each run that tells it from the others"
     found = {}
     for group, apart in by_experiment(runs, stage, [k for k in _NAMED if k != 'backbone']):
-        for run in group: found[run.folder] = ', '.join(filter(None, [run.title, apart, f'seed {run.recipe.seed}' * (len(group) > 1)]))
+        for run in group:
+            found[run.folder] = ', '.join(filter(None, [run.title, apart,
+                f'seed {run.recipe.seed}' * (len(group) > 1)]))
     return [found[run.folder] for run in runs]
 
 # %% ../../nbs/report/02_paper.ipynb #a5e71a85
@@ -247,10 +278,12 @@ def _draw_masks(runs, rows):
     samples, pictures, seen = runs[0].samples(rows[0]['split']), [], []
     for i in [samples.index(row['id']) for row in rows]:
         image, true = samples.image(i), samples.mask(i)
-        masks = [read_mask(run.folder/'masks'/rows[0]['split']/f'{samples.ids[i]}.png', tuple(image.shape[1:]), len(samples.classes)) for run in runs]
+        masks = [read_mask(run.folder/'masks'/rows[0]['split']/f'{samples.ids[i]}.png', tuple(image.shape[1:]),
+            len(samples.classes)) for run in runs]
         masks = ([] if true is None else [true]) + masks
         pictures.append([image, *(mask_overlay(image, m) for m in masks)]); seen += masks
-    return legend(grid(pictures, ['picture'] + ['true mask'] * samples.has_masks + titles(runs, 'segment')), samples.classes, seen)
+    return legend(grid(pictures, ['picture'] + ['true mask'] * samples.has_masks + titles(runs, 'segment')),
+        samples.classes, seen)
 
 fig1 = Drawing('fig1', "Figure 1: the segmenters' masks of held-out pictures", _mask_rows, _draw_masks)
 
@@ -258,15 +291,19 @@ fig1 = Drawing('fig1', "Figure 1: the segmenters' masks of held-out pictures", _
 def _cam_rows(runs, ids=None):
     split = only_runs(runs, 'fig5')[0].recipe.data.train
     samples, ids = _pictures(runs, 'fig5', 'cams', 'cams', split, ids)
-    told = [told_class(CamStore(runs[-1].folder/'cams'/split, samples.classes).get(id), samples.mask(samples.index(id)) if samples.has_masks else None) for id in ids]
-    return [dict(id=id, split=split, shown=class_name(c, samples.classes) if c else 'no class', mask_id=c) for id, c in zip(ids, told)]
+    told = [told_class(CamStore(runs[-1].folder/'cams'/split, samples.classes).get(id),
+        samples.mask(samples.index(id)) if samples.has_masks else None) for id in ids]
+    return [dict(id=id, split=split, shown=class_name(c, samples.classes) if c else 'no class', mask_id=c)
+        for id, c in zip(ids, told)]
 
 def _draw_cams(runs, rows):
     samples, pictures = runs[0].samples(rows[0]['split']), []
     stores = [CamStore(run.folder/'cams'/rows[0]['split'], samples.classes) for run in runs]
     for row in rows:
         image = samples.image(samples.index(row['id']))
-        pictures.append([image, *(overlay(image, store.get(row['id']).get(row['mask_id'], torch.zeros(image.shape[1:]))) for store in stores)])
+        pictures.append([image,
+            *(overlay(image, store.get(row['id']).get(row['mask_id'], torch.zeros(image.shape[1:])))
+                for store in stores)])
     return grid(pictures, ['picture', *titles(runs, 'cams')], [row['shown'] for row in rows])
 
 fig5 = Drawing('fig5', 'Figure 5: CAMs of training pictures', _cam_rows, _draw_cams)
@@ -274,14 +311,17 @@ fig5 = Drawing('fig5', 'Figure 5: CAMs of training pictures', _cam_rows, _draw_c
 # %% ../../nbs/report/02_paper.ipynb #d60ad25f
 def _rho_points(runs):
     "mIoU of the furthest stage that all runs have been evaluated at, against rho"
-    if not any(map(is_iterated, runs)): raise InputError(f'{runs[0].folder}: no iterated learning in it, nor in the other runs, so no threshold to show; make runs with --pretrain and several --pretrain.rho')
+    if not any(map(is_iterated, runs)):
+        raise InputError(f'{runs[0].folder}: no iterated learning in it, nor in the other runs, so no threshold to show; make runs with --pretrain and several --pretrain.rho')
     stage = next((s for s in reversed(EVALUATED) if all(run.figures(s) for run in runs)), STAGES[-1])
     for group, apart in by_experiment(runs, stage, ['pretrain', 'pretrain.rho', *_NAMED]):
         for run in group:
             split, figures = evaluated(run, stage, 'fig6')
-            line = ', '.join(filter(None, [run.method.title if has_maps(run) else 'true masks', run.recipe.backbone, apart]))
+            line = ', '.join(filter(None, [run.method.title if has_maps(run) else 'true masks',
+                run.recipe.backbone, apart]))
             x = run.recipe.pretrain.rho if is_iterated(run) else None
-            yield dict(panel=f'{EVALUATED[stage]} of {split}, mIoU (%)', axis='rho', line=line + ', no iterated learning' * (x is None), x=x), figures['miou']
+            yield dict(panel=f'{EVALUATED[stage]} of {split}, mIoU (%)', axis='rho',
+                line=line + ', no iterated learning' * (x is None), x=x), figures['miou']
 
 # %% ../../nbs/report/02_paper.ipynb #54271bc4
 _RECALL, _LABELS, _EMPTY = 'unnamed objects found at 80 % precision (%)', 'labels a picture, by the teacher', 'pictures left without a label (%)'
@@ -290,15 +330,20 @@ def _iterated_points(found):
     "Recall and what the teacher said, of the figures of benchmarks.iterated"
     for row in found['rows']:
         arm, *_ = row['arm'].split(',')
-        said = lambda c: {_RECALL: c['unnamed']['0.8']} | ({_LABELS: c['said']['labels'], _EMPTY: 100 * c['said']['empty']} if c['said'] else {})
+        said = lambda c: {_RECALL: c['unnamed']['0.8']} | ({_LABELS: c['said']['labels'],
+            _EMPTY: 100 * c['said']['empty']} if c['said'] else {})
         for c in row['curve']:
-            for panel, y in said(c).items(): yield dict(panel=panel, axis='step', line=f"iterated, rho {row['rho']}" if arm == 'iterated' else arm, x=c['step']), y
-        for panel, y in said(row['curve'][-1]).items(): yield dict(panel=panel, axis='rho', line=arm, x=row['rho'] if arm == 'iterated' else None), y
+            for panel, y in said(c).items():
+                yield dict(panel=panel, axis='step', line=f"iterated, rho {row['rho']}" if arm == 'iterated' else arm,
+                    x=c['step']), y
+        for panel, y in said(row['curve'][-1]).items():
+            yield dict(panel=panel, axis='rho', line=arm, x=row['rho'] if arm == 'iterated' else None), y
 
 def _points(sources):
     "The points of runs and of files of figures: those in the same place become one, with a value each"
     runs, found = [s for s in sources if isinstance(s, Run)], {}
-    for files in ([_rho_points(runs)] if runs else []) + [_iterated_points(s) for s in sources if not isinstance(s, Run)]:
+    for files in ([_rho_points(runs)] if runs else []) + [_iterated_points(s)
+        for s in sources if not isinstance(s, Run)]:
         for point, y in files: found.setdefault(tuple(point.items()), []).append(y)
     return [dict(point, values=values) for point, values in found.items()]
 
@@ -306,7 +351,8 @@ def _points(sources):
 def _draw_panel(ax, rows, style):
     "A line for each name: the mean of each point, with the spread where it has several values"
     for line in dict.fromkeys(row['line'] for row in rows):
-        points = sorted(((row['x'], np.mean(row['values']), np.std(row['values'], ddof=1) if len(row['values']) > 1 else 0) for row in rows if row['line'] == line), key=lambda p: (p[0] is not None, p[0]))
+        points = sorted(((row['x'], np.mean(row['values']), np.std(row['values'], ddof=1) if len(row['values']) > 1
+            else 0) for row in rows if row['line'] == line), key=lambda p: (p[0] is not None, p[0]))
         x, y, spread = zip(*points)
         if x[0] is None: ax.axhline(y[0], label=line, lw=2, **style[line])
         else: ax.errorbar(x, y, spread, label=line, lw=2, marker='o', capsize=3, **style[line])
@@ -314,8 +360,10 @@ def _draw_panel(ax, rows, style):
     ax.spines[['top', 'right']].set_visible(False)
 
 def _draw_points(sources, rows):
-    panels = list(dict.fromkeys((row['axis'], row['panel']) for row in sorted(rows, key=lambda row: row['axis'] == 'rho')))
-    style = {line: dict(color=OKABE_ITO[k % len(OKABE_ITO)], ls=DASHES[k // len(OKABE_ITO) % len(DASHES)]) for k, line in enumerate(dict.fromkeys(row['line'] for row in rows))}
+    panels = list(dict.fromkeys((row['axis'], row['panel']) for row in sorted(rows,
+        key=lambda row: row['axis'] == 'rho')))
+    style = {line: dict(color=OKABE_ITO[k % len(OKABE_ITO)], ls=DASHES[k // len(OKABE_ITO) % len(DASHES)])
+        for k, line in enumerate(dict.fromkeys(row['line'] for row in rows))}
     across = min(3, len(panels))
     fig = Plot((max(5, 3.6 * across), 2.9 * -(-len(panels) // across)), 'constrained')
     for n, (axis, panel) in enumerate(panels, 1):
@@ -345,7 +393,8 @@ def opened(
     if not Path(path).is_file(): return Run(path, progress=False)
     found = read_json(path)
     rows = found.get('rows') if isinstance(found, dict) else None
-    if not rows or any('curve' not in row for row in rows): raise InputError(f'{path}: no figures of `python -m benchmarks.iterated`; give its --result, or the folder of a run')
+    if not rows or any('curve' not in row for row in rows):
+        raise InputError(f'{path}: no figures of `python -m benchmarks.iterated`; give its --result, or the folder of a run')
     return found
 
 # %% ../../nbs/report/02_paper.ipynb #ba902be8
@@ -356,9 +405,12 @@ def record(
 ) -> dict:  # command, date, versions, device, rows, and the recipe of each run
     "What a table or figure shows, to be kept"
     bare = lambda v: _anonymous([v])[0] if isinstance(v, str) else v
-    made_from = [dict(run=s.folder.name, recipe={k: bare(v) for k, v in fields_of(s.recipe).items() if k != 'data.root'}) if isinstance(s, Run) else {k: v for k, v in s.items() if k not in ('rows', 'table')} for s in sources]
+    made_from = [dict(run=s.folder.name,
+        recipe={k: bare(v) for k, v in fields_of(s.recipe).items() if k != 'data.root'}) if isinstance(s, Run)
+        else {k: v for k, v in s.items() if k not in ('rows', 'table')} for s in sources]
     command = command or 'consistency-cam ' + ' '.join(_anonymous(sys.argv[1:]))
-    return dict(command=command, date=str(date.today()), **environment(), what=what, rows=find_exhibit(what).rows(sources), made_from=made_from)
+    return dict(command=command, date=str(date.today()), **environment(), what=what,
+        rows=find_exhibit(what).rows(sources), made_from=made_from)
 
 # %% ../../nbs/report/02_paper.ipynb #53628445
 def make(
