@@ -37,7 +37,8 @@ def compare(
     for m in methods: find_method(m).settings(_own_options(r, m, methods))
     for n, (seed, method) in enumerate(jobs, 1):
         if progress: tqdm.write(f'[{n}/{len(jobs)}] {find_method(method).title}, seed {seed}')
-        rows.append(run(changed(r, method=method, seed=seed, options=_own_options(r, method, methods)), folder/f'{method}-{seed}', force, progress, until).row())
+        rows.append(run(changed(r, method=method, seed=seed, options=_own_options(r, method, methods)),
+            folder/f'{method}-{seed}', force, progress, until).row())
         about = _record(rows, command, recipe=_without_folders(r) | {'classify.method': '', 'seed': ''})
         write_json(result or folder/'comparison.json', about)
     return about
@@ -45,16 +46,20 @@ def compare(
 def _own_options(r, method, methods):
     "Those of the recipe's options that a method has; raises `InputError` where one of them is of none of the methods"
     have = {k for m in methods for k in find_method(m).options}
-    if strange := [k for k in r.classify.options if k not in have]: raise InputError(f"option '{strange[0]}': none of {', '.join(methods)} has it; " + (f"they have {', '.join(sorted(have))}" if have else 'they have none'))
+    if strange := [k for k in r.classify.options if k not in have]:
+        raise InputError(f"option '{strange[0]}': none of {', '.join(methods)} has it; "
+            + (f"they have {', '.join(sorted(have))}" if have else 'they have none'))
     return {k: v for k, v in r.classify.options.items() if k in find_method(method).options}
 
 def _record(rows, command='', **more):
     "Rows, and how they came about"
-    return dict(command=command or 'consistency-cam ' + ' '.join(_anonymous(sys.argv[1:])), date=str(date.today()), **more, **environment(), rows=rows)
+    return dict(command=command or 'consistency-cam ' + ' '.join(_anonymous(sys.argv[1:])), date=str(date.today()),
+        **more, **environment(), rows=rows)
 
 def _without_folders(r):
     "The recipe's fields, for a record that says nothing of where its data lies"
-    return fields_of(r) | {k: '' for k in ('data.root', 'pretrain.root')} | {f'data.{k}': Path(getattr(r.data, k)).name for k in ('labels', 'masks', 'classes')}
+    return fields_of(r) | {k: '' for k in ('data.root', 'pretrain.root')} | {f'data.{k}': Path(getattr(r.data,
+        k)).name for k in ('labels', 'masks', 'classes')}
 
 def _anonymous(arguments):
     "Arguments with absolute folders cut down to their last name"
@@ -63,7 +68,8 @@ def _anonymous(arguments):
 def environment() -> dict:
     "Versions and device, for the record beside a figure"
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'CPU, {torch.get_num_threads()} threads'
-    return dict(versions=dict(consistency_cam=consistency_cam.__version__, python=platform.python_version(), torch=torch.__version__, timm=timm.__version__), device=device)
+    return dict(versions=dict(consistency_cam=consistency_cam.__version__, python=platform.python_version(),
+        torch=torch.__version__, timm=timm.__version__), device=device)
 
 # %% ../../nbs/experiments/04_compare.ipynb #b3a53acf
 def collect(
@@ -79,8 +85,10 @@ def collect(
     return about
 
 # %% ../../nbs/experiments/04_compare.ipynb #c69423f5
-AFTER = {s.name: s for s in LINE if s.product and s.name != next(iter(EVALUATED))}  # the stages after the CAMs, which have two columns of each kind
-COLUMNS = {'CAM mIoU, train': ('train', 'miou'), 'held out': ('val', 'miou'), 'train, fixed threshold': ('train', 'miou_fixed'), 'held out, fixed': ('val', 'miou_fixed')}
+# the stages after the CAMs, which have two columns of each kind
+AFTER = {s.name: s for s in LINE if s.product and s.name != next(iter(EVALUATED))}
+COLUMNS = {'CAM mIoU, train': ('train', 'miou'), 'held out': ('val', 'miou'),
+    'train, fixed threshold': ('train', 'miou_fixed'), 'held out, fixed': ('val', 'miou_fixed')}
 for s in AFTER.values():
     COLUMNS[f'{s.short}, {s.on}'] = s.name, 'miou'
     if s.fixed: COLUMNS[f'{s.name}, fixed threshold'] = s.name, 'miou_fixed'
@@ -96,7 +104,8 @@ def table(
         same = [r for r in rows if r['title'] == title]
         cells = [mean_spread([r[part][key] for r in same if r.get(part)]) for part, key in shown.values()]
         seconds = [r['seconds'] for r in same if r['seconds'] is not None]
-        lines.append(f"| {title} | {' | '.join(cells)} | {f'{sum(seconds) / len(seconds):.0f} s' if seconds else '–'} |")
+        lines.append(
+            f"| {title} | {' | '.join(cells)} | {f'{sum(seconds) / len(seconds):.0f} s' if seconds else '–'} |")
     return '\n'.join(lines + [''] * bool(said := remarks(rows)) + said)
 
 def remarks(
@@ -104,7 +113,8 @@ def remarks(
 ) -> list:  # of lines
     "What the figures of runs do not tell by themselves, each thing once"
     parts = dict(train='CAMs, train', val='CAMs, held out') | {name: s.short for name, s in AFTER.items()}
-    return list(dict.fromkeys(f"{r['title']}, {name}: {line}" for r in rows for part, name in parts.items() for line in (r.get(part) or {}).get('remarks', ())))
+    return list(dict.fromkeys(f"{r['title']}, {name}: {line}" for r in rows for part, name in parts.items()
+        for line in (r.get(part) or {}).get('remarks', ())))
 
 def mean_spread(values) -> str:
     "'51.2' or '51.2 ± 0.4'"

@@ -24,7 +24,8 @@ from .recipes import Recipe, changed
 from .pipeline import Run, stage_data
 
 # %% ../../nbs/experiments/03_imported.ipynb #67997309
-class ImportedError(InputError): "CAMs of another program that are missing, of another shape or range, or not what they should be"
+class ImportedError(InputError):
+    "CAMs of another program that are missing, of another shape or range, or not what they should be"
 
 class Call:
     "What a file asks to be called, and with what; nothing is called"
@@ -32,14 +33,16 @@ class Call:
     def __init__(self, *args): self.args = args
     def __setstate__(self, state): self.state = state
 
-_NAMES = {'_reconstruct': 'numpy.core.multiarray numpy._core.multiarray', 'scalar': 'numpy.core.multiarray numpy._core.multiarray', 'ndarray': 'numpy', 'dtype': 'numpy', 'encode': '_codecs',
+_NAMES = {'_reconstruct': 'numpy.core.multiarray numpy._core.multiarray',
+    'scalar': 'numpy.core.multiarray numpy._core.multiarray', 'ndarray': 'numpy', 'dtype': 'numpy', 'encode': '_codecs',
     '_rebuild_tensor_v2': 'torch._utils', '_load_from_bytes': 'torch.storage', 'OrderedDict': 'collections'}
 _CALLS = {(module, name): type(name, (Call,), {}) for name, modules in _NAMES.items() for module in modules.split()}
 
 class Description(pickle.Unpickler):
     "Reads what a pickle would do, as dictionaries, lists, texts, numbers and `Call`s"
     def find_class(self, module, name):
-        if (module, name) not in _CALLS: raise ImportedError(f'it calls {module}.{name}, and a file of CAMs calls nothing')
+        if (module, name) not in _CALLS:
+            raise ImportedError(f'it calls {module}.{name}, and a file of CAMs calls nothing')
         return _CALLS[module, name]
 
 def described(
@@ -47,16 +50,21 @@ def described(
 ):
     "What the pickle describes; raises `ImportedError` on a name that arrays are not written with, and on numbers that would only take memory"
     for op, arg, _ in pickletools.genops(content):
-        if 'PUT' in op.name and int(arg) > len(content) or op.name in ('BYTEARRAY8', 'NEXT_BUFFER', 'EXT1', 'EXT2', 'EXT4'): raise ImportedError(f'{op.name} {arg}: no pickle of arrays')
+        if 'PUT' in op.name and int(arg) > len(content) or op.name in ('BYTEARRAY8',
+            'NEXT_BUFFER', 'EXT1', 'EXT2', 'EXT4'):
+            raise ImportedError(f'{op.name} {arg}: no pickle of arrays')
     return Description(io.BytesIO(content), encoding='latin1').load()
 
 # %% ../../nbs/experiments/03_imported.ipynb #2f725f40
-def _bytes(x): return x.args[0].encode('latin1') if isinstance(x, _CALLS['_codecs', 'encode']) else x.encode('latin1') if isinstance(x, str) else x
+def _bytes(x):
+    return x.args[0].encode('latin1') if isinstance(x, _CALLS['_codecs',
+        'encode']) else x.encode('latin1') if isinstance(x, str) else x
 
 def _kind(x):
     "The kind of number that a described dtype is"
     name, order = str(x.args[0]), x.state[1] if x.state else '='
-    if not re.fullmatch('[fiub][1248]', name) or order not in ('<', '>', '=', '|'): raise ImportedError(f'an array of {name}, not of numbers')
+    if not re.fullmatch('[fiub][1248]', name) or order not in ('<', '>', '=', '|'):
+        raise ImportedError(f'an array of {name}, not of numbers')
     return np.dtype(order.replace('|', '=') + name)
 
 def _tensor(storage, offset, size, stride, *_):
@@ -64,7 +72,8 @@ def _tensor(storage, offset, size, stride, *_):
     try: held = torch.load(io.BytesIO(_bytes(storage.args[0])), map_location='cpu', weights_only=True)
     except pickle.UnpicklingError: raise ImportedError('a tensor that is no numbers') from None
     flat = torch.empty(0, dtype=held.dtype).set_(held)
-    if math.prod(size) > len(flat) or offset + sum((n - 1) * s for n, s in zip(size, stride)) >= len(flat): raise ImportedError(f'a tensor {tuple(size)} of {len(flat)} numbers')
+    if math.prod(size) > len(flat) or offset + sum((n - 1) * s for n, s in zip(size, stride)) >= len(flat):
+        raise ImportedError(f'a tensor {tuple(size)} of {len(flat)} numbers')
     return flat.as_strided(size, stride, offset).float().numpy().copy()
 
 def numbers(
@@ -78,7 +87,8 @@ def numbers(
         return np.frombuffer(_bytes(content), _kind(kind)).reshape(shape, order='F' if columns else 'C')
     if name == 'scalar': return np.frombuffer(_bytes(x.args[1]), _kind(x.args[0]))[0]
     if name == '_rebuild_tensor_v2': return _tensor(*x.args)
-    if isinstance(x, (list, tuple)) and all(type(n) in (int, float) for n in x) or type(x) in (int, float): return np.array(x)
+    if isinstance(x, (list, tuple)) and all(type(n) in (int, float) for n in x) or type(x) in (int, float):
+        return np.array(x)
     raise ImportedError(f'a {name or type(x).__name__} where numbers are wanted')
 
 # %% ../../nbs/experiments/03_imported.ipynb #d9c47116
@@ -88,11 +98,14 @@ def _dictionary(held):
 
 def _npy(f):
     "What an open .npy file holds"
-    header = np.lib.format.read_array_header_1_0 if np.lib.format.read_magic(f) == (1, 0) else np.lib.format.read_array_header_2_0
+    header = np.lib.format.read_array_header_1_0 if np.lib.format.read_magic(f) == (1,
+        0) else np.lib.format.read_array_header_2_0
     shape, _, kind = header(f)
     if not kind.hasobject: f.seek(0); return np.load(f)
     held = described(f.read())
-    if not (shape == () and isinstance(held, Call) and isinstance(held.state[4], list) and isinstance(held.state[4][0], dict)): raise ImportedError('an object, but no dictionary')
+    if not (shape == () and isinstance(held, Call) and isinstance(held.state[4], list)
+        and isinstance(held.state[4][0], dict)):
+        raise ImportedError('an object, but no dictionary')
     return _dictionary(held.state[4][0])
 
 def _npz(f):
@@ -105,7 +118,8 @@ def _torch(f):
     if isinstance(held, (list, tuple)): held = torch.stack(list(held))
     return _dictionary(held) if isinstance(held, dict) else numbers(held)
 
-READERS = {'.npy': _npy, '.npz': _npz, '.pt': _torch, '.pth': _torch, '.safetensors': lambda f: _dictionary(load(f.read()))}
+READERS = {'.npy': _npy, '.npz': _npz, '.pt': _torch, '.pth': _torch,
+    '.safetensors': lambda f: _dictionary(load(f.read()))}
 
 def read_arrays(
     path: str|Path,  # that ends as one of `READERS`
@@ -114,12 +128,14 @@ def read_arrays(
     with reading(path, ImportedError), open(path, 'rb') as f:
         try: held = READERS[Path(path).suffix.lower()](f)
         except ImportedError as e: raise ImportedError(f'{path}: {e}; export the maps again as plain arrays') from None
-        if bad := [k for k, v in (held.items() if isinstance(held, dict) else [('it', held)]) if not isinstance(v, np.ndarray) or v.dtype.kind not in 'fiubU']:
+        if bad := [k for k, v in (held.items() if isinstance(held, dict) else [('it', held)]) if not isinstance(v,
+            np.ndarray) or v.dtype.kind not in 'fiubU']:
             raise ImportedError(f'{path}: {bad[0]} is no array of numbers; export the maps again as plain arrays')
         return held
 
 # %% ../../nbs/experiments/03_imported.ipynb #f30fd217
-MAPS = 'hr_cam high_res attn_highres highres IS_CAM prob cam'.split()  # names of maps beside `keys`, the first that is there is taken
+# names of maps beside `keys`, the first that is there is taken
+MAPS = 'hr_cam high_res attn_highres highres IS_CAM prob cam'.split()
 
 def class_number(
     key,  # a name, or a number counted from 0, also as text
@@ -146,7 +162,8 @@ def _by_keys(found, sizes):
     background = len(maps) == len(keys) + 1 or name == 'IS_CAM' and len(maps) == len(keys) and keys[0] == 0
     if keys and keys[0] == 0 and (len(keys) == len(maps) + 1 or name == 'IS_CAM'): keys = [k - 1 for k in keys[1:]]
     ground, maps = (maps[0], maps[1:]) if background else (None, maps)
-    if len(keys) != len(maps) or len(set(keys)) < len(keys): raise ImportedError(f'{len(keys)} keys, {len(set(keys))} of them different, for {len(maps)} maps')
+    if len(keys) != len(maps) or len(set(keys)) < len(keys):
+        raise ImportedError(f'{len(keys)} keys, {len(set(keys))} of them different, for {len(maps)} maps')
     return dict(zip(keys, maps)), ground
 
 def _by_place(maps, count, given):
@@ -163,7 +180,8 @@ def by_class(
     sizes: tuple = (),  # (h,w) that a map may have
 ) -> tuple:  # {mask id: map}, 0 for the background's; 'background' where there is one, 'in_order' where the maps are those of the given classes in their order, else ''
     "Which map is of which class; raises `ImportedError`"
-    if isinstance(found, dict) and len(found) == 1 and {*found} <= {*MAPS} - {*classes}: found = next(iter(found.values()))
+    if isinstance(found, dict) and len(found) == 1 and {*found} <= {*MAPS} - {*classes}:
+        found = next(iter(found.values()))
     if isinstance(found, np.ndarray): return _by_place(_stack(found, sizes), len(classes), given)
     found, ground = _by_keys(found, sizes) if 'keys' in found and 'keys' not in classes else (found, None)
     ids = [class_number(k, classes) for k in found]
@@ -178,7 +196,8 @@ def _values(m):
     if m.dtype == np.uint8 and x.max() > 1: x = x / 255
     low, high = x.min(), x.max()
     seam = -1.001 <= low and (high - 1 - 2 * low).abs() < .01
-    if not x.isfinite().all() or not (low >= -.001 or seam) or high > 1.001: raise ImportedError(f'values from {low:.3g} to {high:.3g}; a CAM is 0 to 1, each class divided by its own maximum')
+    if not x.isfinite().all() or not (low >= -.001 or seam) or high > 1.001:
+        raise ImportedError(f'values from {low:.3g} to {high:.3g}; a CAM is 0 to 1, each class divided by its own maximum')
     return x.clamp(0, 1)
 
 def map_sizes(
@@ -197,9 +216,11 @@ def as_stored(
     sizes, stored = map_sizes(size, stride), {}
     for c, m in maps.items():
         turned = ', and it seems to be turned by its diagonal' if m.shape[::-1] in sizes else ''
-        if m.shape not in sizes: raise ImportedError(f'a map {m.shape} for a picture of {size[0]}x{size[1]}; wanted are its size or {sizes[1][0]}x{sizes[1][1]}, a cell for {stride} pixels{turned}')
+        if m.shape not in sizes:
+            raise ImportedError(f'a map {m.shape} for a picture of {size[0]}x{size[1]}; wanted are its size or {sizes[1][0]}x{sizes[1][1]}, a cell for {stride} pixels{turned}')
         m = _values(m)
-        if m.shape != sizes[1]: m = F.interpolate(m[None, None], sizes[1], mode='bilinear', align_corners=False, antialias=True)[0, 0]
+        if m.shape != sizes[1]:
+            m = F.interpolate(m[None, None], sizes[1], mode='bilinear', align_corners=False, antialias=True)[0, 0]
         stored[c] = m.clamp(0, 1)
     return stored
 
@@ -220,7 +241,8 @@ def _pngs(folder, paths, ids, classes):
     for path in paths:
         try:
             if here := _png(path.relative_to(folder).with_suffix('').as_posix(), ids, classes):
-                if here[1] in found.setdefault(here[0], {}): raise ImportedError(f'of the same class as {found[here[0]][here[1]].name}; keep one of them')
+                if here[1] in found.setdefault(here[0], {}):
+                    raise ImportedError(f'of the same class as {found[here[0]][here[1]].name}; keep one of them')
                 found[here[0]][here[1]] = path
         except ImportedError as e: raise ImportedError(f'{path}: {e}') from None
     return found
@@ -240,14 +262,16 @@ def sources(
         found[id] = path
     found |= _pngs(folder, [p for p in paths if p.suffix.lower() == '.png'], ids - {*found}, samples.classes)
     missing = [id for id in samples.ids if id not in found]
-    if missing: raise ImportedError(f"{folder}: no maps of {len(missing)} of {len(samples)} pictures, the first is '{missing[0]}'; wanted is {missing[0]}{' or '.join(READERS)}, or {missing[0]}_CLASS.png or {missing[0]}/CLASS.png")
+    if missing:
+        raise ImportedError(f"{folder}: no maps of {len(missing)} of {len(samples)} pictures, the first is '{missing[0]}'; wanted is {missing[0]}{' or '.join(READERS)}, or {missing[0]}_CLASS.png or {missing[0]}/CLASS.png")
     return found
 
 def _grey(path):
     "A grey PNG of 8 or 16 bits, as numbers 0 to 1"
     with opened(path, ImportedError) as im:
         most = {'L': 255, 'I;16': 65535}.get(im.mode)
-        if not most: raise ImportedError(f'{path}: {im.mode} pixels; a map is a grey PNG of 8 or 16 bits, black 0 and white 1')
+        if not most:
+            raise ImportedError(f'{path}: {im.mode} pixels; a map is a grey PNG of 8 or 16 bits, black 0 and white 1')
         return np.array(im, np.float32) / most
 
 def _evidence(m):
@@ -278,8 +302,10 @@ def picture_maps(
     if said == 'background' and 0 in maps: said = 'kept'
     found.pop(0, None)
     shown = {c for c, m in found.items() if _evidence(m)}
-    counts = Counter({f'agree{s:+}': len({*given} & {c + s for c in shown}) for s in (-1, 0, 1)}, shown=len(shown), maps=len(given), without=len({*given} - {*found}))
-    counts.update(blank=len({*given} & {*found} - shown), left_out=0 if array and isinstance(held, np.ndarray) else len({*found} - {*given}), **{said: 1} if said else {})
+    counts = Counter({f'agree{s:+}': len({*given} & {c + s for c in shown}) for s in (-1, 0, 1)}, shown=len(shown),
+        maps=len(given), without=len({*given} - {*found}))
+    counts.update(blank=len({*given} & {*found} - shown), left_out=0 if array and isinstance(held, np.ndarray)
+        else len({*found} - {*given}), **{said: 1} if said else {})
     return maps, counts
 
 # %% ../../nbs/experiments/03_imported.ipynb #9fabec7b
@@ -289,11 +315,16 @@ def disagreement(
     "What is wrong where the maps are hardly of the classes that the pictures have; None where they are"
     other = max((-1, 1), key=lambda s: n[f'agree{s:+}'])
     if n['agree+0'] and n['agree+0'] >= n[f'agree{other:+}'] or not n['maps']: return
-    if not n['shown']: return f'all maps are zero everywhere, or there are none; they were asked for {n["maps"]} classes'
-    agree = f'only {n["agree+0"]} of the {n["maps"]} classes that the pictures have' if n['agree+0'] else 'none of the maps is of a class that the pictures have'
-    if n['agree+0']: agree += f' have a map, and {n[f"agree{other:+}"]} would have one if all were of the class {"before" if other < 0 else "after"}'
+    if not n['shown']:
+        return f'all maps are zero everywhere, or there are none; they were asked for {n["maps"]} classes'
+    agree = f'only {n["agree+0"]} of the {n["maps"]} classes that the pictures have' if n[
+        'agree+0'] else 'none of the maps is of a class that the pictures have'
+    if n['agree+0']:
+        agree += f' have a map, and {n[f"agree{other:+}"]} would have one if all were of the class {"before" if other < 0 else "after"}'
     if not n[f'agree{other:+}']: return f'{agree}; are they of other pictures, or numbered by another list of classes?'
-    return agree + ('; they count from 1, or key 0 is the background: subtract 1 from the numbers, without the background' if other < 0 else '; they lack the first class: add 1 to the numbers')
+    return agree + (
+        '; they count from 1, or key 0 is the background: subtract 1 from the numbers, without the background'
+        if other < 0 else '; they lack the first class: add 1 to the numbers')
 
 def _read(source, samples, i):
     "A picture's size, its maps, and what was counted"
@@ -315,13 +346,17 @@ def _refuse_others(folder, counted):
     if wrong := disagreement(counts): raise ImportedError(f'{folder}: {wrong}')
     return counts
 
-_SAID = dict(without='given classes without a map', left_out='maps of classes not given left out', blank='maps without any evidence', kept="pictures whose background's map was kept", background="pictures whose background's map was left out", in_order='pictures whose maps were taken for the given classes in their order')
+_SAID = dict(without='given classes without a map', left_out='maps of classes not given left out',
+    blank='maps without any evidence', kept="pictures whose background's map was kept",
+    background="pictures whose background's map was left out",
+    in_order='pictures whose maps were taken for the given classes in their order')
 
 def import_summary(
     result: dict,  # of the stage of the CAMs
 ) -> str:
     "What was imported, and what was not"
-    return f"{result['maps']} maps of {result['pictures']} pictures; " + ', '.join(f'{result[k]} {text}' for k, text in _SAID.items() if k in result)
+    return f"{result['maps']} maps of {result['pictures']} pictures; " + ', '.join(f'{result[k]} {text}'
+        for k, text in _SAID.items() if k in result)
 
 def import_cams(
     folder: str|Path,  # of another program's CAMs
@@ -333,18 +368,24 @@ def import_cams(
 ) -> Run:
     "A run whose CAMs are those of another program, for its training and its held-out split; raises `InputError`"
     run = Run(into, changed(r, cams=dict(kind='imported'), pretrain=None), force, progress)
-    if (run.folder/'recipe.json').exists() and not Run(run.folder).foreign: raise ImportedError(f'{run.folder}: a run with a classifier of its own; choose another folder')
+    if (run.folder/'recipe.json').exists() and not Run(run.folder).foreign:
+        raise ImportedError(f'{run.folder}: a run with a classifier of its own; choose another folder')
     for split, samples in {s: run.samples(s) for s in run.splits}.items():
-        if not samples.labelled: raise ImportedError(f"the pictures of '{split}' have no labels, and maps are taken of the classes that these give; name another split")
+        if not samples.labelled:
+            raise ImportedError(f"the pictures of '{split}' have no labels, and maps are taken of the classes that these give; name another split")
         found = sources(folder, samples)
-        maps = fingerprint([file_digest(p) for s in found.values() for p in ([s] if isinstance(s, Path) else s.values())])
-        stage = run.stage(f'cams/{split}', dict(title=title), samples.fingerprint(), data=stage_data(samples) | dict(maps=maps))
+        maps = fingerprint([file_digest(p) for s in found.values()
+            for p in ([s] if isinstance(s, Path) else s.values())])
+        stage = run.stage(f'cams/{split}', dict(title=title), samples.fingerprint(),
+            data=stage_data(samples) | dict(maps=maps))
         if stage.settled(): continue
-        _refuse_others(folder, [_read(found[samples.ids[i]], samples, i)[-1] for i in range(0, len(samples), 1 + len(samples) // 64)])
+        _refuse_others(folder, [_read(found[samples.ids[i]], samples, i)[-1]
+            for i in range(0, len(samples), 1 + len(samples) // 64)])
         with run.work(stage):
             write_json(run.folder/'imported.json', dict(title=title))
             store = CamStore(stage.folder, samples.classes)
-            counts = _refuse_others(folder, [_into(store, found[id], samples, i) for i, id in enumerate(tqdm(samples.ids, f'{title}, CAMs of {split}', disable=not progress))])
+            counts = _refuse_others(folder, [_into(store, found[id], samples, i)
+                for i, id in enumerate(tqdm(samples.ids, f'{title}, CAMs of {split}', disable=not progress))])
             said = {k: counts[k] for k in ('maps', *_SAID) if counts[k] or k in ('maps', 'without', 'left_out')}
             stage.finish(dict(pictures=len(samples), **said) | run.skipped(split))
     return run

@@ -50,7 +50,8 @@ from .recipes import NAMES, OLD_NAMES, Recipe, SHARED, STAGES, changed, default,
 
 # %% ../../nbs/experiments/02_pipeline.ipynb #582f9688
 _SAYS = 'root', 'labels', 'masks', 'classes'  # fields that say which pictures, labels and masks
-_READS = dict(scenes='', cutouts='root', voc='root labels', folder='root labels masks classes', imagenet='root labels', coco='root labels')
+_READS = dict(scenes='', cutouts='root', voc='root labels', folder='root labels masks classes',
+    imagenet='root labels', coco='root labels')
 
 def _said(data): return {k: v for k in _SAYS if (v := getattr(data, k)) not in ('', 'auto')}
 
@@ -69,11 +70,13 @@ def check_fields(
     kind, pretrain, segment = r.data.kind, part_of(r, 'pretrain'), part_of(r, 'segment')
     for k, v in _said(r.data).items():
         if k in _READS.get(kind, ' '.join(_SAYS)).split(): continue
-        if kind == 'scenes': raise InputError(f'{k}={v}: scenes are generated and have none; did you mean {_meant(r.data)}?')
+        if kind == 'scenes':
+            raise InputError(f'{k}={v}: scenes are generated and have none; did you mean {_meant(r.data)}?')
         raise InputError(f"{k}={v}: data '{kind}' takes none; leave it out, or name another --data")
     if pretrain.root and (not r.pretrain or pretrain.kind != 'imagenet'):
         raise InputError(f"pretrain.root={pretrain.root}: nothing is pre-trained on it with pretrain '{pretrain.kind if r.pretrain else 'none'}'; add --pretrain imagenet, or leave it out")
-    if segment.on == 'masks' and not r.segment: raise InputError("segment.on=masks: there is no segmenter to learn them with segment 'none'; leave one of the two out")
+    if segment.on == 'masks' and not r.segment:
+        raise InputError("segment.on=masks: there is no segmenter to learn them with segment 'none'; leave one of the two out")
 
 # %% ../../nbs/experiments/02_pipeline.ipynb #ac53b7bb
 def settled(
@@ -92,7 +95,8 @@ def _own_splits(d):
     splits = own_labels(d.root, d.labels, errors=[]).splits
     named = lambda names: next((s for name in names for s in splits or () if s.lower() == name), None)
     train = d.train if d.train != 'auto' else 'all' if splits is None else named(['train', 'training'])
-    if train is None: raise LabelError(f"{d.labels}: no split 'train' among {', '.join(splits) or 'its empty cells'}; say which to train on by --train and which to hold out by --val")
+    if train is None:
+        raise LabelError(f"{d.labels}: no split 'train' among {', '.join(splits) or 'its empty cells'}; say which to train on by --train and which to hold out by --val")
     held_out = named(['val', 'valid', 'validation', 'dev', 'test']) if train not in ('', 'all') else None
     return dict(train=train, val=d.val if d.val != 'auto' else held_out if held_out not in (None, train) else '')
 
@@ -112,10 +116,15 @@ def dataset(
         return Scenes(**made) if d.kind == 'scenes' else Cutouts(d.root or PHOTOS, **made, errors=errors)
     if not d.root: raise InputError(f"data '{d.kind}' needs --root: the folder it is in")
     if d.kind == 'voc': samples = VOC(d.root, split, labels=d.labels, errors=errors)
-    elif d.kind == 'folder': samples = Folder(d.root, d.labels, masks=d.masks or None, split=split if split not in ('', 'all') else None, classes=d.classes or None, errors=errors)
+    elif d.kind == 'folder':
+        samples = Folder(d.root, d.labels, masks=d.masks or None, split=split if split not in ('', 'all') else None,
+            classes=d.classes or None, errors=errors)
     elif d.kind == 'imagenet': samples = single_label(d.root, split, d.labels, d.train, errors)
-    elif d.kind == 'coco' and d.labels not in ('auto', 'file'): raise InputError(f"labels={d.labels!r}: for COCO, 'auto' wants the official 80 categories, 'file' takes those that the annotations list")
-    elif d.kind == 'coco': samples = COCO(d.root, split, errors=errors, progress=progress, categories=CATEGORIES if d.labels == 'auto' else None)
+    elif d.kind == 'coco' and d.labels not in ('auto', 'file'):
+        raise InputError(f"labels={d.labels!r}: for COCO, 'auto' wants the official 80 categories, 'file' takes those that the annotations list")
+    elif d.kind == 'coco':
+        samples = COCO(d.root, split, errors=errors, progress=progress,
+            categories=CATEGORIES if d.labels == 'auto' else None)
     else: raise InputError(f"unknown data '{d.kind}'; known: scenes, cutouts, voc, coco, folder, imagenet")
     return samples.subset(slice(d.pictures)) if d.pictures and split == d.train else samples
 
@@ -125,11 +134,14 @@ def read_recipe(
 ) -> Recipe:
     "The recipe that a run was made with, fields that it does not name as in the paper; raises `CheckpointError`"
     found = read_json(path)
-    if not isinstance(found, dict): raise CheckpointError(f'{path}: no recipe, which has a value for each field by its name; choose another run folder')
+    if not isinstance(found, dict):
+        raise CheckpointError(f'{path}: no recipe, which has a value for each field by its name; choose another run folder')
     found = named(found)
     strange = [k for k in found if k not in NAMES]
-    if strange: raise CheckpointError(f"{path}: consistency_cam {__version__} knows no field '{strange[0]}'; {hint(strange[0], [*NAMES, *OLD_NAMES])}a newer version may have made this run: update, or choose another run folder")
-    elsewhere = found.pop('classify.method', None) if (Path(path).parent/'method.json').exists() else None  # it need not be at hand
+    if strange:
+        raise CheckpointError(f"{path}: consistency_cam {__version__} knows no field '{strange[0]}'; {hint(strange[0], [*NAMES, *OLD_NAMES])}a newer version may have made this run: update, or choose another run folder")
+    # it need not be at hand
+    elsewhere = found.pop('classify.method', None) if (Path(path).parent/'method.json').exists() else None
     try: r = changed(Recipe(), **found)
     except InputError as e: raise CheckpointError(f'{path}: {e}') from None
     return replace(r, classify=replace(r.classify, method=str(elsewhere))) if elsewhere else r
@@ -142,7 +154,9 @@ def _training_words(t):
     "A training in words: how long, on what, and how fast"
     return f"{t.epochs} epoch{'s' * (t.epochs != 1)}, {t.batch_size} pictures a step, crops of {t.crop} pixels from pictures of {_range(t.long_side)}, learning rate {t.lr:g}"
 
-def _crf_words(r, on): return f"{'with' if on else 'without'} the dense CRF" + f' (reaches times {r.crf.scale:g})' * (on and r.crf.scale != 1)
+def _crf_words(r, on):
+    return f"{'with' if on else 'without'} the dense CRF" + f' (reaches times {r.crf.scale:g})' * (on
+        and r.crf.scale != 1)
 
 def _pretrain_words(run):
     p = run.recipe.pretrain
@@ -151,20 +165,29 @@ def _pretrain_words(run):
 
 def _classify_words(run):
     r, c = run.recipe, run.recipe.classify
-    found = {'training': f'{_training_words(c)} (classifier ten times that)', 'optimiser': f'SGD, momentum {c.momentum:g}, weight decay {c.weight_decay:g}, polynomial schedule of power {r.power:g}'}
-    for what, views in dict(consistency=[v for v in run.views if v.losses], **{'further views': [v for v in run.views if not v.losses]}).items():
-        if views: found[what] = ', '.join(map(str, views)) + f'; alpha up to {c.alpha:g} over the first {c.ramp:.0%} of the steps' * (what == 'consistency')
-    if run.method.options: found[run.method.title] = '; '.join(f'{k} {getattr(run.options, k)} ({o.meaning})' for k, o in run.method.options.items())
+    found = {'training': f'{_training_words(c)} (classifier ten times that)',
+        'optimiser': f'SGD, momentum {c.momentum:g}, weight decay {c.weight_decay:g}, polynomial schedule of power {r.power:g}'}
+    for what, views in dict(consistency=[v for v in run.views if v.losses],
+        **{'further views': [v for v in run.views if not v.losses]}).items():
+        if views:
+            found[what] = ', '.join(map(str,
+                views)) + f'; alpha up to {c.alpha:g} over the first {c.ramp:.0%} of the steps' * (
+                what == 'consistency')
+    if run.method.options:
+        found[run.method.title] = '; '.join(f'{k} {getattr(run.options, k)} ({o.meaning})'
+            for k, o in run.method.options.items())
     return found
 
-def _cams_words(run): return {'CAM inference': f"scales {_listed(run.recipe.cams.scales)}, {'with' if run.recipe.cams.mirror else 'without'} the mirror image, masked by the given labels"}
+def _cams_words(run):
+    return {'CAM inference': f"scales {_listed(run.recipe.cams.scales)}, {'with' if run.recipe.cams.mirror else 'without'} the mirror image, masked by the given labels"}
 
 def _affinity_words(run):
     a = run.recipe.affinity
     pairs = dict(boundary='boundary network', features='feature network').get(a.kind, a.kind)
     return {'affinity': f'{pairs}, pairs up to {a.radius} cells apart, learns where a CAM is below {a.scores[0]:g} or above {a.scores[-1]:g}; {_training_words(a)}'}
 
-def _walk_words(run): return {'random walk': f'{run.recipe.walk.steps} steps of {run.recipe.walk.radius} cells at most, affinities to the power {run.recipe.walk.beta:g}'}
+def _walk_words(run):
+    return {'random walk': f'{run.recipe.walk.steps} steps of {run.recipe.walk.radius} cells at most, affinities to the power {run.recipe.walk.beta:g}'}
 
 def _pseudo_words(run):
     p = run.recipe.pseudo
@@ -181,7 +204,8 @@ def _training_config(r, *parts):
     aside = 'cache', 'workers', 'save_every', 'log_every', 'on_bad_picture'
     return fields_of(r, *parts) | {k: getattr(r, k) for k in SHARED if k not in aside}
 
-_SEGMENTATION = 'segment.scales', 'segment.mirror', 'segment.crf'  # fields of the segmenter that its training does not read
+# fields of the segmenter that its training does not read
+_SEGMENTATION = 'segment.scales', 'segment.mirror', 'segment.crf'
 def _segmentation_config(r):
     return {k: v for k, v in fields_of(r, 'segment', 'crf').items() if k in _SEGMENTATION or k.startswith('crf.')}
 
@@ -191,10 +215,12 @@ def _needs_classifier(r): return _needs_maps(r) and r.cams.kind == 'inferred'
 def _affinity_config(r):
     return _training_config(r, 'affinity', 'crf') | {'pseudo.crf': r.pseudo.crf, 'cams.rule': r.cams.rule}
 def _classify_config(r):
-    return _training_config(r, 'classify') | {f'data.{k}': getattr(r.data, k) for k in ('kind', 'train', 'pictures', 'size')}
+    return _training_config(r, 'classify') | {f'data.{k}': getattr(r.data, k)
+        for k in ('kind', 'train', 'pictures', 'size')}
 def _segment_config(r): return {k: v for k, v in _training_config(r, 'segment').items() if k not in _SEGMENTATION}
 
-def _foreign_words(run): return {'CAMs': 'of another program, imported; a cell for four pixels, masked by the given labels'}
+def _foreign_words(run):
+    return {'CAMs': 'of another program, imported; a cell for four pixels, masked by the given labels'}
 _MAPS = dict(title='CAMs', do=lambda run: [run.cams(split) for split in run.splits], product='maps', on='both',
     fixed=lambda r: r.cams.threshold, short='CAMs', one='CAMs')
 LINE = [
@@ -202,9 +228,11 @@ LINE = [
         wanted=lambda r: r.pretrain and r.cams.kind == 'inferred', config=lambda r: _training_config(r, 'pretrain')),
     Stage('classify', 'classifier', lambda run: run.classify(), words=_classify_words, trains=True,
         wanted=_needs_classifier, config=_classify_config),
-    Stage('cams', wanted=_needs_classifier, config=lambda r: {'cams.scales': r.cams.scales, 'cams.mirror': r.cams.mirror},
+    Stage('cams', wanted=_needs_classifier,
+        config=lambda r: {'cams.scales': r.cams.scales, 'cams.mirror': r.cams.mirror},
         words=_cams_words, **_MAPS),
-    Stage('cams', wanted=lambda r: _needs_maps(r) and r.cams.kind == 'imported', foreign='imported from another program',
+    Stage('cams', wanted=lambda r: _needs_maps(r) and r.cams.kind == 'imported',
+        foreign='imported from another program',
         words=_foreign_words, **_MAPS),
     Stage('affinity', 'affinity network', lambda run: run.affinity(), words=_affinity_words, trains=True,
         wanted=lambda r: r.affinity and _needs_maps(r), config=_affinity_config, crf=lambda r: r.pseudo.crf,
@@ -212,9 +240,11 @@ LINE = [
     Stage('walk', 'maps after the walk', lambda run: run.walk(run.recipe.data.train), words=_walk_words, product='maps',
         wanted=lambda r: r.affinity and _needs_maps(r), config=lambda r: fields_of(r, 'walk') | dict(seed=r.seed),
         fixed=lambda r: r.pseudo.background[0], short='after the walk', one='after the walk'),
-    Stage('pseudo', 'pseudo-labels', lambda run: run.pseudo(run.recipe.data.train), words=_pseudo_words, product='masks',
+    Stage('pseudo', 'pseudo-labels', lambda run: run.pseudo(run.recipe.data.train),
+        words=_pseudo_words, product='masks',
         wanted=_needs_maps, crf=lambda r: r.pseudo.crf, short='pseudo-labels', one='pseudo-label'),
-    Stage('segment', "segmenter's masks", lambda run: (run.segment(), run.masks(run.recipe.data.val or run.recipe.data.train)),
+    Stage('segment', "segmenter's masks", lambda run: (run.segment(),
+        run.masks(run.recipe.data.val or run.recipe.data.train)),
         words=_segment_words, trains=True, product='masks', on='held out', folder='masks', wanted=lambda r: r.segment,
         config=_segment_config, crf=lambda r: r.segment.crf, untrained=lambda run: run.make_segmenter(2, False),
         short='segmenter', one='segmenter'),
@@ -259,7 +289,9 @@ class Run:
         split: str,
     ) -> Samples:
         "The pictures of a split"
-        if split not in self._samples: self._samples[split] = self.usable(split, partial(dataset, self.recipe, split, progress=self.progress and is_main()))
+        if split not in self._samples:
+            self._samples[split] = self.usable(split, partial(dataset, self.recipe, split,
+                progress=self.progress and is_main()))
         return self._samples[split]
 
     def __reduce__(self): return Run, (self.folder, self.recipe, self.force, self.progress)  # to other processes
@@ -273,12 +305,14 @@ class Run:
     @property
     def line(self) -> list: return [s for s in LINE if s.wanted(self.recipe)]  # of `Stage`
     @property
-    def foreign(self) -> str: return next((s.foreign for s in self.line if s.foreign), '')  # where its maps are from, if not from a classifier of its own
+    # where its maps are from, if not from a classifier of its own
+    def foreign(self) -> str: return next((s.foreign for s in self.line if s.foreign), '')
     @property
     def title(self) -> str:
         r, about = self.recipe, self.folder/'imported.json'
         if self.foreign: return str(read_json(about, 'title')['title']) if about.exists() else 'imported CAMs'
-        return (self.method.title if _needs_maps(r) else 'true masks') + (', iterated learning' if r.pretrain and r.pretrain.k_student else '')
+        return (self.method.title if _needs_maps(r) else 'true masks') + (', iterated learning' if r.pretrain
+            and r.pretrain.k_student else '')
 
     def stages(self,
         until: str = STAGES[-1],  # the last one
@@ -302,16 +336,19 @@ def usable(self: Run,
 ) -> Samples:
     "The samples, without bad pictures where the recipe says so; raises `InputError`"
     if self.recipe.on_bad_picture == 'refuse': return make()
-    if self.recipe.on_bad_picture != 'skip': raise InputError(f"unknown on_bad_picture '{self.recipe.on_bad_picture}'; known: refuse, skip")
+    if self.recipe.on_bad_picture != 'skip':
+        raise InputError(f"unknown on_bad_picture '{self.recipe.on_bad_picture}'; known: refuse, skip")
     samples, record = make(errors := []), self.folder/'verified'/f'{name}.jsonl'
     for e in errors:
         if not isinstance(e, (PictureError, MaskError)): raise e
     record.parent.mkdir(parents=True, exist_ok=True)
-    with locked(record.parent/'.lock', wait=True): bad = verify({name: samples}, record=record, progress=self.progress and is_main()).bad
+    with locked(record.parent/'.lock', wait=True):
+        bad = verify({name: samples}, record=record, progress=self.progress and is_main()).bad
     reasons = [*map(str, errors), *bad.values()]
     if not reasons: return samples
     self._skipped[name] = dict(count=len(reasons), of=len(samples) + len(errors), reasons=reasons)
-    if is_main() and self.progress: tqdm.write(f'{name}: skipped {len(reasons)} of {len(samples) + len(errors)} pictures, the first is {reasons[0]}')
+    if is_main() and self.progress:
+        tqdm.write(f'{name}: skipped {len(reasons)} of {len(samples) + len(errors)} pictures, the first is {reasons[0]}')
     return samples.subset([i for i, id in enumerate(samples.ids) if id not in bad])
 
 @patch
@@ -332,7 +369,8 @@ def stage(self: Run,
     again: bool = False,  # made again where it was made from something else
 ) -> StageFolder:
     "A stage of the run; raises `CheckpointError` where its folder was made otherwise"
-    return StageFolder(self.folder/name, config, inputs[0] if len(inputs) == 1 else fingerprint(*inputs), self.force, data, again, partial(config_now, name, wanted=config))
+    return StageFolder(self.folder/name, config, inputs[0] if len(inputs) == 1 else fingerprint(*inputs), self.force,
+        data, again, partial(config_now, name, wanted=config))
 
 def config_now(
     name: str,  # of a stage's folder
@@ -341,7 +379,8 @@ def config_now(
 ) -> dict:
     "The config by the names of now; a field that it does not know had its default"
     of = f"{name.removeprefix('evaluate/')}.threshold"
-    known = {of if k == 'threshold' else k: v for k, v in config.items()} if name.startswith('evaluate/') else named(config)
+    known = {of if k == 'threshold' else k: v
+        for k, v in config.items()} if name.startswith('evaluate/') else named(config)
     return {k: default(k) for k in wanted if k in NAMES} | known
 
 def stage_data(
@@ -349,7 +388,8 @@ def stage_data(
     *what: str,  # 'list of pictures', 'labels', 'pictures', 'masks'; none: all but masks
 ) -> dict:  # {what: fingerprint}; '' where a file is missing
     "Fingerprints of what a stage is made from"
-    known = {'list of pictures': lambda: fingerprint(samples.ids), 'labels': samples.fingerprint, 'pictures': samples.pictures_fingerprint, 'masks': samples.masks_fingerprint}
+    known = {'list of pictures': lambda: fingerprint(samples.ids), 'labels': samples.fingerprint,
+        'pictures': samples.pictures_fingerprint, 'masks': samples.masks_fingerprint}
     return {k: known[k]()[:16] for k in what or list(known)[:3]}
 
 @patch
@@ -393,7 +433,8 @@ def refuse_other_settings(self: Run,
     own: StageFolder,  # that is about to work
 ):
     "Raises `CheckpointError` where another stage of the folder was made with other settings than the recipe's"
-    if (self.folder/'imported.json').exists() and not self.foreign: raise CheckpointError(f"{self.folder}: a run of imported CAMs, and not of the method '{self.recipe.classify.method}'; choose another run folder")
+    if (self.folder/'imported.json').exists() and not self.foreign:
+        raise CheckpointError(f"{self.folder}: a run of imported CAMs, and not of the method '{self.recipe.classify.method}'; choose another run folder")
     now = json.loads(json.dumps(fields_of(self.recipe)))
     for about in () if self.force else sorted([*self.folder.glob('*/stage.json'), *self.folder.glob('*/*/stage.json')]):
         if about == own.about: continue
@@ -413,13 +454,16 @@ def work(self: Run,
                 self.refuse_other_settings(stage)
                 remove_leftovers(self.folder, 'recipe.json')
                 write_json(self.folder/'recipe.json', asdict(_from_anywhere(self.recipe)))
-                if self.source: write_json(self.folder/'method.json', dict(name=self.method.name, title=self.method.title, **self.source))
+                if self.source:
+                    write_json(self.folder/'method.json', dict(name=self.method.name,
+                        title=self.method.title, **self.source))
         yield
 
 def _from_anywhere(r):
     "The recipe with full paths of its data, so that the run can be opened from another folder"
     names = _SAYS if r.data.kind in ('folder', 'imagenet') else ('root',)
-    return replace(r, data=replace(r.data, **{k: str(Path(v).resolve()) for k, v in _said(r.data).items() if k in names}))
+    return replace(r,
+        data=replace(r.data, **{k: str(Path(v).resolve()) for k, v in _said(r.data).items() if k in names}))
 
 @patch
 def settings(self: Run,
@@ -440,19 +484,24 @@ def train(self: Run,
 ) -> dict:  # the last losses, steps, seconds
     "Train a task by the common loop, or go on with it, and write the network's weights"
     r, settings, like = self.recipe, self.settings(part), getattr(task.net, 'net', task.net)
-    augment = Augment(settings.crop, settings.long_side, mean=like.mean.flatten().tolist(), std=like.std.flatten().tolist(), masks=masks)
+    augment = Augment(settings.crop, settings.long_side, mean=like.mean.flatten().tolist(),
+        std=like.std.flatten().tolist(), masks=masks)
     for m in task.modules() if r.compile else (): isinstance(m, BackboneNet) and m.compile_features()
     steps = total_steps(len(samples), settings)
     if self.progress and is_main() and (few := self.few_steps(part, steps)): tqdm.write(few, sys.stderr)
-    with compiling(): log = fit(task, Augmented(samples, augment, r.seed, round(r.cache * 2**30)), stage.folder, settings, self.title if part == 'classify' else f'{self.title}, {part}', self.progress)
-    if is_main(): save_state(stage.folder/'weights.safetensors', dict(net=task.net.state_dict(), classes=samples.classes))
+    with compiling():
+        log = fit(task, Augmented(samples, augment, r.seed, round(r.cache * 2**30)), stage.folder, settings,
+            self.title if part == 'classify' else f'{self.title}, {part}', self.progress)
+    if is_main():
+        save_state(stage.folder/'weights.safetensors', dict(net=task.net.state_dict(), classes=samples.classes))
     return dict(log[-1], steps=steps, seconds=round(sum(_pieces(log)), 2))
 
 def _pieces(log):
     "Seconds of each uninterrupted piece of a training: its clock starts anew after a resume"
     return [a['seconds'] for a, b in zip(log, log[1:] + [None]) if b is None or b['seconds'] < a['seconds']]
 
-FEW, ENOUGH = 40, 200  # steps of a training: with fewer it has hardly begun, and with so many a small data set is learnt a little
+# steps of a training: with fewer it has hardly begun, and with so many a small data set is learnt a little
+FEW, ENOUGH = 40, 200
 
 @patch
 def few_steps(self: Run,
@@ -475,9 +524,12 @@ def trained(self: Run,
 ) -> tuple:  # state dict of the network, names of its classes, path of the file
     "What a stage's training left; raises `CheckpointError` where it is not done"
     path = self.folder/stage/'weights.safetensors'
-    if self.foreign and stage == 'classify': raise CheckpointError(f'{self.folder}: its CAMs were {self.foreign}, so there is no network here for other scales, other pictures or views of them')
-    if path.exists() and (other := self.outdated(stage)): raise CheckpointError(f'{self.folder}/{stage}: made from other {other}; `consistency-cam run {self.folder} --force` trains it anew')
-    if not path.exists(): raise CheckpointError(f'{self.folder}: no trained network of the stage {stage} here; `consistency-cam run {self.folder} --until {stage}` makes it')
+    if self.foreign and stage == 'classify':
+        raise CheckpointError(f'{self.folder}: its CAMs were {self.foreign}, so there is no network here for other scales, other pictures or views of them')
+    if path.exists() and (other := self.outdated(stage)):
+        raise CheckpointError(f'{self.folder}/{stage}: made from other {other}; `consistency-cam run {self.folder} --force` trains it anew')
+    if not path.exists():
+        raise CheckpointError(f'{self.folder}: no trained network of the stage {stage} here; `consistency-cam run {self.folder} --until {stage}` makes it')
     state = load_state(path)
     return state['net'], state['classes'], str(path)
 
@@ -492,8 +544,10 @@ def single_labels(self: Run) -> Samples:
     "The pictures to pre-train on; raises `InputError`"
     r = self.recipe
     if r.pretrain.kind == 'one-label': return OneLabel(self.samples(r.data.train), seed=r.seed)
-    if r.pretrain.kind != 'imagenet': raise InputError(f"unknown pretrain '{r.pretrain.kind}'; known: imagenet, one-label, none")
-    if not r.pretrain.root: raise InputError("pretrain 'imagenet' needs --pretrain.root, the folder that holds its splits; or leave the stage out by --pretrain none")
+    if r.pretrain.kind != 'imagenet':
+        raise InputError(f"unknown pretrain '{r.pretrain.kind}'; known: imagenet, one-label, none")
+    if not r.pretrain.root:
+        raise InputError("pretrain 'imagenet' needs --pretrain.root, the folder that holds its splits; or leave the stage out by --pretrain none")
     return self.usable('pretrain', lambda errors=None: single_label(r.pretrain.root, errors=errors))
 
 def _held(net, batch_norm, frozen_stages):
@@ -502,7 +556,8 @@ def _held(net, batch_norm, frozen_stages):
 
 def _camnet(r, num_classes, pretrained, make=CAMNet, **more):
     "A classifier on the recipe's backbone"
-    return make(**dict(backbone=r.backbone, num_classes=num_classes, pool=r.classify.pool, output_stride=r.output_stride, pretrained=pretrained) | more)
+    return make(**dict(backbone=r.backbone, num_classes=num_classes, pool=r.classify.pool,
+        output_stride=r.output_stride, pretrained=pretrained) | more)
 
 def _given_weights(r):
     "The weights a recipe names, as `CAMNet` takes them"
@@ -538,16 +593,19 @@ def _pretrain_data(self: Run, samples):
 def pretrain(self: Run) -> dict:  # last losses, steps, seconds, pictures taught and of these left without any label
     "Pre-train the backbone, or go on with it, or do nothing where it is done; raises `InputError`"
     r, samples = self.recipe, self.single_labels()
-    stage = self.stage('pretrain', find_stage('pretrain').config(r), samples.fingerprint(), data=self._pretrain_data(samples))
+    stage = self.stage('pretrain', find_stage('pretrain').config(r), samples.fingerprint(),
+        data=self._pretrain_data(samples))
     if stage.done: return stage.result
     torch.manual_seed(r.seed)
     bias = first_bias(len(samples.classes), r.pretrain.pool, (r.pretrain.crop // r.output_stride) ** 2)
-    net = _held(_camnet(r, len(samples.classes), _given_weights(r), pool=r.pretrain.pool, bias=bias), r.batch_norm, r.frozen_stages)
+    net = _held(_camnet(r, len(samples.classes), _given_weights(r), pool=r.pretrain.pool, bias=bias), r.batch_norm,
+        r.frozen_stages)
     with self.work(stage):
         task = IteratedLearning(net, r.pretrain.rho, r.pretrain.k_teacher, r.pretrain.k_student)
         result = self.train(stage, task, samples, 'pretrain')
         if is_main(): save_backbone(net, stage.folder/'backbone.safetensors')
-        return stage.finish(result | dict(taught=task.taught.item(), left_out=task.left_out.item()) | self.skipped('pretrain', r.data.train))
+        return stage.finish(result | dict(taught=task.taught.item(), left_out=task.left_out.item())
+            | self.skipped('pretrain', r.data.train))
 
 # %% ../../nbs/experiments/02_pipeline.ipynb #eba418c5
 @patch
@@ -573,7 +631,8 @@ def say_classes(self: Run):
     "Say how many training pictures there are of each class, how their labels were read, and which classes have no negatives"
     sets = {self.recipe.data.train: self.samples(self.recipe.data.train)}
     if not (is_main() and self.progress): return
-    for line in class_lines(sets) + [f'{c}: {what}' for what, c in everywhere(sets)]: tqdm.write(f'{self.recipe.data.train}: {line}')
+    for line in class_lines(sets) + [f'{c}: {what}' for what, c in everywhere(sets)]:
+        tqdm.write(f'{self.recipe.data.train}: {line}')
 
 # %% ../../nbs/experiments/02_pipeline.ipynb #4b882434
 @patch
@@ -582,9 +641,11 @@ def make_net(self: Run,
 ) -> CAMNet:
     "An untrained network as recipe and method say"
     r = self.recipe
-    bias = noisy_or_bias(len(self.classes), (r.classify.crop // r.output_stride) ** 2) if r.classify.pool == 'noisy_or' else None
+    bias = noisy_or_bias(len(self.classes),
+        (r.classify.crop // r.output_stride) ** 2) if r.classify.pool == 'noisy_or' else None
     torch.manual_seed(r.seed)
-    net = _camnet(r, len(self.classes), self.start() if pretrained is None else pretrained, partial(self.method.net, self.options), bias=bias)
+    net = _camnet(r, len(self.classes), self.start() if pretrained is None else pretrained,
+        partial(self.method.net, self.options), bias=bias)
     return _held(net, r.batch_norm, r.frozen_stages)
 
 @patch
@@ -594,14 +655,17 @@ def make_task(self: Run,
 ) -> ConsistencyTask:
     "The training of a classifier as recipe and method say; raises `InputError`"
     r, terms = self.recipe, self.method.terms(self.options, net)
-    return ConsistencyTask(net, self.views, steps, r.classify.alpha, r.classify.ramp, terms, r.batch_norm == 'frozen-views', r.seed, r.classify.share_views, r.classify.frugal, self.method.cls)
+    return ConsistencyTask(net, self.views, steps, r.classify.alpha, r.classify.ramp, terms,
+        r.batch_norm == 'frozen-views', r.seed, r.classify.share_views, r.classify.frugal, self.method.cls)
 
 @patch
 def classify(self: Run) -> dict:  # last losses, steps, seconds
     "Train the classifier, or go on with it, or do nothing where it is done; raises `InputError`"
     r, samples = self.recipe, self.samples(self.recipe.data.train)
-    if self.foreign: raise InputError(f'{self.folder}: its CAMs were {self.foreign}, so there is nothing to train before them; `consistency-cam run {self.folder}` goes on from them')
-    stage = self.stage('classify', find_stage('classify').config(r), samples.fingerprint(), *self.started_from(), data=stage_data(samples) | self.first_weights() | self.method_data())
+    if self.foreign:
+        raise InputError(f'{self.folder}: its CAMs were {self.foreign}, so there is nothing to train before them; `consistency-cam run {self.folder}` goes on from them')
+    stage = self.stage('classify', find_stage('classify').config(r), samples.fingerprint(), *self.started_from(),
+        data=stage_data(samples) | self.first_weights() | self.method_data())
     if stage.done: return stage.result
     steps, net = total_steps(len(samples), self.settings()), self.make_net()
     for view in self.views: view.sample((r.classify.crop, r.classify.crop), net.stride, torch.Generator())
@@ -614,7 +678,8 @@ def classify(self: Run) -> dict:  # last losses, steps, seconds
 def net(self: Run) -> CAMNet:
     "The trained classifier, in eval mode; raises `CheckpointError`"
     (state, classes, path), r = self.trained('classify'), self.recipe
-    net = _camnet(r, len(classes), False, partial(self.method.net, self.options), bias=0. if 'classifier.bias' in state else None)
+    net = _camnet(r, len(classes), False, partial(self.method.net, self.options),
+        bias=0. if 'classifier.bias' in state else None)
     return _ready(with_terms(net, self.method.terms(self.options, net)), state, path)
 
 # %% ../../nbs/experiments/02_pipeline.ipynb #434c5452
@@ -625,26 +690,35 @@ def cams(self: Run,
     "Infer and store the CAMs of a split; those in the store already are not done again"
     r, samples = self.recipe, self.samples(split)
     if self.foreign:
-        if not self._finished(f'cams/{split}'): raise CheckpointError(f"{self.folder}: no imported CAMs of '{split}' here; `consistency-cam import-cams` brings them")
+        if not self._finished(f'cams/{split}'):
+            raise CheckpointError(f"{self.folder}: no imported CAMs of '{split}' here; `consistency-cam import-cams` brings them")
         return CamStore(self.product(f'cams/{split}'), samples.classes)
-    stage = self.stage(f'cams/{split}', find_stage('cams').config(r), made_from(self.folder/'classify'), samples.fingerprint(), data=stage_data(samples) | self.products('classify') | self.method_data())
+    stage = self.stage(f'cams/{split}', find_stage('cams').config(r), made_from(self.folder/'classify'),
+        samples.fingerprint(), data=stage_data(samples) | self.products('classify') | self.method_data())
     if not stage.done:
         with self.work(stage):
-            mine, store, begun = self.share(range(len(samples))), CamStore(stage.folder, samples.classes), time.perf_counter()
+            mine, store, begun = self.share(range(len(samples))), CamStore(stage.folder,
+                samples.classes), time.perf_counter()
             sweep = self._infer(samples, split, store, mine)
-            stage.finish(dict(pictures=len(samples), seconds=round(time.perf_counter() - begun, 2)) | self.skipped(split))
-            if sweep and is_main(): save_state(self.folder/'sweeps'/f'{split}.safetensors', dict(counts=sweep.counts.cpu(), of=made_from(stage.folder), masks=samples.masks_fingerprint()))
+            stage.finish(dict(pictures=len(samples), seconds=round(time.perf_counter() - begun, 2))
+                | self.skipped(split))
+            if sweep and is_main():
+                save_state(self.folder/'sweeps'/f'{split}.safetensors',
+                    dict(counts=sweep.counts.cpu(), of=made_from(stage.folder), masks=samples.masks_fingerprint()))
     return CamStore(stage.folder, samples.classes)
 
 @patch
 def _infer(self: Run, samples, split, store, mine):
     "Put the CAMs of this process's pictures that have none into the store; the sweep of all processes' where it has seen all of them, else None"
-    r, missing, accelerator = self.recipe, [i for i in mine if samples.ids[i] not in store], make_accelerator(self.recipe.precision)
+    r, missing, accelerator = self.recipe, [i
+        for i in mine if samples.ids[i] not in store], make_accelerator(self.recipe.precision)
     sweep = _new_sweep(samples) if samples.has_masks else None
     found = infer(self.net(), samples, missing, True, r.cams.scales, r.cams.mirror, store.stride, background=True)
-    for i, size, cams in tqdm(found, total=len(mine), initial=len(mine) - len(missing), desc=f'{self.title}, CAMs of {split}', disable=not (self.progress and is_main())):
+    for i, size, cams in tqdm(found, total=len(mine), initial=len(mine) - len(missing),
+        desc=f'{self.title}, CAMs of {split}', disable=not (self.progress and is_main())):
         store.put(samples.ids[i], cams, size)
-        if sweep and (mask := samples.mask(i)) is not None: sweep.update(full_size({c: m.half() for c, m in cams.items() if c}, size), mask, samples.ids[i])
+        if sweep and (mask := samples.mask(i)) is not None:
+            sweep.update(full_size({c: m.half() for c, m in cams.items() if c}, size), mask, samples.ids[i])
     seen = accelerator.reduce(torch.tensor(len(missing), device=accelerator.device)).item()
     if sweep: sweep.counts = accelerator.reduce(sweep.counts.to(accelerator.device))
     return sweep if seen == len(samples) else None
@@ -664,7 +738,8 @@ def pseudo_setting(self: Run, **changes) -> PseudoSetting:
     "How maps walk and become masks"
     r = self.recipe
     level = r.pseudo.background if len(r.pseudo.background) > 1 else r.pseudo.background[0]
-    return PseudoSetting(**dict(radius=r.walk.radius, beta=r.walk.beta, steps=r.walk.steps, background=level, rule=r.cams.rule, crf=self.crf(LABEL_CRF) if r.pseudo.crf else None) | changes)
+    return PseudoSetting(**dict(radius=r.walk.radius, beta=r.walk.beta, steps=r.walk.steps, background=level,
+        rule=r.cams.rule, crf=self.crf(LABEL_CRF) if r.pseudo.crf else None) | changes)
 
 @patch
 def make_affinity(self: Run,
@@ -672,24 +747,31 @@ def make_affinity(self: Run,
 ) -> BoundaryNet|AffinityNet:
     "An untrained affinity network as the recipe says; raises `InputError`"
     r, kinds = self.recipe, dict(boundary=BoundaryNet, features=AffinityNet)
-    if r.affinity.kind not in kinds: raise InputError(f"unknown affinity '{r.affinity.kind}'; known: boundary, features, none")
+    if r.affinity.kind not in kinds:
+        raise InputError(f"unknown affinity '{r.affinity.kind}'; known: boundary, features, none")
     torch.manual_seed(r.seed)
     return kinds[r.affinity.kind](_camnet(r, 1, pretrained, pool='gap'))
 
 @patch
 def affinity(self: Run) -> dict:  # last losses, steps, seconds, pictures
     "Train the affinity network on what the CAMs are sure of, or go on with it, or do nothing where it is done; raises `InputError`"
-    r, samples, made = self.recipe, self.samples(self.recipe.data.train), made_from(self.folder/'cams'/self.recipe.data.train)
-    stage = self.stage('affinity', find_stage('affinity').config(r), made, *self.started_from(), data=stage_data(samples, 'pictures') | self.first_weights() | self.products(f'cams/{r.data.train}'))
+    r, samples, made = self.recipe, self.samples(self.recipe.data.train), made_from(
+        self.folder/'cams'/self.recipe.data.train)
+    stage = self.stage('affinity', find_stage('affinity').config(r), made, *self.started_from(),
+        data=stage_data(samples, 'pictures') | self.first_weights() | self.products(f'cams/{r.data.train}'))
     if stage.done: return stage.result
     net = self.make_affinity(self.start())
     with self.work(stage):
         labels = stage.folder/'labels'
-        known = pseudo_labels(samples, CamStore(self.folder/'cams'/r.data.train), labels, setting=self.pseudo_setting(background=r.affinity.scores), inputs=made, force=True, progress=self.progress)
-        useful = [i for i, id in enumerate(samples.ids) if known['pictures'][id]['classes'] and not known['pictures'][id]['all_zero']]
-        if not useful: raise InputError(f'{self.folder}: the CAMs of all {len(samples)} training pictures are zero, there is nothing to learn from them; train the classifier longer, or at a lower lr or alpha')
+        known = pseudo_labels(samples, CamStore(self.folder/'cams'/r.data.train), labels,
+            setting=self.pseudo_setting(background=r.affinity.scores), inputs=made, force=True, progress=self.progress)
+        useful = [i for i, id in enumerate(samples.ids) if known['pictures'][id]['classes']
+            and not known['pictures'][id]['all_zero']]
+        if not useful:
+            raise InputError(f'{self.folder}: the CAMs of all {len(samples)} training pictures are zero, there is nothing to learn from them; train the classifier longer, or at a lower lr or alpha')
         told = WithMasks(samples, labels).subset(useful)
-        return stage.finish(dict(self.train(stage, AffinityTask(net, r.affinity.radius), told, 'affinity', masks=True), pictures=len(told), unsure=known['result']['unsure']) | self.skipped(r.data.train))
+        return stage.finish(dict(self.train(stage, AffinityTask(net, r.affinity.radius), told, 'affinity', masks=True),
+            pictures=len(told), unsure=known['result']['unsure']) | self.skipped(r.data.train))
 
 # %% ../../nbs/experiments/02_pipeline.ipynb #49d1e81c
 @patch
@@ -697,7 +779,8 @@ def relation(self: Run) -> tuple:  # function from a picture (3,H,W) to its edge
     "What the trained affinity network says of a picture; raises `CheckpointError`"
     (state, _, path), r = self.trained('affinity'), self.recipe
     net = _ready(self.make_affinity(False), state, path)
-    return partial(infer_edge, net) if r.affinity.kind == 'boundary' else partial(infer_affinity, net, radius=r.walk.radius), net.stride
+    return partial(infer_edge, net) if r.affinity.kind == 'boundary' else partial(infer_affinity, net,
+        radius=r.walk.radius), net.stride
 
 @patch
 def walk(self: Run,
@@ -705,11 +788,14 @@ def walk(self: Run,
 ) -> CamStore:
     "Spread the CAMs of a split by the random walk; those in the store already are not done again"
     r, samples, cams = self.recipe, self.samples(split), self.folder/'cams'/split
-    stage = self.stage(f'walk/{split}', find_stage('walk').config(r), made_from(cams), made_from(self.folder/'affinity'), data=stage_data(samples, 'pictures') | self.products(f'cams/{split}', 'affinity'))
+    stage = self.stage(f'walk/{split}', find_stage('walk').config(r), made_from(cams),
+        made_from(self.folder/'affinity'), data=stage_data(samples, 'pictures')
+        | self.products(f'cams/{split}', 'affinity'))
     if not stage.settled():
         with self.work(stage):
             related, stride = self.relation()
-            walk_cams(samples, CamStore(cams), CamStore(stage.folder, samples.classes, stride), related, self.pseudo_setting(), title=f'{self.title}, random walk', progress=self.progress)
+            walk_cams(samples, CamStore(cams), CamStore(stage.folder, samples.classes, stride), related,
+                self.pseudo_setting(), title=f'{self.title}, random walk', progress=self.progress)
             stage.finish(dict(pictures=len(samples)) | self.skipped(split))
     return CamStore(stage.folder, samples.classes)
 
@@ -721,7 +807,8 @@ def pseudo(self: Run,
     maps = [s for s in self.line if s.product == 'maps'][-1]
     folder = self.folder/(name := f'{maps.name}/{split}')
     made, store, samples = made_from(folder), CamStore(folder), self.samples(split)
-    pseudo_labels(samples, store, self.folder/'pseudo'/split, setting=self.pseudo_setting(stride=store.stride), inputs=made, force=self.force, progress=self.progress, data=stage_data(samples) | self.products(name))
+    pseudo_labels(samples, store, self.folder/'pseudo'/split, setting=self.pseudo_setting(stride=store.stride),
+        inputs=made, force=self.force, progress=self.progress, data=stage_data(samples) | self.products(name))
     return self.folder/'pseudo'/split
 
 # %% ../../nbs/experiments/02_pipeline.ipynb #d2ba9985
@@ -733,25 +820,33 @@ def make_segmenter(self: Run,
     "An untrained segmenter as the recipe says; raises `InputError`"
     r = self.recipe
     kinds = dict(deeplabv3plus=partial(DeepLabV3Plus, refinements=r.segment.refinements), deeplabv3=DeepLabV3)
-    if r.segment.kind not in kinds: raise InputError(f"unknown segment '{r.segment.kind}'; known: deeplabv3plus, deeplabv3, none")
+    if r.segment.kind not in kinds:
+        raise InputError(f"unknown segment '{r.segment.kind}'; known: deeplabv3plus, deeplabv3, none")
     torch.manual_seed(r.seed)
-    return _held(kinds[r.segment.kind](r.backbone, num_classes, r.segment.output_stride, pretrained, r.segment.rates, r.segment.norm), r.segment.batch_norm, r.segment.frozen_stages)
+    return _held(kinds[r.segment.kind](r.backbone, num_classes, r.segment.output_stride, pretrained, r.segment.rates,
+        r.segment.norm), r.segment.batch_norm, r.segment.frozen_stages)
 
 @patch
 def segment(self: Run) -> dict:  # last losses, steps, seconds
     "Train the segmenter, or go on with it, or do nothing where it is done; raises `InputError`"
     r, samples = self.recipe, self.samples(self.recipe.data.train)
-    if r.segment.on not in ('pseudo', 'masks'): raise InputError(f"unknown segment.on '{r.segment.on}'; known: pseudo, masks")
+    if r.segment.on not in ('pseudo', 'masks'):
+        raise InputError(f"unknown segment.on '{r.segment.on}'; known: pseudo, masks")
     true = r.segment.on == 'masks'
-    if true and not samples.has_masks: raise InputError(f"split '{r.data.train}' has no masks for a segmenter to learn; take --segment.on pseudo")
+    if true and not samples.has_masks:
+        raise InputError(f"split '{r.data.train}' has no masks for a segmenter to learn; take --segment.on pseudo")
     learnt = stage_data(samples, 'masks') if true else self.products(f'pseudo/{r.data.train}')
-    stage = self.stage('segment', find_stage('segment').config(r), samples.fingerprint(), '' if true else made_from(self.folder/'pseudo'/r.data.train), *self.started_from(), data=stage_data(samples) | self.first_weights() | learnt)
+    stage = self.stage('segment', find_stage('segment').config(r), samples.fingerprint(),
+        '' if true else made_from(self.folder/'pseudo'/r.data.train), *self.started_from(),
+        data=stage_data(samples) | self.first_weights() | learnt)
     if stage.done: return stage.result
     if not true: samples = WithMasks(samples, self.folder/'pseudo'/r.data.train)
     net = self.make_segmenter(len(samples.classes) + 1, self.start())
     self.check(samples)
     if true: self.say_classes()
-    with self.work(stage): return stage.finish(self.train(stage, SegmentationTask(net), samples, 'segment', masks=True) | self.skipped(r.data.train))
+    with self.work(stage):
+        return stage.finish(self.train(stage, SegmentationTask(net), samples, 'segment', masks=True)
+            | self.skipped(r.data.train))
 
 @patch
 def segmenter(self: Run) -> Segmenter:
@@ -771,13 +866,17 @@ def masks(self: Run,
 ) -> Path:  # folder with ID.png
     "Segment the pictures of a split; those that have a mask already are not done again"
     r, samples = self.recipe, self.samples(split)
-    stage = self.stage(f'masks/{split}', _segmentation_config(r), made_from(self.folder/'segment'), samples.fingerprint(), data=stage_data(samples) | self.products('segment'))
+    stage = self.stage(f'masks/{split}', _segmentation_config(r), made_from(self.folder/'segment'),
+        samples.fingerprint(), data=stage_data(samples) | self.products('segment'))
     if not stage.done:
         processes = max(1, (os.cpu_count() or 1) // int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
-        refine = lambda found: crf_many(((id, (*said, self.crf(SOFTMAX_CRF))) for id, said in found), _refined, processes, progress=False)
+        refine = lambda found: crf_many(((id, (*said, self.crf(SOFTMAX_CRF))) for id, said in found),
+            _refined, processes, progress=False)
         with self.work(stage):
             mine = self.share(range(len(samples)))
-            write_masks(self.segmenter(), samples, stage.folder, r.segment.scales, r.segment.mirror, refine if r.segment.crf else None, f'{self.title}, segmenting {split}', self.progress and is_main(), mine)
+            write_masks(self.segmenter(), samples, stage.folder, r.segment.scales, r.segment.mirror,
+                refine if r.segment.crf else None, f'{self.title}, segmenting {split}',
+                self.progress and is_main(), mine)
             self.share([])
             stage.finish(dict(pictures=len(samples)) | self.skipped(split))
     return stage.folder
@@ -794,11 +893,13 @@ def sweep(self: Run,
     sweep, known = _new_sweep(samples), self.folder/'sweeps'/f'{split}.safetensors'
     if stage == 'cams' and not self.foreign and known.exists():
         state = load_state(known)
-        if (state['of'], state.get('masks')) == (made_from(store.folder), samples.masks_fingerprint()) and state['counts'].shape == sweep.counts.shape:
+        if (state['of'], state.get('masks')) == (made_from(store.folder),
+            samples.masks_fingerprint()) and state['counts'].shape == sweep.counts.shape:
             sweep.counts = state['counts']
             return sweep
     hold_against_masks(samples)
-    for i, id in enumerate(tqdm(samples.ids, desc=f'{self.title}, evaluating {stage} of {split}', disable=not self.progress)):
+    for i, id in enumerate(tqdm(samples.ids, desc=f'{self.title}, evaluating {stage} of {split}',
+        disable=not self.progress)):
         if (mask := samples.mask(i)) is not None: sweep.update(store.get(id), mask, id)
     return sweep
 
@@ -821,14 +922,16 @@ def _sweep_figures(sweep, best, fixed, classes, ruled=None):
     "What is kept of a sweep, in percent; the fixed figure is that of the recipe's rule, where there is another than the constant one"
     at_best, at_fixed = sweep.at(best), sweep.at(fixed) if ruled is None else ruled
     return dict(best_threshold=best, fixed_threshold=fixed, miou_fixed=_percent(at_fixed.miou()),
-        own_best=[round(sweep.best()[0], 2), _percent(sweep.best()[1])], curve=[round(100 * v, 4) for v in sweep.miou().tolist()],
+        own_best=[round(sweep.best()[0], 2), _percent(sweep.best()[1])],
+        curve=[round(100 * v, 4) for v in sweep.miou().tolist()],
         **_mask_figures(at_best, classes))
 
 def _mask_figures(matrix, classes):
     "What is kept of a confusion matrix, in percent: miou, iou by class, and where it is not what it seems, miou_without_background and remarks"
     more = {} if matrix.shows_background() else dict(miou_without_background=_percent(matrix.miou(background=False)))
     if remarks := matrix.remarks(classes): more['remarks'] = remarks
-    return dict(miou=_percent(matrix.miou()), iou={k: _percent(v) for k, v in matrix.per_class(classes).items()}, **more)
+    return dict(miou=_percent(matrix.miou()), iou={k: _percent(v) for k, v in matrix.per_class(classes).items()},
+        **more)
 
 # %% ../../nbs/experiments/02_pipeline.ipynb #dde38be9
 def evaluate_masks(
@@ -841,7 +944,8 @@ def evaluate_masks(
     hold_against_masks(samples)
     matrix = ConfusionMatrix(len(samples.classes) + 1)
     for i, id in enumerate(tqdm(samples.ids, desc=f'evaluating {Path(folder).name}', disable=not progress)):
-        if (mask := samples.mask(i)) is not None: matrix.update(read_mask(Path(folder)/f'{id}.png', mask.shape, len(samples.classes)), mask, id)
+        if (mask := samples.mask(i)) is not None:
+            matrix.update(read_mask(Path(folder)/f'{id}.png', mask.shape, len(samples.classes)), mask, id)
     return matrix
 
 # %% ../../nbs/experiments/02_pipeline.ipynb #b08b5be4
@@ -873,10 +977,14 @@ def evaluate(self: Run,
 ) -> dict:  # {split: figures}: miou, iou by class, and for maps best_threshold, fixed_threshold, miou_fixed, curve
     "mIoU of what a stage made, in percent; raises `InputError`, `CheckpointError` where it is not made"
     about, splits = find_stage(stage), self.measured(stage)
-    if not splits: raise InputError(f'{self.folder}: no masks in {" or ".join(self.splits)}, nothing to evaluate against')
+    if not splits:
+        raise InputError(f'{self.folder}: no masks in {" or ".join(self.splits)}, nothing to evaluate against')
     folders = {s: self.product(f'{about.folder or about.name}/{s}') for s in splits}
     fixed = about.fixed(self.recipe) if about.fixed else None
-    done = self.stage(f'evaluate/{stage}', dict(splits=splits) | ({} if fixed is None else {f'{stage}.threshold': fixed, 'cams.rule': self.recipe.cams.rule}), fingerprint(*(made_from(f) for f in folders.values())), data=self._compared(splits) | self.products(*(f.relative_to(self.folder).as_posix() for f in folders.values())), again=True)
+    done = self.stage(f'evaluate/{stage}', dict(splits=splits)
+        | ({} if fixed is None else {f'{stage}.threshold': fixed, 'cams.rule': self.recipe.cams.rule}),
+        fingerprint(*(made_from(f) for f in folders.values())), data=self._compared(splits)
+        | self.products(*(f.relative_to(self.folder).as_posix() for f in folders.values())), again=True)
     if done.outdated and is_main(): tqdm.write(f'{done.folder}: {done.outdated}; evaluated again', sys.stderr)
     if done.settled(): return done.result
     with self.work(done):
@@ -885,13 +993,15 @@ def evaluate(self: Run,
             return done.finish({s: _mask_figures(m, self.classes) for s, m in matrices.items()})
         sweeps = {s: self.sweep(s, stage) for s in splits}
         best = sweeps[splits[0]].best()[0]
-        return done.finish({s: _sweep_figures(w, best, fixed, self.classes, self.at_rule(s, stage, fixed)) for s, w in sweeps.items()})
+        return done.finish({s: _sweep_figures(w, best, fixed, self.classes, self.at_rule(s, stage, fixed))
+            for s, w in sweeps.items()})
 
 @patch
 def made(self: Run) -> list:  # of `EVALUATED`
     "Stages that have made something to evaluate; raises `CheckpointError` where none has"
     found = [s for s in EVALUATED if (self.folder/find_stage(s).place(self)).exists() and self.measured(s)]
-    if not found: raise CheckpointError(f'{self.folder}: nothing to evaluate here yet, or no masks to compare it with; `consistency-cam run {self.folder}` goes on')
+    if not found:
+        raise CheckpointError(f'{self.folder}: nothing to evaluate here yet, or no masks to compare it with; `consistency-cam run {self.folder}` goes on')
     return found
 
 @patch
@@ -904,13 +1014,16 @@ def figures(self: Run,
     stage: str = 'cams',  # of `EVALUATED`
 ) -> dict:  # as `evaluate` returns it; empty where that has not been done
     "What is known of a stage's products"
-    found, wanted = {} if self.outdated(f'evaluate/{stage}') else self._finished(f'evaluate/{stage}'), _OF_MAPS if find_stage(stage).fixed else _OF_MASKS
-    if not all(isinstance(f, dict) and all(isinstance(f.get(k), kind) for k, kind in wanted.items()) for f in found.values()):
+    found, wanted = {} if self.outdated(f'evaluate/{stage}') else self._finished(
+        f'evaluate/{stage}'), _OF_MAPS if find_stage(stage).fixed else _OF_MASKS
+    if not all(isinstance(f, dict) and all(isinstance(f.get(k), kind) for k, kind in wanted.items())
+        for f in found.values()):
         raise CheckpointError(f'{self.folder}/evaluate/{stage}: no figures of this version; remove this folder and evaluate again')
     return found
 
 _OF_MASKS = dict(miou=(int, float), iou=dict)
-_OF_MAPS = _OF_MASKS | dict.fromkeys(('best_threshold', 'fixed_threshold', 'miou_fixed'), (int, float)) | dict(curve=list)
+_OF_MAPS = _OF_MASKS | dict.fromkeys(('best_threshold', 'fixed_threshold', 'miou_fixed'),
+    (int, float)) | dict(curve=list)
 
 # %% ../../nbs/experiments/02_pipeline.ipynb #45ef94d6
 @patch
@@ -935,7 +1048,8 @@ def seen_copy(
     side: int = SIDE,  # longer side of the copy, pixels; 0: the picture as it is
 ) -> torch.Tensor:
     "The picture, or a smaller copy of a larger one; raises `InputError`"
-    if side and not 64 <= side <= SIDES[1]: raise InputError(f'max-side {side}: give 64 to {SIDES[1]:,} pixels, or 0 for pictures as they are')
+    if side and not 64 <= side <= SIDES[1]:
+        raise InputError(f'max-side {side}: give 64 to {SIDES[1]:,} pixels, or 0 for pictures as they are')
     return rescale(image, side) if 0 < side < max(image.shape[1:]) else image
 
 def _largest(background, maps, size):
@@ -958,7 +1072,8 @@ def predict(self: Run,
     "Mask of a new picture, and the classes' CAMs or probabilities; raises `InputError`"
     r, net, image = self.recipe, net or self.best_net(), as_picture(image)
     size, seen, segmenter = tuple(image.shape[1:]), seen_copy(image, side), isinstance(net, Segmenter)
-    if isinstance(labels, (list, tuple)) and labels and isinstance(labels[0], str): labels = multi_hot(labels, self.class_names())
+    if isinstance(labels, (list, tuple)) and labels and isinstance(labels[0], str):
+        labels = multi_hot(labels, self.class_names())
     if labels is not None: labels = as_labels(labels, (net.num_classes - segmenter,))
     if not segmenter:
         cams = infer_cams(net, seen, labels, r.cams.scales, r.cams.mirror)
@@ -980,7 +1095,8 @@ def predicts_by(self: Run,
     stage = 'segment' if (self.folder/'segment'/'weights.safetensors').exists() else 'classify'
     weights = hashlib.sha256((self.folder/stage/'weights.safetensors').read_bytes()).hexdigest()
     r = self.recipe
-    settings = dict(scales=r.cams.scales, mirror=r.cams.mirror, crf_scale=r.crf.scale, crf_side=r.crf.side) | {f'segment_{k}': getattr(part_of(r, 'segment'), k) for k in ('scales', 'mirror', 'crf')}
+    settings = dict(scales=r.cams.scales, mirror=r.cams.mirror, crf_scale=r.crf.scale,
+        crf_side=r.crf.side) | {f'segment_{k}': getattr(part_of(r, 'segment'), k) for k in ('scales', 'mirror', 'crf')}
     return fingerprint(stage, weights, settings, self.threshold(), *more)
 
 # %% ../../nbs/experiments/02_pipeline.ipynb #d65a7ffe
@@ -1011,7 +1127,9 @@ def try_networks(self: Run,
     with torch.random.fork_rng():
         if any(s.name == 'classify' for s in todo): self.try_method()
         for s in todo:
-            if s.untrained: s.untrained(self).train()(torch.zeros(min(2, self._pictures_at_once(s.name)), 3, 2 * r.output_stride, 4 * r.output_stride))
+            if s.untrained:
+                s.untrained(self).train()(torch.zeros(min(2, self._pictures_at_once(s.name)), 3, 2 * r.output_stride,
+                    4 * r.output_stride))
 
 @patch
 def try_method(self: Run):
@@ -1020,7 +1138,8 @@ def try_method(self: Run):
     view_names(self.views)
     if method.net is Method.net and method.terms is Method.terms: return
     net, n = self.make_net(False), min(2, self._pictures_at_once('classify'))
-    batch = dict(image=torch.zeros(n, 3, r.classify.crop, r.classify.crop), labels=torch.ones(n, net.num_classes), id=[''] * n)
+    batch = dict(image=torch.zeros(n, 3, r.classify.crop, r.classify.crop),
+        labels=torch.ones(n, net.num_classes), id=[''] * n)
     self.make_task(net, 1).train()(batch, 0)
 
 @patch
@@ -1048,15 +1167,20 @@ def run(
 def row(self: Run) -> dict:
     "What is known of the run, for tables: method, title, seed, seconds and losses of the classifier, figures of what was evaluated, seconds of its trainings"
     r, cams = self.recipe, self.figures()
-    known = dict(method='imported' if self.foreign else r.classify.method, title=self.title, backbone='–' if self.foreign else r.backbone, seed=r.seed, seconds=self._finished('classify').get('seconds'), losses=self.losses(), train=cams.get(r.data.train), val=cams.get(r.data.val))
-    known['times'] = {part: seconds for part in dict.fromkeys(s.parts(self)[0] for s in LINE) if (seconds := self._finished(part).get('seconds'))}
-    return known | {stage: next(iter(found.values())) for stage in list(EVALUATED)[1:] if (found := self.figures(stage))}
+    known = dict(method='imported' if self.foreign else r.classify.method, title=self.title,
+        backbone='–' if self.foreign else r.backbone, seed=r.seed, seconds=self._finished('classify').get('seconds'),
+        losses=self.losses(), train=cams.get(r.data.train), val=cams.get(r.data.val))
+    known['times'] = {part: seconds for part in dict.fromkeys(s.parts(self)[0] for s in LINE)
+        if (seconds := self._finished(part).get('seconds'))}
+    return known | {stage: next(iter(found.values())) for stage in list(EVALUATED)[1:]
+        if (found := self.figures(stage))}
 
 @patch
 def losses(self: Run) -> dict:  # {name: mean over the records of the training's second half}
     "What the terms of the classifier's loss came down to"
     log = read_metrics(self.folder/'classify'/'metrics.jsonl'); late = log[len(log) // 2:]
-    return {k: round(sum(r.get(k, 0.) for r in late) / len(late), 4) for k in (late[0] if late else {}) if k not in ('step', 'lr', 'seconds')}
+    return {k: round(sum(r.get(k, 0.) for r in late) / len(late), 4)
+        for k in (late[0] if late else {}) if k not in ('step', 'lr', 'seconds')}
 
 @patch
 def status(self: Run) -> list:  # of (stage, what is known of it)
@@ -1064,7 +1188,8 @@ def status(self: Run) -> list:  # of (stage, what is known of it)
     rows = []
     for s in self.line:
         rows += [(part, self._state(part)) for part in s.parts(self)]
-        rows += [(f'{s.title}, {split}', f"mIoU {f['miou']:.1f}" + (f" at the best threshold {f['best_threshold']:.2f}, {f['miou_fixed']:.1f} at {f['fixed_threshold']:.2f}" if 'curve' in f else '')) for split, f in (self.figures(s.name) if s.product else {}).items()]
+        rows += [(f'{s.title}, {split}', f"mIoU {f['miou']:.1f}"
+            + (f" at the best threshold {f['best_threshold']:.2f}, {f['miou_fixed']:.1f} at {f['fixed_threshold']:.2f}" if 'curve' in f else '')) for split, f in (self.figures(s.name) if s.product else {}).items()]
     return rows
 
 @patch
@@ -1073,10 +1198,14 @@ def _state(self: Run, name):
     if result := self._finished(name):
         left_out = [f"{s['count']} of {s['of']} skipped" for s in result.get('skipped', {}).values()]
         if other := self.outdated(name): return f'outdated: made from other {other}'
-        said = [f'{result[k]} {k}' for k in ('steps', 'pictures') if k in result] + [f'{v:.0f} s' for v in [result.get('seconds')] if isinstance(v, (int, float))] + left_out + ['very short'] * bool(name in [s.name for s in LINE if s.trains] and isinstance(result.get('steps'), int) and self.few_steps(name, result['steps']))
+        said = [f'{result[k]} {k}' for k in ('steps', 'pictures') if k in result] + [f'{v:.0f} s'
+            for v in [result.get('seconds')] if isinstance(v,
+                (int, float))] + left_out + ['very short'] * bool(name in [s.name for s in LINE if s.trains]
+                and isinstance(result.get('steps'), int) and self.few_steps(name, result['steps']))
         return 'done: ' + ', '.join(said)
     log = read_metrics(self.folder/name/'metrics.jsonl')
-    return f"begun: step {log[-1]['step'] + 1}" if log else 'begun' if (self.folder/name/'stage.json').exists() else 'not yet'
+    return f"begun: step {log[-1]['step'] + 1}" if log else 'begun' if (
+        self.folder/name/'stage.json').exists() else 'not yet'
 
 # %% ../../nbs/experiments/02_pipeline.ipynb #2ddd2aaa
 def small_run(
@@ -1087,4 +1216,5 @@ def small_run(
     "A run on Scenes, made at the first call (about half a minute on two cores) and opened at later ones"
     root = runs_root()/'small'; root.mkdir(parents=True, exist_ok=True)
     with locked(root/f'.{method}.lock', wait=True):
-        return run(recipe('quick', method=method, pictures=64, epochs=4), root/method, force=True, progress=progress, until=until)
+        return run(recipe('quick', method=method, pictures=64, epochs=4), root/method, force=True,
+            progress=progress, until=until)

@@ -20,13 +20,19 @@ from ..tools.stage import Training
 @dataclass(frozen=True)
 class Data:
     "Which pictures, labels and masks"
-    kind: str = 'voc'  # of data set: 'scenes' (generated), 'cutouts' (objects cut out, over photographs), 'voc' (VOC 2012's layout), 'folder' (own pictures), 'imagenet' (class folders or shards) or 'coco'
-    root: str = ''  # folder of the data set: VOC2012, or the folder of one's own pictures; cutouts: '' is photos, which `make photos` fills
-    labels: str = 'auto'  # voc: 'xml', 'csv', 'masks' or 'auto'; folder: the table of labels (CSV or JSON), or 'auto': labels.csv, tags.csv or metadata.jsonl among the pictures or beside them, or a folder for each class; imagenet: the file of class names (for shards in the order of their numbers), or 'auto'; coco: 'auto' (the official 80 categories) or 'file' (those that its annotations list)
+    # of data set: 'scenes' (generated), 'cutouts' (objects cut out, over photographs), 'voc' (VOC 2012's layout), 'folder' (own pictures), 'imagenet' (class folders or shards) or 'coco'
+    kind: str = 'voc'
+    # folder of the data set: VOC2012, or the folder of one's own pictures; cutouts: '' is photos, which `make photos` fills
+    root: str = ''
+    # voc: 'xml', 'csv', 'masks' or 'auto'; folder: the table of labels (CSV or JSON), or 'auto': labels.csv, tags.csv or metadata.jsonl among the pictures or beside them, or a folder for each class; imagenet: the file of class names (for shards in the order of their numbers), or 'auto'; coco: 'auto' (the official 80 categories) or 'file' (those that its annotations list)
+    labels: str = 'auto'
     masks: str = ''  # folder: where the palette PNGs are, if there are any
-    classes: str = ''  # folder: file with the names of the classes in the order of their ids in the masks, one per line; '': classes.txt beside pictures or masks, else the sorted names in the table
-    train: str = 'train_aug'  # split to train on; folder: 'auto' (unless given): 'train' where the table has splits, else 'all'
-    val: str = 'val'  # split held out for evaluation; '' for none; folder: 'auto' (unless given): 'val' where the table has it, else none
+    # folder: file with the names of the classes in the order of their ids in the masks, one per line; '': classes.txt beside pictures or masks, else the sorted names in the table
+    classes: str = ''
+    # split to train on; folder: 'auto' (unless given): 'train' where the table has splits, else 'all'
+    train: str = 'train_aug'
+    # split held out for evaluation; '' for none; folder: 'auto' (unless given): 'val' where the table has it, else none
+    val: str = 'val'
     pictures: int = 0  # use the first so many training pictures only; 0: all (scenes and cutouts: 256)
     size: int = 192  # scenes and cutouts: side of a picture, pixels
 
@@ -34,7 +40,8 @@ class Data:
 @dataclass(frozen=True)
 class Pretrain(Training):
     "Pre-training of the backbone on single labels (Section 3.1)"
-    kind: str = 'imagenet'  # labels to pre-train on: 'imagenet' (class folders or shards), or 'one-label' (of the training pictures' labels all but one withheld)
+    # labels to pre-train on: 'imagenet' (class folders or shards), or 'one-label' (of the training pictures' labels all but one withheld)
+    kind: str = 'imagenet'
     root: str = ''  # 'imagenet': folder that holds the splits, train among them, in class folders or shards
     pool: str = 'noisy_or'  # pooling of teacher and student (Section 3.1)
     rho: float = .5  # threshold of the teacher's labels (MILe)
@@ -50,15 +57,18 @@ class Pretrain(Training):
 @dataclass(frozen=True)
 class Classify(Training):
     "The classifier and the consistency of its maps (Section 3.2)"
-    method: str = 'consistency-cam'  # 'cam', 'puzzle-cam', 'multi-resolution', 'transformations', 'consistency-cam', or another that is registered
-    options: dict = field(default_factory=dict)  # the method's own settings {name: value}, where they are not its defaults
+    # 'cam', 'puzzle-cam', 'multi-resolution', 'transformations', 'consistency-cam', or another that is registered
+    method: str = 'consistency-cam'
+    # the method's own settings {name: value}, where they are not its defaults
+    options: dict = field(default_factory=dict)
     pool: str = 'gap'  # from CAM to class logit: 'gap', 'noisy_or', 'max' or 'lse'
     tiles: tuple = (2, 4, 8, 16)  # tiles per side, one of them drawn per step (Section 3.2)
     crop_side: tuple = (.5, .9)  # crop view: range of its side, share of the picture's
     resize_scale: tuple = (.5, 1.25)  # resize view: range of the new side, share of the old
     alpha: float = 4.  # largest weight of the consistency losses (Section 4.1)
     ramp: float = .5  # share of the training over which alpha rises (Section 4.1)
-    share_views: bool = False  # where batch norm is trained, views of one size go through the network together and share its statistics; where it is frozen they always do
+    # where batch norm is trained, views of one size go through the network together and share its statistics; where it is frozen they always do
+    share_views: bool = False
     frugal: bool = False  # one view's graph in memory at a time, with equal gradients
 
 # %% ../../nbs/experiments/01_recipes.ipynb #97c3c751
@@ -68,14 +78,17 @@ class Cams:
     kind: str = 'inferred'  # 'inferred' from the classifier, or 'imported' from another program
     scales: tuple = (.5, 1., 1.5, 2.)  # of the picture's sides (Puzzle-CAM)
     mirror: bool = True  # add the mirror image's evidence
-    rule: str = 'constant'  # where the background's score comes from, in evaluation, affinity labels, pseudo-labels and predictions: 'constant', 'power' (of what the classes leave over, psa) or 'map' (the method's own)
-    threshold: float = .2  # the fixed background score, or level of the rule, at which all methods are reported, besides the best
+    # where the background's score comes from, in evaluation, affinity labels, pseudo-labels and predictions: 'constant', 'power' (of what the classes leave over, psa) or 'map' (the method's own)
+    rule: str = 'constant'
+    # the fixed background score, or level of the rule, at which all methods are reported, besides the best
+    threshold: float = .2
 
 @dataclass(frozen=True)
 class Affinity(Training):
     "The network whose affinities the random walk follows; without it there is no walk"
     kind: str = 'boundary'  # 'boundary' (IRNet's branch, as Puzzle-CAM) or 'features' (psa's AffinityNet)
-    scores: tuple = (.1, .4)  # background scores of the labels it learns: below the first surely background, above the second surely a class (Puzzle-CAM)
+    # background scores of the labels it learns: below the first surely background, above the second surely a class (Puzzle-CAM)
+    scores: tuple = (.1, .4)
     radius: int = 10  # reach of the pairs it learns, cells (IRNet: 10; psa: 5)
     epochs: int = 3  # passes over the training pictures (Puzzle-CAM)
     weight_decay: float = 1e-4  # of SGD (Puzzle-CAM)
@@ -91,7 +104,8 @@ class Walk:
 @dataclass(frozen=True)
 class Pseudo:
     "From maps to pseudo-labels"
-    background: tuple = (.3,)  # score of the background after the walk (Puzzle-CAM: .25 to .35); two scores: what they disagree on is 255, unsure
+    # score of the background after the walk (Puzzle-CAM: .25 to .35); two scores: what they disagree on is 255, unsure
+    background: tuple = (.3,)
     crf: bool = True  # pseudo-labels and affinity labels: follow the picture's edges by the dense CRF
 
 @dataclass(frozen=True)
@@ -117,7 +131,8 @@ class Segment(Training):
 class CRF:
     "Every dense CRF"
     scale: float = 1.  # factor on its reaches, for pictures smaller than VOC's
-    side: int = 0  # longer side, pixels, of the smaller copy on which it works where a picture is larger; 0: on the picture itself
+    # longer side, pixels, of the smaller copy on which it works where a picture is larger; 0: on the picture itself
+    side: int = 0
 
 # %% ../../nbs/experiments/01_recipes.ipynb #1f070216
 @dataclass(frozen=True)
@@ -127,7 +142,8 @@ class Recipe:
     backbone: str = 'resnet50'  # timm name
     pretrained: str = 'imagenet'  # 'imagenet', a weights file, or 'random'
     output_stride: int = 16  # pixels per CAM cell
-    batch_norm: str = 'trained'  # 'trained', 'synchronised' (trained, with statistics over all processes), 'frozen' (ImageNet's statistics), or 'frozen-views' (trained on the whole picture only)
+    # 'trained', 'synchronised' (trained, with statistics over all processes), 'frozen' (ImageNet's statistics), or 'frozen-views' (trained on the whole picture only)
+    batch_norm: str = 'trained'
     frozen_stages: int = 0  # leading stages of the backbone that are not trained
     power: float = .9  # of the polynomial schedule (Section 4.1)
     bias_factor: float = 2.  # learning rate of biases, relative; they have no weight decay (Puzzle-CAM)
@@ -138,7 +154,8 @@ class Recipe:
     workers: int = 4  # loader processes
     save_every: int = 200  # steps between checkpoints
     log_every: int = 10  # steps between records in metrics.jsonl
-    on_bad_picture: str = 'refuse'  # a picture or mask that cannot be read: 'refuse' to begin, or 'skip' it: all are looked at before the stage, the bad ones left out and listed in its record
+    # a picture or mask that cannot be read: 'refuse' to begin, or 'skip' it: all are looked at before the stage, the bad ones left out and listed in its record
+    on_bad_picture: str = 'refuse'
     data: Data = Data()
     pretrain: Pretrain|None = None
     classify: Classify = field(default_factory=Classify)
@@ -150,11 +167,14 @@ class Recipe:
     crf: CRF = CRF()
     left_out: dict = field(default_factory=dict)  # {stage that is left out: its settings}
 
-PARTS = dict(data=Data, pretrain=Pretrain, classify=Classify, cams=Cams, affinity=Affinity, walk=Walk, pseudo=Pseudo, segment=Segment, crf=CRF)
+PARTS = dict(data=Data, pretrain=Pretrain, classify=Classify, cams=Cams, affinity=Affinity, walk=Walk,
+    pseudo=Pseudo, segment=Segment, crf=CRF)
 OPTIONAL = 'pretrain', 'affinity', 'segment'  # stages that `None` leaves out
 SHARED = [f.name for f in fields(Recipe) if f.name not in (*PARTS, 'left_out')]  # what all networks and trainings share
 _OF_TRAININGS = [f.name for f in fields(Training)]
-NAMES = SHARED + [f'{part}.{f.name}' for part, kind in PARTS.items() for f in sorted(fields(kind), key=lambda f: f.name in _OF_TRAININGS)]  # of all fields, with their part
+# of all fields, with their part
+NAMES = SHARED + [f'{part}.{f.name}' for part, kind in PARTS.items()
+    for f in sorted(fields(kind), key=lambda f: f.name in _OF_TRAININGS)]
 
 # %% ../../nbs/experiments/01_recipes.ipynb #132e399d
 STAGES = tuple(part for part in PARTS if part not in ('data', 'crf'))  # in their order; `evaluate` follows each
@@ -182,23 +202,31 @@ def explain() -> dict:  # {'segment.lr': text}
     "What each field of a recipe means, with its unit and source"
     found = {k: v for k, v in docments(Recipe).items() if k in SHARED}
     for part, kind in PARTS.items():
-        for c in reversed(kind.__mro__[:-1]): found |= {f'{part}.{k}': v for k, v in docments(c).items() if v and k != 'return'}
+        for c in reversed(kind.__mro__[:-1]):
+            found |= {f'{part}.{k}': v for k, v in docments(c).items() if v and k != 'return'}
     return {k: found.get(k) for k in NAMES}
 
 # %% ../../nbs/experiments/01_recipes.ipynb #d5e5cc0e
 _BATCH_NORM = 'trained synchronised frozen'
-CHOICES = {'data.kind': 'scenes cutouts voc folder imagenet coco', 'cams.kind': 'inferred imported', 'pretrain.kind': 'imagenet one-label', 'affinity.kind': 'boundary features', 'segment.kind': 'deeplabv3plus deeplabv3',
-    'classify.pool': 'gap noisy_or max lse', 'pretrain.pool': 'gap noisy_or max lse', 'batch_norm': f'{_BATCH_NORM} frozen-views', 'segment.batch_norm': _BATCH_NORM,
-    'segment.on': 'pseudo masks', 'segment.norm': 'batch group', 'precision': 'no bf16 fp16 auto', 'on_bad_picture': 'refuse skip'}
+CHOICES = {'data.kind': 'scenes cutouts voc folder imagenet coco', 'cams.kind': 'inferred imported',
+    'pretrain.kind': 'imagenet one-label', 'affinity.kind': 'boundary features',
+    'segment.kind': 'deeplabv3plus deeplabv3',
+    'classify.pool': 'gap noisy_or max lse', 'pretrain.pool': 'gap noisy_or max lse',
+    'batch_norm': f'{_BATCH_NORM} frozen-views', 'segment.batch_norm': _BATCH_NORM,
+    'segment.on': 'pseudo masks', 'segment.norm': 'batch group',
+    'precision': 'no bf16 fp16 auto', 'on_bad_picture': 'refuse skip'}
 
 LIMITS = {  # least and largest number of the fields whose names end so; of the others, 0 and ten million
-    (1, 10_000_000): 'epochs batch_size save_every log_every k_teacher steps accumulate', (1, 16384): 'size crop long_side', (1, 256): 'output_stride tiles rates',
-    (0, 1): 'ramp momentum rho', (0, 256): 'threshold scores background', (.01, 1): 'crop_side', (.01, 16): 'scale scales', (2, 32): 'radius', (0, 64): 'workers stages refinements', (0, 2**31 - 1): 'seed'}
+    (1, 10_000_000): 'epochs batch_size save_every log_every k_teacher steps accumulate',
+    (1, 16384): 'size crop long_side', (1, 256): 'output_stride tiles rates',
+    (0, 1): 'ramp momentum rho', (0, 256): 'threshold scores background', (.01, 1): 'crop_side',
+    (.01, 16): 'scale scales', (2, 32): 'radius', (0, 64): 'workers stages refinements', (0, 2**31 - 1): 'seed'}
 
 def _limits(name):
     "Least and largest number of a field"
     ends = f"_{name.rpartition('.')[2]}".endswith
-    return next((limits for limits, names in LIMITS.items() if any(ends(f'_{n}') for n in names.split())), (0, 10_000_000))
+    return next((limits for limits, names in LIMITS.items() if any(ends(f'_{n}') for n in names.split())),
+        (0, 10_000_000))
 
 def choices(
     name: str,  # of a field
@@ -224,22 +252,30 @@ def _wrong(name, value):
     "What is wrong with the value of a field, in words; None where nothing is"
     usual, known, (low, high) = default(name), choices(name), _limits(name)
     if value is None and 'none' in known: return
-    if isinstance(usual, dict): return None if isinstance(value, dict) and all(type(v) in _KINDS for v in value.values()) else 'a number, a text, true or false for each name is wanted'
+    if isinstance(usual, dict):
+        return None if isinstance(value, dict) and all(type(v) in _KINDS
+            for v in value.values()) else 'a number, a text, true or false for each name is wanted'
     values, kind = (value, type(usual[0])) if isinstance(usual, tuple) else ([value], type(usual))
     if not isinstance(values, (tuple, list)) or not values: return 'one value or more are wanted'
-    if any(type(v) not in ((int, float) if kind is float else (kind,)) for v in values): return f'{_KINDS[kind]} is wanted'
+    if any(type(v) not in ((int, float) if kind is float else (kind,)) for v in values):
+        return f'{_KINDS[kind]} is wanted'
     if kind is str and '\0' in value: return 'text without a zero byte is wanted'
     if known and value not in known: return f"{hint(value, known)}known are {', '.join(known)}"
     if kind in (int, float) and not all(low <= v <= high for v in values): return f'from {low:,} to {high:,} is wanted'
-    if isinstance(usual, tuple) and len(usual) == 2 and (len(values) != 2 or values[0] > values[1]): return 'two values are wanted, the smaller one first'
+    if isinstance(usual, tuple) and len(usual) == 2 and (len(values) != 2 or values[0] > values[1]):
+        return 'two values are wanted, the smaller one first'
 
 # %% ../../nbs/experiments/01_recipes.ipynb #0c59a70b
 _OLD = dict(
-    data='root labels masks classes train val pictures size', classify='method options pool tiles crop_side resize_scale alpha ramp share_views frugal crop long_side epochs batch_size lr momentum weight_decay', cams='scales mirror threshold',
-    pretrain='root pool rho k_teacher k_student crop long_side epochs batch_size lr momentum weight_decay', affinity='scores radius crop long_side epochs batch_size lr momentum weight_decay', walk='radius beta steps', pseudo='background crf', crf='scale side',
+    data='root labels masks classes train val pictures size',
+    classify='method options pool tiles crop_side resize_scale alpha ramp share_views frugal crop long_side epochs batch_size lr momentum weight_decay', cams='scales mirror threshold',
+    pretrain='root pool rho k_teacher k_student crop long_side epochs batch_size lr momentum weight_decay',
+    affinity='scores radius crop long_side epochs batch_size lr momentum weight_decay', walk='radius beta steps',
+    pseudo='background crf', crf='scale side',
     segment='on output_stride rates refinements norm batch_norm frozen_stages crop long_side epochs batch_size lr momentum weight_decay scales mirror crf')
 OLD_NAMES = {name: name for name in SHARED} | {part: f'{part}.kind' for part in ('data', *OPTIONAL)} | {
-    name if part in ('data', 'classify', 'cams') else f'{part}_{name}': f'{part}.{name}' for part, names in _OLD.items() for name in names.split()}
+    name if part in ('data', 'classify', 'cams') else f'{part}_{name}': f'{part}.{name}'
+    for part, names in _OLD.items() for name in names.split()}
 
 def named(
     changes: dict,  # {name: value}: by a field's name, its old name, or the name of a part with a dictionary or an object
@@ -248,7 +284,8 @@ def named(
     found = {}
     for k, v in changes.items():
         if is_dataclass(v): v = asdict(v)
-        if k == 'left_out' and isinstance(v, dict): found |= named({part: dict(own, kind=None) for part, own in v.items() if isinstance(own, dict)})
+        if k == 'left_out' and isinstance(v, dict):
+            found |= named({part: dict(own, kind=None) for part, own in v.items() if isinstance(own, dict)})
         elif k in PARTS and isinstance(v, dict): found |= {f'{k}.{name}': x for name, x in v.items()}
         elif k == 'method' and v == 'imported': found['cams.kind'] = v  # as 0.1 said it
         else: found[OLD_NAMES.get(k, k)] = v
@@ -261,7 +298,9 @@ def changed(
 ) -> Recipe:
     "The recipe with some fields changed; raises `InputError` on an unknown field and on a value that makes no sense"
     changes, parts = named(changes), {}
-    if changes.get('data.kind') == 'folder' != r.data.kind: changes = {'data.train': 'auto', 'data.val': 'auto'} | changes  # its splits are those of its table, not the preset's
+    # its splits are those of its table, not the preset's
+    if changes.get('data.kind') == 'folder' != r.data.kind:
+        changes = {'data.train': 'auto', 'data.val': 'auto'} | changes
     if 'classify.method' in changes: changes = {'cams.kind': 'inferred'} | changes  # a method infers CAMs of its own
     for k, v in changes.items():
         if k not in NAMES: raise InputError(unknown_field(k))
@@ -302,18 +341,24 @@ PAPER = changed(Recipe(), pretrain='imagenet')
 COCO = dict(kind='coco', train='train')  # "hyperparameters identical to the ones used for PASCAL VOC" (Section 4.1)
 RECIPES = dict(
     paper=PAPER,
-    **{f'paper-{name}': changed(PAPER, backbone=backbone) for name, backbone in dict(resnet101='resnet101', resnest101='resnest101e').items()},
-    **{f'paper{name}-coco': changed(PAPER, data=COCO, **changes) for name, changes in {'': {}, '-resnet101': dict(backbone='resnet101'), '-resnest101': dict(backbone='resnest101e')}.items()},
+    **{f'paper-{name}': changed(PAPER, backbone=backbone) for name, backbone in dict(resnet101='resnet101',
+        resnest101='resnest101e').items()},
+    **{f'paper{name}-coco': changed(PAPER, data=COCO, **changes)
+        for name, changes in {'': {}, '-resnet101': dict(backbone='resnet101'),
+            '-resnest101': dict(backbone='resnest101e')}.items()},
     **{'paper-coco-640': changed(PAPER, data=COCO, classify=dict(lr=.05, crop=640, long_side=(400, 800)))},  # as PNOC trains on COCO's pictures of 640 pixels
     **{'puzzle-cam': changed(PAPER, pretrain=None, classify=dict(method='puzzle-cam', weight_decay=1e-4))},
     quick=changed(PAPER, backbone='tf_efficientnet_lite0', batch_norm='frozen', frozen_stages=3, workers=0,
         data=dict(kind='scenes', train='train', size=128),
-        pretrain=dict(kind=None, rho=.25, k_teacher=10, k_student=10, epochs=8, batch_size=16, lr=.0006, crop=128, long_side=(112, 144)),
-        classify=dict(tiles=(2, 4), crop_side=(.5, .75), resize_scale=(.75, 1.25), alpha=.3, ramp=1., epochs=5, batch_size=8, lr=.0025, momentum=.9, crop=128, long_side=(112, 144)),
+        pretrain=dict(kind=None, rho=.25, k_teacher=10, k_student=10, epochs=8, batch_size=16, lr=.0006,
+            crop=128, long_side=(112, 144)),
+        classify=dict(tiles=(2, 4), crop_side=(.5, .75), resize_scale=(.75, 1.25), alpha=.3, ramp=1., epochs=5,
+            batch_size=8, lr=.0025, momentum=.9, crop=128, long_side=(112, 144)),
         cams=dict(scales=(1.5,)),
         affinity=dict(radius=5, batch_size=16, momentum=.9, crop=128, long_side=(112, 144)),
         walk=dict(radius=3, steps=8), pseudo=dict(background=(.1,)), crf=dict(scale=.25),
-        segment=dict(rates=(2, 4, 6), refinements=1, batch_norm='frozen', scales=(1.,), epochs=3, batch_size=8, lr=.005, crop=128, long_side=(112, 160))),
+        segment=dict(rates=(2, 4, 6), refinements=1, batch_norm='frozen', scales=(1.,), epochs=3, batch_size=8, lr=.005,
+            crop=128, long_side=(112, 160))),
 )
 RECIPES['voc-quick'] = changed(RECIPES['quick'],
     data=dict(kind='voc', train='half_train', val='half_val', size=192),

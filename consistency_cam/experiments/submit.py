@@ -24,13 +24,17 @@ def submitted(
 ) -> Samples:  # the pictures of the split, all of them, with nothing known about them
     "What a run may submit masks of; raises `SubmitError` where it may not"
     r, where = run.recipe, run.folder
-    if r.data.kind != 'voc': raise SubmitError(f"{where}: a run on '{r.data.kind}'; VOC's server takes masks of VOC's classes: train on --data voc")
+    if r.data.kind != 'voc':
+        raise SubmitError(f"{where}: a run on '{r.data.kind}'; VOC's server takes masks of VOC's classes: train on --data voc")
     if not (where/'segment'/'weights.safetensors').exists():
         raise SubmitError(f'{where}: no segmenter here; masks from CAMs and pseudo-labels are limited to given image labels, which test pictures do not have: `consistency-cam run {where}` trains a segmenter')
-    if run.trained('segment')[1] != CLASSES: raise SubmitError(f"{where}: its segmenter knows {len(run.trained('segment')[1])} other classes than VOC's {len(CLASSES)}")
+    if run.trained('segment')[1] != CLASSES:
+        raise SubmitError(f"{where}: its segmenter knows {len(run.trained('segment')[1])} other classes than VOC's {len(CLASSES)}")
     ids, samples = split_ids(r.data.root, split), run.samples(split)
-    if lacking := [id for id in ids if id not in {*samples.ids}]: raise SubmitError(f"{r.data.root}: {len(lacking)} of {len(ids)} pictures of '{split}' were left out, the first is {lacking[0]}; the server wants all of them")
-    if samples.labels.any() or samples.has_masks: raise SubmitError(f"{r.data.root}: '{split}' comes with labels or masks; only pictures of which nothing is known are submitted")
+    if lacking := [id for id in ids if id not in {*samples.ids}]:
+        raise SubmitError(f"{r.data.root}: {len(lacking)} of {len(ids)} pictures of '{split}' were left out, the first is {lacking[0]}; the server wants all of them")
+    if samples.labels.any() or samples.has_masks:
+        raise SubmitError(f"{r.data.root}: '{split}' comes with labels or masks; only pictures of which nothing is known are submitted")
     samples.check(run.progress)
     return samples
 
@@ -43,7 +47,8 @@ def checked_masks(
     found = {}
     for i, id in enumerate(samples.ids):
         path = Path(folder)/f'{id}.png'
-        if (read_mask(path, check_image(*samples.files(i)), len(samples.classes)) == 255).any(): raise MaskError(f'{path}: pixels of index 255, undecided; the server wants a class or 0, background, for each')
+        if (read_mask(path, check_image(*samples.files(i)), len(samples.classes)) == 255).any():
+            raise MaskError(f'{path}: pixels of index 255, undecided; the server wants a class or 0, background, for each')
         found[id] = path.read_bytes()
     return found
 
@@ -80,7 +85,8 @@ def submission(
     masks = checked_masks(samples, run.masks('test'))
     with writing(folder), staging(folder) as stage:
         for id, content in masks.items(): atomic_bytes(stage/'all'/f'{id}.png', content)
-        atomic_bytes(stage/archive.name, packed({(folder/f'{id}.png').relative_to(out).as_posix(): content for id, content in masks.items()}))
+        atomic_bytes(stage/archive.name,
+            packed({(folder/f'{id}.png').relative_to(out).as_posix(): content for id, content in masks.items()}))
         if folder.exists(): shutil.rmtree(folder)
         os.rename(stage/'all', folder); os.replace(stage/archive.name, archive)
     return archive
