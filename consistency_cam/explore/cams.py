@@ -34,7 +34,8 @@ def pictures_with(
     strange = [c for c in classes if c not in samples.classes]
     if strange: raise InputError(unknown('class', strange[0], samples.classes))
     holds = samples.labels[:, [samples.classes.index(c) for c in classes]].all(1).tolist()
-    if not any(holds): raise InputError(f'no picture holds {" and ".join(classes)}; choose fewer classes, or another split')
+    if not any(holds):
+        raise InputError(f'no picture holds {" and ".join(classes)}; choose fewer classes, or another split')
     return [id for id, held in zip(samples.ids, holds) if held]
 
 # %% ../../nbs/explore/02_cams.ipynb #ebe6a3eb
@@ -42,7 +43,8 @@ class Scores(NamedTuple):
     "How good the stored CAMs are, picture by picture"
     ids: list  # of N pictures
     thresholds: np.ndarray  # (T,)
-    ious: np.ndarray  # (N,T,C+1), 0..1, background first; nan for a class that occurs neither in the true mask nor in the CAM's
+    # (N,T,C+1), 0..1, background first; nan for a class that occurs neither in the true mask nor in the CAM's
+    ious: np.ndarray
     shares: np.ndarray  # (N,C+1) of the true classes in the pictures' area, 0..1
 
     def at(self,
@@ -68,11 +70,13 @@ def picture_scores(
 ) -> Scores:
     "The scores of a split's pictures that have a mask and stored CAMs; raises `InputError`"
     samples, store, found = run.samples(split), CamStore(run.folder/'cams'/split), []
-    for id in tqdm(samples.ids[::-(-len(samples) // most)], desc=f'{run.title}, pictures of {split}', disable=not run.progress):
+    for id in tqdm(samples.ids[::-(-len(samples) // most)], desc=f'{run.title}, pictures of {split}',
+        disable=not run.progress):
         if id not in store or (mask := samples.mask(samples.index(id))) is None: continue
         matrices = ThresholdSweep(len(samples.classes) + 1).update(store.get(id), mask, id).matrices()
         found.append((id, class_iou(matrices).numpy(), matrices[0].sum(-1).numpy() / mask.numel()))
-    if not found: raise InputError(f"{run.folder}: no picture of '{split}' has both a mask and a stored CAM, so there is no IoU")
+    if not found:
+        raise InputError(f"{run.folder}: no picture of '{split}' has both a mask and a stored CAM, so there is no IoU")
     ids, ious, shares = zip(*found)
     return Scores(list(ids), THRESHOLDS.numpy(), np.stack(ious), np.stack(shares))
 
@@ -133,9 +137,11 @@ def picture_cams(
     if not scales: raise InputError('no scale is chosen; tick at least one')
     size, i = looked_at(run, split, id, width)[0].shape[:2], samples.index(id)
     same = (sorted(scales), mirror) == (sorted(r.cams.scales), r.cams.mirror)
-    if same and (folder/'store.json').exists() and id in (store := CamStore(folder, samples.classes)): cams = store.get(id, full=False)
+    if same and (folder/'store.json').exists() and id in (store := CamStore(folder, samples.classes)):
+        cams = store.get(id, full=False)
     else: cams = infer_cams(network(run), samples.image(i), samples.labels[i], scales, mirror, stride=4)
-    return {c: F.interpolate(m[None, None].cpu(), size, mode='bilinear', align_corners=False)[0, 0] for c, m in cams.items()}
+    return {c: F.interpolate(m[None, None].cpu(), size, mode='bilinear', align_corners=False)[0, 0]
+        for c, m in cams.items()}
 
 # %% ../../nbs/explore/02_cams.ipynb #e8b47373
 def shown_ids(
@@ -145,7 +151,8 @@ def shown_ids(
 ) -> list:  # mask ids
     "The classes whose maps are shown; raises `InputError` for one that the picture does not hold"
     named = {class_name(c, samples.classes): c for c in samples.label_ids(samples.index(id))}
-    if shown and shown not in named: raise InputError(f'{id} holds no {shown}, but {" and ".join(named)}; show one of these, or filter the pictures by {shown}')
+    if shown and shown not in named:
+        raise InputError(f'{id} holds no {shown}, but {" and ".join(named)}; show one of these, or filter the pictures by {shown}')
     return [named[shown]] if shown else list(named.values())
 
 # %% ../../nbs/explore/02_cams.ipynb #3fd667af
@@ -214,7 +221,8 @@ def difference_panel(
     strength: float = .5,  # as of the heat
 ) -> np.ndarray:  # uint8 (H,W,3)
     "One run's CAM less the other's over the picture"
-    return overlay(looked_at(run, look.split, look.id)[0], (1 + strongest(run, look) - strongest(other, look)) / 2, (1 + strength) / 2, 'PuOr')
+    return overlay(looked_at(run, look.split, look.id)[0], (1 + strongest(run, look) - strongest(other, look)) / 2,
+        (1 + strength) / 2, 'PuOr')
 
 @lru_cache(maxsize=16)
 def true_panel(
@@ -234,12 +242,15 @@ def run_panel(
     cmap: str = 'inferno',  # a perceptual colour map
 ) -> tuple:  # uint8 (H,W,3); words
     "A run's CAM with the outline of its mask; its IoU, and how much is unsure; raises `InputError`"
-    drawn, true, classes, words = heat_panel(run, look, strength, cmap), looked_at(run, look.split, look.id)[1], run.samples(look.split).classes, []
+    drawn, true, classes, words = heat_panel(run, look, strength, cmap), looked_at(run, look.split,
+        look.id)[1], run.samples(look.split).classes, []
     mask, unsure = banded_mask(shown_cams(run, look), threshold, band, drawn.shape[:2])
     if band: drawn = mask_overlay(drawn, torch.where(unsure, 255, 0))
     drawn = contour(drawn, mask)
     if not look.shown: drawn = write_names(drawn, mask.numpy(), classes)
-    if true is not None: words.append(f'{f"IoU of {look.shown}" if look.shown else "mIoU"} {100 * shown_iou(mask, true, classes, look.shown):.1f} %')
+    if true is not None:
+        words.append(
+            f'{f"IoU of {look.shown}" if look.shown else "mIoU"} {100 * shown_iou(mask, true, classes, look.shown):.1f} %')
     if band: words.append(f'{100 * unsure.float().mean():.0f} % unsure')
     return drawn, ', '.join(words)
 
@@ -266,7 +277,8 @@ def cam_panels(
         panels[f'{title}: {words}' if words else title] = drawn
     if difference:
         one, two = difference
-        panels[f'{one} less {two}: purple where it is higher, orange where lower'] = difference_panel(runs[one], runs[two], look, strength)
+        panels[f'{one} less {two}: purple where it is higher, orange where lower'] = difference_panel(runs[one],
+            runs[two], look, strength)
     return panels | ({} if true is None else {'true mask': true_panel(first, look)})
 
 # %% ../../nbs/explore/02_cams.ipynb #29417d9a
@@ -278,12 +290,17 @@ def cam_controls(
     "The controls of the CAM explorer"
     first, titles = next(iter(runs.values())), list(runs)
     r, classes = first.recipe, first.classes
-    two = dict(less=choice('difference of', titles, titles[-1]), minus=choice('less', titles)) if len(titles) > 1 else {}
+    two = dict(less=choice('difference of', titles, titles[-1]),
+        minus=choice('less', titles)) if len(titles) > 1 else {}
     scales = {f'scale_{s:g}': tick(f'scale {s:g}', s in r.cams.scales) for s in sorted({*SCALES, *r.cams.scales})}
     return dict(split=choice('split', first.splits, first.splits[-1]), holding=choices('holding all of', classes),
-        order=choice('order', [('as listed', '')] + [(f'worst of {t} first (at most {MOST})', t) for t in titles]), picture=choice('picture', listed(runs, first.splits[-1])),
-        shown=choice('class shown', [('all given', '')] + [(c, c) for c in classes]), **two, cmap=choice('colour map', ['inferno', 'magma', 'viridis', 'cividis']), **scales, mirror=tick('mirror', r.cams.mirror),
-        strength=slider('overlay strength', .5, 0., 1.), band=slider('unsure band', 0., 0., .5), threshold=slider('threshold', first.threshold(), 0., 1.))
+        order=choice('order', [('as listed', '')] + [(f'worst of {t} first (at most {MOST})', t) for t in titles]),
+        picture=choice('picture', listed(runs, first.splits[-1])),
+        shown=choice('class shown', [('all given', '')] + [(c, c) for c in classes]), **two,
+        cmap=choice('colour map', ['inferno', 'magma', 'viridis', 'cividis']), **scales,
+        mirror=tick('mirror', r.cams.mirror),
+        strength=slider('overlay strength', .5, 0., 1.), band=slider('unsure band', 0., 0., .5),
+        threshold=slider('threshold', first.threshold(), 0., 1.))
 
 # %% ../../nbs/explore/02_cams.ipynb #0a4bf36f
 def cam_arguments(values) -> dict:
@@ -291,7 +308,8 @@ def cam_arguments(values) -> dict:
     kept = {k: values[k] for k in 'shown threshold band strength cmap mirror'.split()}
     scales = tuple(float(k.removeprefix('scale_')) for k, ticked in values.items() if k.startswith('scale_') and ticked)
     pair = tuple(values[k] for k in ('less', 'minus') if k in values)
-    return dict(split=values['split'], id=values['picture'], **kept, scales=scales, difference=pair if len(set(pair)) == 2 else ())
+    return dict(split=values['split'], id=values['picture'], **kept, scales=scales,
+        difference=pair if len(set(pair)) == 2 else ())
 
 def cam_lines(
     places: tuple,  # as `open_runs` takes them

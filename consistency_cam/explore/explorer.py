@@ -35,7 +35,8 @@ def sheet(
     "All panels in one figure; a single figure as it is"
     if len(panels) == 1 and isinstance(only := next(iter(panels.values())), Figure): return only
     titled = [(title, as_array(picture)) for title, picture in panels.items()]
-    return grid([[_titled(picture, title, size) for title, picture in titled[i:i + columns]] for i in range(0, len(titled), columns)], size=size)
+    return grid([[_titled(picture, title, size) for title, picture in titled[i:i + columns]]
+        for i in range(0, len(titled), columns)], size=size)
 
 def _titled(picture, title, size):
     "The picture under its title, as one picture"
@@ -77,7 +78,8 @@ def _address(picture):
 def widgets():
     "The package ipywidgets; raises `InputError` where it is not installed"
     try: import ipywidgets
-    except ImportError: raise InputError('explorers need ipywidgets, which is not installed: pip install "consistency_cam[notebooks]"') from None
+    except ImportError:
+        raise InputError('explorers need ipywidgets, which is not installed: pip install "consistency_cam[notebooks]"') from None
     return ipywidgets
 
 def control(
@@ -88,7 +90,8 @@ def control(
 ):
     "A widget in the style of all controls"
     w = widgets()
-    return getattr(w, kind)(value=value, description=label, style=dict(description_width='initial'), layout=w.Layout(width='auto'), **settings)
+    return getattr(w, kind)(value=value, description=label, style=dict(description_width='initial'),
+        layout=w.Layout(width='auto'), **settings)
 
 def slider(
     label: str,
@@ -142,8 +145,11 @@ class Explorer:
         self.picture.add_class('cc-picture'); self.message.add_class('cc-messages')
         save = w.Button(description='save picture', icon='download'); save.on_click(lambda _: self.save())
         code = w.Accordion([self.code], titles=('the same in Python',), layout=w.Layout(width='100%'))
-        row = w.GridBox(list(controls.values()), layout=w.Layout(width='100%', grid_template_columns='repeat(auto-fill, minmax(max(130px, 18%), 1fr))', grid_gap='4px 16px', align_items='flex-end'))
-        self.box = w.VBox([w.HTML(_STYLE), row, self.message, self.picture, w.HBox([save, self.note]), code], layout=w.Layout(width='100%'))
+        row = w.GridBox(list(controls.values()), layout=w.Layout(width='100%',
+            grid_template_columns='repeat(auto-fill, minmax(max(130px, 18%), 1fr))',
+            grid_gap='4px 16px', align_items='flex-end'))
+        self.box = w.VBox([w.HTML(_STYLE), row, self.message, self.picture, w.HBox([save, self.note]), code],
+            layout=w.Layout(width='100%'))
         self.box.add_class('cc-explorer'); row.add_class('cc-controls')
         for control in controls.values(): control.observe(self.redraw, 'value')
         self.redraw()
@@ -248,14 +254,20 @@ def open_runs(
     progress: bool = True,  # show the bars of that training
 ) -> dict:  # {title: `Run`}, all of the same classes
     "Runs with trained CAMs, the plain one first; raises `CheckpointError`, `InputError`"
-    runs = [run for place in places or [runs_root()/'demo'] for run in (Run(folder, progress=False) for folder in runs_in(place))]
+    runs = [run for place in places or [runs_root()/'demo']
+        for run in (Run(folder, progress=False) for folder in runs_in(place))]
     ready = [r for r in runs if _trained(r)]
     if not (places or ready): ready = [small_run(m, progress) for m in METHODS]
-    if not ready: raise CheckpointError(f"{', '.join(map(str, places))}: " + ('nothing trained here yet; go on with `consistency-cam run`' if runs else 'no run here; make one with `consistency-cam run` or `make demo`'))
-    ready.sort(key=lambda r: (METHODS.index(r.recipe.classify.method) if r.recipe.classify.method in METHODS else len(METHODS), r.recipe.seed))
+    if not ready:
+        raise CheckpointError(f"{', '.join(map(str, places))}: "
+            + ('nothing trained here yet; go on with `consistency-cam run`' if runs
+                else 'no run here; make one with `consistency-cam run` or `make demo`'))
+    ready.sort(key=lambda r: (METHODS.index(r.recipe.classify.method) if r.recipe.classify.method in METHODS
+        else len(METHODS), r.recipe.seed))
     named = _named(ready)
     for r in ready:
-        if r.classes != ready[0].classes: raise InputError(f'{r.folder} knows {len(r.classes)} classes ({", ".join(r.classes[:3])}, …), {ready[0].folder} {len(ready[0].classes)} ({", ".join(ready[0].classes[:3])}, …): open them one at a time')
+        if r.classes != ready[0].classes:
+            raise InputError(f'{r.folder} knows {len(r.classes)} classes ({", ".join(r.classes[:3])}, …), {ready[0].folder} {len(ready[0].classes)} ({", ".join(ready[0].classes[:3])}, …): open them one at a time')
     return named
 
 def _named(runs):

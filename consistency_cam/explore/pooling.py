@@ -25,10 +25,12 @@ def edited_map(
     bias: float = 0.,  # of the classifier: added to every cell
 ) -> torch.Tensor:  # (side,side) logits
     "A map with one round object; raises `InputError`"
-    if not 0 <= cells <= side * side: raise InputError(f'{cells} active cells on a map of {side} x {side} = {side * side} cells; take 0 to {side * side}, or a larger map')
+    if not 0 <= cells <= side * side:
+        raise InputError(f'{cells} active cells on a map of {side} x {side} = {side * side} cells; take 0 to {side * side}, or a larger map')
     at = torch.arange(side) - (side - 1) / 2 + 1e-3  # a little off, so that no two cells are equally near
     order = (at[:, None] ** 2 + 1.001 * at ** 2).flatten().argsort()
-    logits = torch.full((side * side,), float(floor)); logits[order[:cells]] = height; logits[order[:min(cells, 1)]] += peak
+    logits = torch.full((side * side,), float(floor))
+    logits[order[:cells]] = height; logits[order[:min(cells, 1)]] += peak
     return logits.view(side, side) + bias
 
 # %% ../../nbs/explore/04_pooling.ipynb #136c39e3
@@ -46,7 +48,8 @@ def pooled(
     return found
 
 # %% ../../nbs/explore/04_pooling.ipynb #1b44ff99
-AGAINST = dict(height=('logit of the active cells', (-10, 10)), cells=('active cells', None), bias=("classifier's bias", (-12, 4)))
+AGAINST = dict(height=('logit of the active cells', (-10, 10)), cells=('active cells', None),
+    bias=("classifier's bias", (-12, 4)))
 
 def against(
     name: str,  # which number runs: 'height', 'cells' or 'bias'
@@ -74,8 +77,10 @@ def probability_curve(
         ax.plot(setting[name], pooled(edited_map(**setting))[k][0], 'o', color=colour, mec='white', ms=9, zorder=3)
     if name == 'bias':
         start = noisy_or_bias(num_classes, setting['side'] ** 2)
-        ax.axvline(start, color='grey', ls=':'); ax.text(start, 1.01, ' −log(C·h·w)', fontsize=11, transform=ax.get_xaxis_transform())
-    ax.set_xlabel(AGAINST[name][0], fontsize=11); ax.set(ylim=(-.03, 1.03)); ax.grid(alpha=.3); ax.spines[['top', 'right']].set_visible(False)
+        ax.axvline(start, color='grey', ls=':')
+        ax.text(start, 1.01, ' −log(C·h·w)', fontsize=11, transform=ax.get_xaxis_transform())
+    ax.set_xlabel(AGAINST[name][0], fontsize=11)
+    ax.set(ylim=(-.03, 1.03)); ax.grid(alpha=.3); ax.spines[['top', 'right']].set_visible(False)
     fig.legend(ncols=2, loc='upper center', fontsize=11, frameon=False, handlelength=2.6)
     return fig
 
@@ -96,7 +101,8 @@ def pooling_panels(
     panels = {f'map of logits: {cells} of {side * side} cells at {height + bias:g}, the others at {floor + bias:g}': heat((logits + 6) / 12, 'PuOr_r')}
     for name, (p, gradient) in pooled(logits).items():
         panels[f'{TITLES[name]}: probability {_percent(p)}; gradient up to {gradient.max():.2g}, sum {gradient.sum():.2g}'] = heat(gradient / gradient.max())
-    return panels | {f'probability of the class; −log(C·h·w) is {-log(num_classes * side * side):.1f} for C = {num_classes}': _pixels(probability_curve(curve, setting, num_classes))}
+    return panels | {
+        f'probability of the class; −log(C·h·w) is {-log(num_classes * side * side):.1f} for C = {num_classes}': _pixels(probability_curve(curve, setting, num_classes))}
 
 def _pixels(fig):
     "The figure drawn once: it leaves room for all that is in it"
@@ -109,9 +115,13 @@ def _percent(p): return f'{100 * p:.1f} %' if .001 < p < .999 else f'{100 * p:.3
 @explorer
 def explore_pooling(**settings) -> Explorer:
     "Poolings on a map one edits; `settings` go to `Explorer`"
-    controls = dict(side=slider('map size (cells per side)', 8, 2, 32, 1), cells=slider('active cells', 6, 0, 64, 1), height=slider('height (their logit)', 3., -10., 10., .1), peak=slider('peak (more at the middle cell)', 1., 0., 5., .1),
-        floor=slider('floor (logit of the others)', -3., -10., 10., .1), bias=slider("classifier's bias", 0., -12., 4., .1),
-        curve=choice('curve against', [(title, name) for name, (title, _) in AGAINST.items()], 'cells'), num_classes=slider('classes C, for −log(C·h·w)', 20, 1, 200, 1))
+    controls = dict(side=slider('map size (cells per side)', 8, 2, 32, 1), cells=slider('active cells', 6, 0, 64, 1),
+        height=slider('height (their logit)', 3., -10., 10., .1),
+        peak=slider('peak (more at the middle cell)', 1., 0., 5., .1),
+        floor=slider('floor (logit of the others)', -3., -10., 10., .1),
+        bias=slider("classifier's bias", 0., -12., 4., .1),
+        curve=choice('curve against', [(title, name) for name, (title, _) in AGAINST.items()], 'cells'),
+        num_classes=slider('classes C, for −log(C·h·w)', 20, 1, 200, 1))
     def follow(change): controls['cells'].max = change['new'] ** 2
     controls['side'].observe(follow, 'value')
     return Explorer(pooling_panels, controls, _script, **dict(name='pooling', columns=3) | settings)

@@ -37,7 +37,8 @@ class Chart:
             fig.legend(handles=legend.legend_handles, loc='outside lower center', frameon=False, fontsize=9)
         fig.set_dpi(dpi)
         canvas = FigureCanvasAgg(fig); canvas.draw()
-        self.blank, self.font = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()), ImageFont.load_default(.115 * dpi)
+        self.blank, self.font = Image.fromarray(np.asarray(canvas.buffer_rgba())[...,
+            :3].copy()), ImageFont.load_default(.115 * dpi)
 
     def at(self, x: float, y: float) -> tuple:  # column, row
         "The pixel of a point"
@@ -56,7 +57,8 @@ def figures_of(
 ) -> dict:  # of one split, as `Run.evaluate` returns it
     "What is known of the run's CAMs; raises `CheckpointError` where they have not been evaluated"
     known = run.figures()
-    if split not in known: raise CheckpointError(f'{run.folder}: the CAMs of {split} are not evaluated yet; `consistency-cam evaluate {run.folder}` does it')
+    if split not in known:
+        raise CheckpointError(f'{run.folder}: the CAMs of {split} are not evaluated yet; `consistency-cam evaluate {run.folder}` does it')
     return known[split]
 
 def place(threshold: float) -> int:
@@ -70,7 +72,8 @@ def curve_chart(
 ) -> tuple:  # the chart; mIoUs in percent, (M,80)
     "mIoU against the threshold, a line a run"
     mious = np.array([figures_of(run, split)['curve'] for _, run in runs])
-    return Chart(curve({title: (THRESHOLDS, row / 100) for (title, _), row in zip(runs, mious)}, size=(4, 2.4 + .2 * len(runs)))), mious
+    return Chart(curve({title: (THRESHOLDS, row / 100) for (title, _), row in zip(runs, mious)},
+        size=(4, 2.4 + .2 * len(runs)))), mious
 
 # %% ../../nbs/explore/07_results.ipynb #cf650b66
 def curve_panels(
@@ -85,8 +88,10 @@ def curve_panels(
         (chart, mious), t = curve_chart(tuple(runs.items()), s), place(threshold)
         picture, brush = chart.copy()
         brush.line([chart.at(t / 100, y) for y in chart.ax.get_ylim()], 'black', 3)
-        for k, v in enumerate(mious[:, t]): brush.circle(chart.at(t / 100, v), 9, OKABE_ITO[k % len(OKABE_ITO)], 'white', 2)
-        panels[f'{s}, mIoU at threshold {t / 100:.2f}: ' + ', '.join(f'{title} {v:.1f} %' for title, v in zip(runs, mious[:, t]))] = np.array(picture).view(Wide)
+        for k, v in enumerate(mious[:, t]):
+            brush.circle(chart.at(t / 100, v), 9, OKABE_ITO[k % len(OKABE_ITO)], 'white', 2)
+        panels[f'{s}, mIoU at threshold {t / 100:.2f}: ' + ', '.join(f'{title} {v:.1f} %'
+            for title, v in zip(runs, mious[:, t]))] = np.array(picture).view(Wide)
     return panels
 
 # %% ../../nbs/explore/07_results.ipynb #b6c6d03b
@@ -142,7 +147,8 @@ def bar_panel(
             top, colour = y - .42 + k * thick, colours[int(v > 0)] if signed else colours[k % len(colours)]
             brush.rectangle([*chart.at(min(0, v), top), *chart.at(max(0, v), top + .88 * thick)], colour)
             x, middle = chart.at(v, top + .44 * thick)
-            brush.text((x - 5, middle) if v < 0 else (x + 5, middle), f'{v:+.1f}' if signed else f'{v:.1f}', 'black', chart.font, 'rm' if v < 0 else 'lm')
+            brush.text((x - 5, middle) if v < 0 else (x + 5, middle), f'{v:+.1f}' if signed else f'{v:.1f}', 'black',
+                chart.font, 'rm' if v < 0 else 'lm')
     return np.array(picture).view(Wide)
 
 # %% ../../nbs/explore/07_results.ipynb #df3cf768
@@ -158,11 +164,13 @@ def class_panels(
     "IoU of each class for two runs, and what the second one adds to the first; raises `InputError`"
     t, ious = place(threshold), {title: class_ious(runs[title], split) for title in dict.fromkeys((one, two))}
     rows = ['background', *runs[one].classes, 'mean']
-    panels = {f'IoU by class, {split}, threshold {t / 100:.2f}': bar_panel(rows, {title: v[t] for title, v in ious.items()})}
+    panels = {f'IoU by class, {split}, threshold {t / 100:.2f}': bar_panel(rows,
+        {title: v[t] for title, v in ious.items()})}
     if one == two: return panels
     gained = ious[two] - ious[one]
     limit = 1.35 * max(5, np.nanmax(np.abs(gained)))
-    return panels | {f'{two} less {one}, {split}, threshold {t / 100:.2f}': bar_panel(rows, {'': gained[t]}, (-limit, limit), 'points of IoU', (ORANGE, PURPLE))}
+    return panels | {f'{two} less {one}, {split}, threshold {t / 100:.2f}': bar_panel(rows, {'': gained[t]},
+        (-limit, limit), 'points of IoU', (ORANGE, PURPLE))}
 
 # %% ../../nbs/explore/07_results.ipynb #01e35fc8
 @lru_cache(maxsize=4)
@@ -187,7 +195,8 @@ def matrix_panel(
     cells = Image.fromarray(heat(np.nan_to_num(shares), 'viridis'))
     picture.paste(cells.resize((box[2] - box[0], box[3] - box[1]), Image.Resampling.NEAREST), box[:2])
     for y, x in np.ndindex(n, n) if n <= 12 else ():
-        brush.text(chart.at(x, y), '–' if np.isnan(shares[y, x]) else f'{100 * shares[y, x]:.0f}', 'black' if shares[y, x] > .6 else 'white', chart.font, 'mm')
+        brush.text(chart.at(x, y), '–' if np.isnan(shares[y, x]) else f'{100 * shares[y, x]:.0f}',
+            'black' if shares[y, x] > .6 else 'white', chart.font, 'mm')
     return np.array(picture).view(Wide)
 
 def confusion_panels(
@@ -227,7 +236,8 @@ def size_panels(
     "IoU by the size of objects, a bar a run; raises `InputError`"
     found = {title: size_ious(run, split, threshold) for title, run in runs.items()}
     first = next(iter(runs.values()))
-    rows = [f'{size}: {100 * low:g} to {100 * high:g} %\n({found[next(iter(runs))][size][1]} objects)' for size, (low, high) in SIZES.items()]
+    rows = [f'{size}: {100 * low:g} to {100 * high:g} %\n({found[next(iter(runs))][size][1]} objects)'
+        for size, (low, high) in SIZES.items()]
     seen = f'{len(picture_scores(first, split).ids)} of {len(first.samples(split))} pictures'
     return {f'IoU by object size, {split}, threshold {place(threshold) / 100:.2f}, {seen}; an object is what a picture holds of one class, its size its share of the area':
         bar_panel(rows, {title: [v for v, _ in sizes.values()] for title, sizes in found.items()})}
@@ -257,8 +267,10 @@ def extreme_panels(
     scores, run = picture_scores(runs[one], split), runs[one]
     mious = scores.mious(threshold)
     ranks = [n for n in mious.argsort(kind='stable') if not np.isnan(mious[n])]
-    named = {f'{what} {k}': n for what, ends in dict(worst=ranks[:each], best=ranks[::-1][:each]).items() for k, n in enumerate(ends, 1)}
-    return {f'{name} of {one}: {scores.ids[n]}, mIoU {100 * mious[n]:.1f} %': result_panel(run, split, scores.ids[n], threshold) for name, n in named.items()}
+    named = {f'{what} {k}': n for what, ends in dict(worst=ranks[:each], best=ranks[::-1][:each]).items()
+        for k, n in enumerate(ends, 1)}
+    return {f'{name} of {one}: {scores.ids[n]}, mIoU {100 * mious[n]:.1f} %': result_panel(run, split, scores.ids[n],
+        threshold) for name, n in named.items()}
 
 # %% ../../nbs/explore/07_results.ipynb #8d18681f
 VIEWS = {'mIoU against the threshold': curve_panels, 'IoU by class': class_panels, 'confusion matrix': confusion_panels,
@@ -280,7 +292,8 @@ def result_controls(
 ) -> dict:  # {name: widget}
     "The controls of the results explorer; raises `InputError` where there are no masks to compare with"
     first, titles = next(iter(runs.values())), list(runs)
-    if not (splits := first.measured('cams')): raise InputError(f'{first.folder}: no masks in {" or ".join(first.splits)}, so there are no results to look at; the CAM explorer works without')
+    if not (splits := first.measured('cams')):
+        raise InputError(f'{first.folder}: no masks in {" or ".join(first.splits)}, so there are no results to look at; the CAM explorer works without')
     return dict(view=choice('view', list(VIEWS)), split=choice('split', splits, splits[-1]), one=choice('run', titles),
         two=choice('compared with', titles, titles[-1]), threshold=slider('threshold', first.threshold(), 0., .79))
 
@@ -298,4 +311,5 @@ def explore_results(
 ) -> Explorer:
     "The results of runs, seen five ways, with a threshold that moves"
     runs = open_runs(*places); controls = result_controls(runs)
-    return Explorer(lambda **values: result_panels(runs, **values), controls, lambda **values: result_lines(places, values), name='results')
+    return Explorer(lambda **values: result_panels(runs, **values), controls,
+        lambda **values: result_lines(places, values), name='results')

@@ -64,7 +64,8 @@ class Compared:
     @cached_property
     def view(self): return _uint8(self.t.image(self.image[None].float()))  # t(I), a tile a row
     @cached_property
-    def pair(self): return self.t.whole(self.A_t), self.t.whole(self.t.cams(self.A))  # (1,C,h,w) each: what the loss compares
+    # (1,C,h,w) each: what the loss compares
+    def pair(self): return self.t.whole(self.A_t), self.t.whole(self.t.cams(self.A))
 
 @torch.no_grad()
 def compare(
@@ -123,25 +124,33 @@ def view_panels(
     low, high = min(seen.A[:, c].min(), A_re[:, c].min()), max(seen.A[:, c].max(), A_re[:, c].max())
     over = lambda image, a, c=c: overlay(image, (a[0, c] - low) / (high - low).clamp_min(1e-6), strength)
     p, p_t = (f'{100 * POOLINGS[seen.pool](a)[0, c].sigmoid():.0f} %' for a in (seen.A, A_re))
-    panels = {_picture_title(seen, sample): framed(seen.image, _boxes(seen.t, seen.image.shape[1:])), f'CAM of the picture, A: {name} {p}': over(seen.image, seen.A)}
+    panels = {_picture_title(seen, sample): framed(seen.image, _boxes(seen.t, seen.image.shape[1:])),
+        f'CAM of the picture, A: {name} {p}': over(seen.image, seen.A)}
     if isinstance(seen.t, Tiling):
         n, alone = seen.t.n, seen.t.whole(resize(seen.A_t[:, c:c+1], seen.view.shape[-2:]))
-        panels |= {f'CAM of each of the {n}x{n} tiles': spread(over(view, alone, 0), n), f'merged, A_re: {name} {p_t}': over(view, A_re)}
-    else: panels |= {f't(I), {view.shape[1]}x{view.shape[2]} pixels': rgb(view), f'CAM(t(I)): {name} {p_t}': over(view, A_re), f't(A): {name}': over(view, tA)}
+        panels |= {f'CAM of each of the {n}x{n} tiles': spread(over(view, alone, 0), n),
+            f'merged, A_re: {name} {p_t}': over(view, A_re)}
+    else:
+        panels |= {f't(I), {view.shape[1]}x{view.shape[2]} pixels': rgb(view),
+            f'CAM(t(I)): {name} {p_t}': over(view, A_re), f't(A): {name}': over(view, tA)}
     difference, loss = (A_re - tA)[0, c].abs(), consistency_loss(A_re, tA, sample.labels[None])
-    title = ('|A − A_re|' if isinstance(seen.t, Tiling) else '|CAM(t(I)) − t(A)|') + f': mean {difference.mean():.3f} for {name}, of logits {low:.1f} to {high:.1f}; loss (Eq. 2) {loss:.4f}'
+    title = ('|A − A_re|' if isinstance(seen.t, Tiling)
+        else '|CAM(t(I)) − t(A)|') + f': mean {difference.mean():.3f} for {name}, of logits {low:.1f} to {high:.1f}; loss (Eq. 2) {loss:.4f}'
     return panels | {title: heat(difference / (high - low).clamp_min(1e-6))}
 
 def _picture_title(seen, sample):
     size, was = (f'{h}x{w}' for h, w in (seen.image.shape[1:], seen.size))
-    return f'{sample.id}, {size} pixels' + ('' if size == was else f': resized from {was}, which does not divide into ' + (f'{seen.t.n}x{seen.t.n} tiles of whole cells' if isinstance(seen.t, Tiling) else 'whole cells'))
+    return f'{sample.id}, {size} pixels' + ('' if size == was
+        else f': resized from {was}, which does not divide into '
+        + (f'{seen.t.n}x{seen.t.n} tiles of whole cells' if isinstance(seen.t, Tiling) else 'whole cells'))
 
 def _names(sample, classes): return [c for c, there in zip(classes, sample.labels) if there]
 
 def _class_index(sample, classes, name):
     names = _names(sample, classes)
     if not names: raise InputError(f'{sample.id}: no class is known to be in this picture; choose another')
-    if name not in names: raise InputError(f"{sample.id}: '{name}' is not in this picture, and the loss leaves absent classes out; take {' or '.join(names)}")
+    if name not in names:
+        raise InputError(f"{sample.id}: '{name}' is not in this picture, and the loss leaves absent classes out; take {' or '.join(names)}")
     return classes.index(name)
 
 # %% ../../nbs/explore/03_views.ipynb #032ba26e
@@ -158,20 +167,26 @@ def explore_views(
     net, sample = lru_cache(2)(lambda title: runs[title].net()), lru_cache(8)(samples.__getitem__)
     compared = lru_cache(64)(lambda title, i, *how: compare(net(title), sample(i).image, *how))
     here = lambda: _names(sample(controls['picture'].value), classes)
-    controls = dict(network=choice('network', list(runs)), picture=slider('picture', 0, 0, len(samples) - 1, 1), name=choice('class', _names(sample(0), classes) or ['none']),
-        view=choice('view', [(title, view) for view, title in VIEWS.items()]), n=slider('tiles per side (n)', 4, 1, 16, 1), seed=slider('seed of crop and resize', 0, 0, 20, 1), strength=slider('overlay strength', .6, 0., 1.))
+    controls = dict(network=choice('network', list(runs)), picture=slider('picture', 0, 0, len(samples) - 1, 1),
+        name=choice('class', _names(sample(0), classes) or ['none']),
+        view=choice('view', [(title, view) for view, title in VIEWS.items()]), n=slider('tiles per side (n)', 4, 1, 16,
+            1), seed=slider('seed of crop and resize', 0, 0, 20, 1), strength=slider('overlay strength', .6, 0., 1.))
     def follow(_):
         kept, names = controls['name'].value, here() or ['none']
         controls['name'].options = names
         if kept in names: controls['name'].value = kept
     controls['picture'].observe(follow, 'value')
-    def draw(network, picture, name, view, n, seed, strength): return view_panels(compared(network, picture, *_how(view, n, seed).values()), sample(picture), classes, name, strength)
+    def draw(network, picture, name, view, n, seed, strength):
+        return view_panels(compared(network, picture, *_how(view, n, seed).values()),
+            sample(picture), classes, name, strength)
     def script(network, picture, name, view, n, seed, strength):
         how = ''.join(f', {k}={v!r}' for k, v in _how(view, n, seed).items())
-        return _SCRIPT.format(pictures=str(first.folder), split=split, id=samples.ids[picture], network=str(runs[network].folder), how=how, name=name, strength=strength)
+        return _SCRIPT.format(pictures=str(first.folder), split=split, id=samples.ids[picture],
+            network=str(runs[network].folder), how=how, name=name, strength=strength)
     return Explorer(draw, controls, script, **dict(name='views', columns=3) | settings)
 
-def _how(view, n, seed): return dict(view=view, n=n if view == 'tiles' else 2, seed=seed if view in ('crop', 'resize') else 0)
+def _how(view, n, seed):
+    return dict(view=view, n=n if view == 'tiles' else 2, seed=seed if view in ('crop', 'resize') else 0)
 
 _SCRIPT = '''from consistency_cam.explore.explorer import sheet
 from consistency_cam.explore.views import compare, view_panels

@@ -121,7 +121,8 @@ def opened(
     split = split_of(run, id)
     samples, store = run.samples(split), CamStore(run.folder/'cams'/split)
     i = samples.ids.index(id)
-    if not (cams := store.get(id, full=False)): raise InputError(f"picture '{id}' has no class map: no class is named in it; take another")
+    if not (cams := store.get(id, full=False)):
+        raise InputError(f"picture '{id}' has no class map: no class is named in it; take another")
     return samples.image(i), samples.mask(i) if samples.has_masks else None, cams
 
 @lru_cache(8)
@@ -154,8 +155,10 @@ def walk_start(
 ) -> tuple:
     "Class maps (K,h,w) before the walk, and affinities (offsets,h,w); raises `InputError`"
     (image, _, cams), (relation, stride) = opened(run, id), relation_of(run, id, edges_from)
-    maps = F.interpolate(torch.stack(list(cams.values()))[None], cells(image.shape[1:], stride), mode='bilinear', align_corners=False)[0]
-    if relation.ndim == 3 and len(relation) != len(offsets(radius)): raise InputError(f'the affinity network of {run.title} compares cells nearer than {run.recipe.walk.radius}; set the reach of a step to {run.recipe.walk.radius}')
+    maps = F.interpolate(torch.stack(list(cams.values()))[None], cells(image.shape[1:], stride),
+        mode='bilinear', align_corners=False)[0]
+    if relation.ndim == 3 and len(relation) != len(offsets(radius)):
+        raise InputError(f'the affinity network of {run.title} compares cells nearer than {run.recipe.walk.radius}; set the reach of a step to {run.recipe.walk.radius}')
     return walk_inputs(maps, relation, radius)
 
 @lru_cache(8)
@@ -201,9 +204,11 @@ def walked_mask(
 ) -> torch.Tensor:  # (h,w) uint8
     "The mask after the walk and the CRF; raises `InputError`, `CRFError`"
     size, image = tuple(opened(run, id)[0].shape[1:]), viewed(run, id, side)[0]
-    setting = PseudoSetting(stride=relation_of(run, id, edges_from)[1], background=background, rule=run.recipe.cams.rule, crf=crf and scaled(crf, image.shape[1:], max(size)))
+    setting = PseudoSetting(stride=relation_of(run, id, edges_from)[1], background=background,
+        rule=run.recipe.cams.rule, crf=crf and scaled(crf, image.shape[1:], max(size)))
     scores = class_scores(walked_maps(run, id, edges_from, radius, beta, steps), size, None, setting)
-    return score_mask(image, {c: F.interpolate(m[None, None], image.shape[1:], mode='bilinear', align_corners=False)[0, 0] for c, m in scores.items()}, setting)
+    return score_mask(image, {c: F.interpolate(m[None, None], image.shape[1:], mode='bilinear', align_corners=False)[0,
+        0] for c, m in scores.items()}, setting)
 
 # %% ../../nbs/explore/06_walk.ipynb #18733cba
 def mask_title(
@@ -233,20 +238,24 @@ def walk_panels(
     side: int = 256,  # longer side of the pictures, pixels, where the run's are larger
 ) -> dict:
     "A cell's affinities, a class's map before, during and after the walk, and the masks; raises `InputError`, `CRFError`"
-    (image, true), cams, relation, classes = viewed(run, id, side), opened(run, id)[2], relation_of(run, id, edges_from)[0], run.classes
-    if name not in classes or classes.index(name) + 1 not in cams: raise InputError(f"no '{name}' in picture '{id}'; there is {', '.join(classes[c - 1] for c in cams)}")
+    (image, true), cams, relation, classes = viewed(run, id, side), opened(run,
+        id)[2], relation_of(run, id, edges_from)[0], run.classes
+    if name not in classes or classes.index(name) + 1 not in cams:
+        raise InputError(f"no '{name}' in picture '{id}'; there is {', '.join(classes[c - 1] for c in cams)}")
     _, affinity = walk_start(run, id, edges_from, radius)
     row, column = (min(n - 1, at * n // 100) for at, n in zip((y, x), affinity.shape[1:]))
     own = cell_affinities(affinity, radius, row, column)
     picture, near = affinity_pictures(rgb(image), own, row, column, radius)
     panels = {f'{id}: affinities at the cross': picture, f'from near: {np.nanmean(own):.2f} on average': near,
-        f'edges from {edges_from}' if relation.ndim == 2 else 'one less the mean affinity': heat(relation if relation.ndim == 2 else 1 - relation.mean(0))}
+        f'edges from {edges_from}' if relation.ndim == 2 else 'one less the mean affinity': heat(relation
+            if relation.ndim == 2 else 1 - relation.mean(0))}
     walk = edges_from, radius, beta
     times = {'before the walk': 0, f'halfway, after {_steps(steps // 2)}': steps // 2, f'after {_steps(steps)}': steps}
     maps = {f'{name} {time}': walked_maps(run, id, *walk, t) for time, t in times.items()}
     panels |= {title: overlay(image, m[classes.index(name) + 1]) for title, m in maps.items()}
     mask = lambda steps, crf=None: walked_mask(run, id, *walk, steps, background, crf, side)
-    masks = {'mask before the walk': mask(0), f'mask after {_steps(steps)}': mask(steps)} | ({'mask after the CRF': mask(steps, crf)} if crf else {})
+    masks = {'mask before the walk': mask(0),
+        f'mask after {_steps(steps)}': mask(steps)} | ({'mask after the CRF': mask(steps, crf)} if crf else {})
     panels |= {mask_title(title, m, true, classes): mask_overlay(image, m, classes) for title, m in masks.items()}
     return panels if true is None else panels | {'true mask': mask_overlay(image, true, classes)}
 
@@ -266,12 +275,17 @@ def walk_controls(
 ) -> dict:  # {name: widget}
     "The controls, at the run's own settings"
     r, samples, trained = run.recipe, pictures_of(run), (run.folder/'affinity'/'weights.safetensors').exists()
-    return dict(run=choice('run', titles), picture=slider('picture', 0, 0, len(samples) - 1, 1), name=choice('class', names_in(samples, 0)),
-        edges_from=choice('edges from', list(EDGES), EDGES[0 if trained else 1]), crf=choice('CRF', list(CRFS), 'for pseudo-labels' if find_spec('pydensecrf') else 'off'),
+    return dict(run=choice('run', titles), picture=slider('picture', 0, 0, len(samples) - 1, 1),
+        name=choice('class', names_in(samples, 0)),
+        edges_from=choice('edges from', list(EDGES), EDGES[0 if trained else 1]),
+        crf=choice('CRF', list(CRFS), 'for pseudo-labels' if find_spec('pydensecrf') else 'off'),
         x=slider('cross, % from the left', 50, 0, 100, 1), y=slider('cross, % from the top', 50, 0, 100, 1),
-        radius=slider('reach of a step, cells', r.walk.radius, 2, 10, 1), beta=slider('beta, power of the affinities', float(r.walk.beta), 1., 20., .5), steps=slider('steps of the walk', r.walk.steps, 0, 256, 1),
+        radius=slider('reach of a step, cells', r.walk.radius, 2, 10, 1), beta=slider('beta, power of the affinities',
+            float(r.walk.beta), 1., 20., .5), steps=slider('steps of the walk', r.walk.steps, 0, 256, 1),
         background=slider('score of the background', float(r.pseudo.background[0]), 0., 1.),
-        smooth_xy=slider("CRF's smoothness: reach, pixels", 3., .25, 10., .25), bilateral_xy=slider("CRF's colours: reach, pixels", 50., 1., 100., .5), bilateral_rgb=slider("CRF's colours: difference borne, of 255", 5., 1., 40., 1.))
+        smooth_xy=slider("CRF's smoothness: reach, pixels", 3., .25, 10., .25),
+        bilateral_xy=slider("CRF's colours: reach, pixels", 50., 1., 100., .5),
+        bilateral_rgb=slider("CRF's colours: difference borne, of 255", 5., 1., 40., 1.))
 
 # %% ../../nbs/explore/06_walk.ipynb #6815977c
 def walk_asked(
@@ -285,7 +299,8 @@ def walk_asked(
     **asked,
 ) -> dict:
     "What the controls say, as `walk_panels` takes it"
-    setting = CRFS[crf] and replace(CRFS[crf], smooth_xy=smooth_xy, bilateral_xy=bilateral_xy, bilateral_rgb=bilateral_rgb, side=CRF_SIDE)
+    setting = CRFS[crf] and replace(CRFS[crf], smooth_xy=smooth_xy, bilateral_xy=bilateral_xy,
+        bilateral_rgb=bilateral_rgb, side=CRF_SIDE)
     return dict(run=runs[run], id=pictures_of(runs[run]).ids[picture]) | asked | dict(crf=setting)
 
 def walk_script(
@@ -319,7 +334,8 @@ def explore_walk(
     def other_crf(_):
         if setting := CRFS[controls['crf'].value]:
             for k in REACHES: controls[k].value = getattr(now().crf(setting), k)
-    for name, follow in dict(run=other_run, picture=other_picture, crf=other_crf).items(): controls[name].observe(follow, 'value')
+    for name, follow in dict(run=other_run, picture=other_picture, crf=other_crf).items():
+        controls[name].observe(follow, 'value')
     other_crf(None)
     to = lambda function: lambda **values: function(**walk_asked(runs, **values))
     return Explorer(to(walk_panels), controls, to(walk_script), **dict(name='walk', columns=5) | settings)
