@@ -23,9 +23,11 @@ def methods_in(
     try: tree = ast.parse(Path(path).read_bytes())
     except OSError as e: raise InputError(f'{path}: {e.strerror}; name a Python file that registers a method') from None
     except (SyntaxError, ValueError) as e: raise InputError(f'{path}: not Python ({e})') from None
-    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, 'id', getattr(n.func, 'attr', '')) == 'Method']
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, 'id',
+        getattr(n.func, 'attr', '')) == 'Method']
     said = [dict(zip(('name', 'title'), c.args)) | {k.arg: k.value for k in c.keywords} for c in calls]
-    return {n.value: getattr(s.get('title'), 'value', n.value) for s in said if isinstance(n := s.get('name'), ast.Constant)}
+    return {n.value: getattr(s.get('title'), 'value', n.value)
+        for s in said if isinstance(n := s.get('name'), ast.Constant)}
 
 # %% ../../nbs/methods/00_registry.ipynb #5a0c1e0d
 FILES = 'CONSISTENCY_CAM_METHODS'  # the environment's name for files of methods
@@ -67,7 +69,8 @@ def use_files(
     "Have the methods in files listed, in this process and those it starts; raises `InputError`"
     paths = [str(Path(p).resolve()) for p in paths]
     for p in paths:
-        if not methods_in(p): raise InputError(f"{p}: registers no method; wanted is register(Method('name', 'title', …)) with both as they stand")
+        if not methods_in(p):
+            raise InputError(f"{p}: registers no method; wanted is register(Method('name', 'title', …)) with both as they stand")
     before = os.environ.get(FILES, '').split(os.pathsep)
     os.environ[FILES] = os.pathsep.join(dict.fromkeys([*filter(None, before), *paths]))
     return [n for p in paths for n in methods_in(p)]
@@ -76,7 +79,8 @@ def use_files(
 def _place(name):
     "Where a method comes from; None where it is not listed; raises `InputError` where two places have it"
     places = [p for n, _, p in listed() if n == name]
-    if len(places) > 1: raise InputError(f"two methods are registered as '{name}', in {' and '.join(map(_place_text, places))}; rename one, or leave its file or package out")
+    if len(places) > 1:
+        raise InputError(f"two methods are registered as '{name}', in {' and '.join(map(_place_text, places))}; rename one, or leave its file or package out")
     return places[0] if places else None
 
 def _place_text(place): return f'the package {place.dist.name}' if hasattr(place, 'dist') else str(place)
@@ -130,4 +134,5 @@ def absent_method(
     "What stands for a method that is not at hand: its network raises `InputError`"
     from consistency_cam.consistency import Method, Option
     def missing(*_, **__): raise InputError(missing_method(about))
-    return Method(about['name'], about['title'], terms=missing, net=missing, options={k: Option(v, '') for k, v in given.items()})
+    return Method(about['name'], about['title'], terms=missing, net=missing,
+        options={k: Option(v, '') for k, v in given.items()})
