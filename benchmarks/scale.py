@@ -13,7 +13,8 @@ from pathlib import Path
 
 EVERY = 8  # steps between records of the loop's clock
 TORCHRUN = 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '-m'
-WAYS = {'one process, one thread': ((), 1, 1), 'two processes, one thread each': (TORCHRUN, 1, 2), 'one process, two threads': ((), 2, 1)}
+WAYS = {'one process, one thread': ((), 1, 1), 'two processes, one thread each': (TORCHRUN, 1, 2),
+    'one process, two threads': ((), 2, 1)}
 
 
 def _recipe(steps):
@@ -73,12 +74,14 @@ def core(folder, n=8):
     print(json.dumps({
         'CRF': per_second(lambda i: dense_crf(images[i], probs[i], LABEL_CRF), n),
         'random walk': per_second(lambda i: random_walk(probs[i][1:, ::4, ::4], torch.rand(94, 125)), n),
-        'decoding and augmenting': per_second(lambda i: augment(Sample('photograph', read_image(path), torch.zeros(20)), seeded(0, i)), 8 * n)}))
+        'decoding and augmenting': per_second(lambda i: augment(Sample('photograph', read_image(path), torch.zeros(20)),
+            seeded(0, i)), 8 * n)}))
 
 
 def call(launcher, threads, *arguments):
     "What another process of this program prints, from JSON"
-    done = subprocess.run([sys.executable, '-m', *launcher, 'benchmarks.scale', '--do', *map(str, arguments)], capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS=str(threads), OMP_WAIT_POLICY='PASSIVE'))
+    done = subprocess.run([sys.executable, '-m', *launcher, 'benchmarks.scale', '--do', *map(str, arguments)],
+        capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS=str(threads), OMP_WAIT_POLICY='PASSIVE'))
     if done.returncode: sys.exit(done.stderr)
     return json.loads(done.stdout or 'null')
 
@@ -90,26 +93,32 @@ def main():
     parser.add_argument('--result', type=Path, help='JSON file for the figures (default: none)')
     parser.add_argument('--do', nargs='+', help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.do: return dict(train=lambda folder, n: train(folder, int(n)), exchange=lambda n: exchange(int(n)), core=core)[args.do[0]](*args.do[1:])
+    if args.do:
+        return dict(train=lambda folder, n: train(folder, int(n)), exchange=lambda n: exchange(int(n)),
+            core=core)[args.do[0]](*args.do[1:])
     rates, loads = {way: [] for way in WAYS}, []
     with tempfile.TemporaryDirectory() as place:
         for turn in range(args.rounds):
             for way, (launcher, threads, _) in WAYS.items():
                 folder = Path(place)/f'{turn} {way}'
-                loads.append(os.getloadavg()[0]); call(launcher, threads, 'train', folder, args.steps); rates[way].append(round(rate(folder), 3))
+                loads.append(os.getloadavg()[0])
+                call(launcher, threads, 'train', folder, args.steps); rates[way].append(round(rate(folder), 3))
                 print(f'{turn + 1}/{args.rounds} {way:32} {rates[way][-1]:.2f} steps/s', flush=True)
         exchanged, cores = call(TORCHRUN, 1, 'exchange', args.steps), call((), 1, 'core', place)
     median = {way: statistics.median(r) for way, r in rates.items()}
     share = exchanged['seconds'] * median['two processes, one thread each']
-    for way, r in median.items(): print(f"{way:32} {r:.2f} steps/s, {r / median['one process, one thread']:.2f} times one thread's")
+    for way, r in median.items():
+        print(f"{way:32} {r:.2f} steps/s, {r / median['one process, one thread']:.2f} times one thread's")
     print(f"exchanging {exchanged['bytes'] / 1e6:.1f} MB of gradients: {1e3 * exchanged['seconds']:.1f} ms, {share:.1%} of a step; load of the machine as the trainings began {min(loads):.1f} to {max(loads):.1f}")
     for name, r in cores.items(): print(f'{name:32} {r:.2f} pictures/s on one core')
     if args.result:
         from datetime import date
         from consistency_cam.files.checkpoint import write_json
         from consistency_cam.experiments.compare import environment
-        write_json(args.result, dict(command=f'python -m benchmarks.scale --rounds {args.rounds} --steps {args.steps}', date=str(date.today()), rates=rates, median=median, exchange=dict(exchanged, share_of_step=round(share, 4)),
-            pictures_per_second_of_a_core=cores, load=dict(least=round(min(loads), 2), most=round(max(loads), 2)), cores=os.cpu_count(), **environment()))
+        write_json(args.result, dict(command=f'python -m benchmarks.scale --rounds {args.rounds} --steps {args.steps}',
+            date=str(date.today()), rates=rates, median=median, exchange=dict(exchanged, share_of_step=round(share, 4)),
+            pictures_per_second_of_a_core=cores, load=dict(least=round(min(loads), 2), most=round(max(loads), 2)),
+            cores=os.cpu_count(), **environment()))
 
 
 if __name__ == '__main__': main()

@@ -36,7 +36,8 @@ def main():
     found = recipe('quick', **recognise(args.root))
     splits = args.splits or all_splits(found.data, found.root)
     sets = {s: dataset(changed(found, train=splits[0]), s) for s in splits}
-    jobs = list({(*map(str, s.files(i)), len(s.classes)) if s.has_masks else (str(s.files(i)[0]), None, len(s.classes)) for s in sets.values() for i in range(len(s))})
+    jobs = list({(*map(str, s.files(i)), len(s.classes)) if s.has_masks else (str(s.files(i)[0]), None,
+        len(s.classes)) for s in sets.values() for i in range(len(s))})
     checked = verify(sets, workers=args.workers, progress=False)
     print(f'{args.root.name}, {", ".join(splits)}: {checked.summary()}')
     times = {'no record': [], 'new record': [], 'known record': []}
@@ -47,12 +48,16 @@ def main():
     figures = {}
     for name, rounds in times.items():
         wall, processor = (statistics.median(t) for t in zip(*rounds))
-        figures[name] = dict(pictures_per_second=round(len(jobs) / wall, 1), processor_ms_per_picture=round(1000 * processor / len(jobs), 2))
+        figures[name] = dict(pictures_per_second=round(len(jobs) / wall, 1),
+            processor_ms_per_picture=round(1000 * processor / len(jobs), 2))
         print(f'{name:13} {len(jobs) / wall:8.0f} pictures/s of wall time, {1000 * processor / len(jobs):6.2f} ms of processor time a picture')
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     could = 1000 * args.workers / figures['no record']['processor_ms_per_picture']
     print(f'{args.workers} processes, {cores} cores, load {os.getloadavg()[0]:.1f}; with a core for each process {could:.0f} pictures/s, wanted {WANTED}')
-    if args.result: write_json(args.result, dict(command=f'python -m benchmarks.verify VOC2012 --splits {" ".join(splits)} --workers {args.workers}', pictures=len(jobs), workers=args.workers, cores=cores, **figures, **environment()))
+    if args.result:
+        write_json(args.result,
+            dict(command=f'python -m benchmarks.verify VOC2012 --splits {" ".join(splits)} --workers {args.workers}',
+                pictures=len(jobs), workers=args.workers, cores=cores, **figures, **environment()))
 
 
 if __name__ == '__main__': main()
