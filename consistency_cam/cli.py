@@ -317,13 +317,13 @@ def _run(args):
     from consistency_cam.files.checkpoint import is_main
     from consistency_cam.experiments.compare import table
     from consistency_cam.experiments.pipeline import EVALUATED, run
-    from consistency_cam.report.page import finished, write_report
+    from consistency_cam.report.page import finished_stages, write_report
     free_run(args.force, args.run)
     done = run(chosen_recipe(args, args.run), args.run, args.force, not args.quiet, args.until)
     if not is_main(): return
     if done.figures() or done.figures('segment'): print(table(dict(rows=[done.row()])))
     for line in done.short_trainings(): print(line)
-    if not {*finished(done)} & {*EVALUATED}:
+    if not {*finished_stages(done)} & {*EVALUATED}:
         return print(f'{args.run}: done up to {args.until}; a report comes with the CAMs')
     print(f'report: {write_report([done], args.run/"report.html")}')
     print(next_steps(done))

@@ -22,7 +22,7 @@ from consistency_cam.files.checkpoint import StageFolder, load_state, made_from,
 from consistency_cam.cli import main
 from consistency_cam.datasets.folder import Folder
 from consistency_cam.experiments.imported import read_arrays
-from consistency_cam.report.paper import opened
+from consistency_cam.report.paper import open_source
 from consistency_cam.experiments.pipeline import Run
 from consistency_cam.pseudo import pseudo_labels
 from consistency_cam.experiments.recipes import recipe
@@ -132,7 +132,7 @@ PLACES = { # where such a file may be put, and what reads it there: a function o
     'losses of a run': lambda d, b: read_metrics(at(d/'metrics.jsonl', b + b'\n')),
     'manifest of pseudo-labels': from_manifest,
     **{f'CAMs of another program as {end}': lambda d, b, end=end: read_arrays(at(d/f'a{end}', b)) for end in ('.npy', '.npz')},
-    'figures for a plot': lambda d, b: opened(at(d/'figures.json', b)),
+    'figures for a plot': lambda d, b: open_source(at(d/'figures.json', b)),
 }
 
 

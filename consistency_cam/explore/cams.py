@@ -22,7 +22,7 @@ from ..tools.show import class_name, contour, mask_overlay, overlay, rgb, write_
 from ..tools.metrics import THRESHOLDS, ConfusionMatrix, ThresholdSweep, cam_mask, class_iou
 from ..cams import CamStore, infer_cams
 from ..experiments.pipeline import Run
-from ..report.page import shrunk
+from ..report.page import shrink
 from .explorer import Explorer, choice, choices, explorer, open_runs, run_lines, slider, tick
 
 # %% ../../nbs/explore/02_cams.ipynb #195e90a1
@@ -114,7 +114,7 @@ def looked_at(
 ) -> tuple:  # uint8 (H,W,3), and uint8 (H,W) or None
     "The picture and its true mask, if there is one; raises `InputError`"
     samples = run.samples(split); i = samples.index(id); mask = samples.mask(i)
-    return shrunk(rgb(samples.image(i)), width), None if mask is None else shrunk(mask.numpy(), width)
+    return shrink(rgb(samples.image(i)), width), None if mask is None else shrink(mask.numpy(), width)
 
 # %% ../../nbs/explore/02_cams.ipynb #0a75e5c6
 @lru_cache(maxsize=8)
