@@ -22,7 +22,7 @@ from ..tools.show import class_name, contour, mask_overlay, overlay, rgb, write_
 from ..tools.metrics import THRESHOLDS, ConfusionMatrix, ThresholdSweep, cam_mask, class_iou
 from ..cams import CamStore, infer_cams
 from ..experiments.pipeline import Run
-from ..report.page import shrink
+from ..report.elements import shrink
 from .explorer import Explorer, choice, choices, explorer, open_runs, run_lines, slider, tick
 
 # %% ../../nbs/explore/02_cams.ipynb #195e90a1
