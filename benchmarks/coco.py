@@ -47,7 +47,8 @@ def main():
         size = os.path.getsize(path) / 1e6
         figures = json.loads(subprocess.run([sys.executable, '-m', 'benchmarks.coco', '--measure', path], check=True,
             capture_output=True, text=True).stdout)
-    print(f'{figures["annotations"]:,} annotations, {size:.0f} MB: {figures["seconds"]} s (limit {SECONDS}), {figures["gib"]} GiB at most, {figures["gib_before"]} before (limit {GIB})')
+    print(f'{figures["annotations"]:,} annotations, {size:.0f} MB: {figures["seconds"]} s (limit {SECONDS}), '
+        f'{figures["gib"]} GiB at most, {figures["gib_before"]} before (limit {GIB})')
     if args.result:
         from consistency_cam.files.checkpoint import write_json
         from consistency_cam.experiments.compare import environment

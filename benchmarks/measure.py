@@ -201,5 +201,6 @@ def bench_table(
             time = lambda k: f"{k} {duration(last['seconds'][k])}{'*' if k in last['extrapolated'] else ''}"
             wanted = '–' if g['wanted'] is None else f"at {'most' if g['most'] else 'least'} {g['wanted']:,g}" + {
                 True: ', reached', False: ', **missed**', None: ''}[g['reached']]
-            rows.append(f"| {r['stage']} | {size_text(last['size'])} | {time(g['work'])}, {time(g['against'])} | {factor(g)} | {wanted} | {_difference_text(last, g)} |")
+            rows.append(f"| {r['stage']} | {size_text(last['size'])} | {time(g['work'])}, {time(g['against'])} | "
+                f"{factor(g)} | {wanted} | {_difference_text(last, g)} |")
     return '\n'.join(rows)

@@ -109,7 +109,8 @@ def main():
     share = exchanged['seconds'] * median['two processes, one thread each']
     for way, r in median.items():
         print(f"{way:32} {r:.2f} steps/s, {r / median['one process, one thread']:.2f} times one thread's")
-    print(f"exchanging {exchanged['bytes'] / 1e6:.1f} MB of gradients: {1e3 * exchanged['seconds']:.1f} ms, {share:.1%} of a step; load of the machine as the trainings began {min(loads):.1f} to {max(loads):.1f}")
+    print(f"exchanging {exchanged['bytes'] / 1e6:.1f} MB of gradients: {1e3 * exchanged['seconds']:.1f} ms, "
+        f"{share:.1%} of a step; load of the machine as the trainings began {min(loads):.1f} to {max(loads):.1f}")
     for name, r in cores.items(): print(f'{name:32} {r:.2f} pictures/s on one core')
     if args.result:
         from datetime import date

@@ -34,7 +34,8 @@ def main():
         (f'stride {store.stride}, float16', stored))}
     largest = 100 * (full.miou() - stored.miou()).abs().max().item()
     for name, miou in best.items(): print(f'{name:20} best mIoU {miou:.3f}')
-    print(f'{len(chosen)} pictures of {run.recipe.data.val}; largest difference at any of {len(thresholds)} thresholds: {largest:.3f} points')
+    print(f'{len(chosen)} pictures of {run.recipe.data.val}; largest difference at any of {len(thresholds)} '
+        f'thresholds: {largest:.3f} points')
     if args.result:
         write_json(args.result, dict(command=f'python -m benchmarks.store {args.run} --pictures {args.pictures}',
             pictures=len(chosen), best=best, largest_difference=largest, **environment()))

@@ -50,10 +50,12 @@ def main():
         wall, processor = (statistics.median(t) for t in zip(*rounds))
         figures[name] = dict(pictures_per_second=round(len(jobs) / wall, 1),
             processor_ms_per_picture=round(1000 * processor / len(jobs), 2))
-        print(f'{name:13} {len(jobs) / wall:8.0f} pictures/s of wall time, {1000 * processor / len(jobs):6.2f} ms of processor time a picture')
+        print(f'{name:13} {len(jobs) / wall:8.0f} pictures/s of wall time, {1000 * processor / len(jobs):6.2f} ms of '
+            'processor time a picture')
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     could = 1000 * args.workers / figures['no record']['processor_ms_per_picture']
-    print(f'{args.workers} processes, {cores} cores, load {os.getloadavg()[0]:.1f}; with a core for each process {could:.0f} pictures/s, wanted {WANTED}')
+    print(f'{args.workers} processes, {cores} cores, load {os.getloadavg()[0]:.1f}; with a core for each process '
+        f'{could:.0f} pictures/s, wanted {WANTED}')
     if args.result:
         write_json(args.result,
             dict(command=f'python -m benchmarks.verify VOC2012 --splits {" ".join(splits)} --workers {args.workers}',

@@ -116,7 +116,8 @@ def recipe_options(
 ):
     "Add --recipe, and an option for each field under its short name, its full name and that of version 0.1"
     parser.add_argument('--recipe', type=preset,
-        help=f"preset to start from ({', '.join(RECIPES)}), or the recipe.json of a run (default: the run's own where it exists, else quick)")
+        help=f"preset to start from ({', '.join(RECIPES)}), or the recipe.json of a run (default: the run's own where "
+            "it exists, else quick)")
     group = parser.add_argument_group('recipe, each in place of a field of the preset')
     for name in sorted(names, key=lambda name: [*BRIEF, name].index(name)):
         if isinstance(default(name), dict):
@@ -346,7 +347,8 @@ def _train(args):
     result = run.classify()
     if is_main():
         print(*run.short_trainings(),
-            f"{args.run}: {result['steps']} steps in {result['seconds']:.0f} s, classification loss {result['cls']:.3f}", sep='\n')
+            f"{args.run}: {result['steps']} steps in {result['seconds']:.0f} s, classification loss "
+            f"{result['cls']:.3f}", sep='\n')
 
 @subcommand(_RUN,
     argument('--split', nargs='+', help="splits whose CAMs to infer (default: the run's training and held-out splits)"),
@@ -464,7 +466,8 @@ def _legend(out, classes, force):
     argument('--out', type=place,
         help='folder for ID.png (palette PNG), ID.overlay.png and classes.json (default: RUN/predictions)'),
     argument('--max-side', type=int, default=768, metavar='N',
-        help='longer side of the copy in which a larger picture is looked at, pixels; its mask is as large as the picture; 0: pictures as they are, at 1 GiB per million pixels and more (default: 768)'),
+        help='longer side of the copy in which a larger picture is looked at, pixels; its mask is as large as the '
+            'picture; 0: pictures as they are, at 1 GiB per million pixels and more (default: 768)'),
     argument('--classes', nargs='+', help='classes known to be in the pictures (default: those predicted above .5)'),
     _FILES, opens=True)
 def _predict(args):
@@ -488,7 +491,8 @@ def _predict(args):
         mask, maps = run.predict(image, labels, net, args.max_side)
         _write_prediction(out, name, image, mask, classes, args.max_side, made(path))
         found = [classes[c - 1] for c in mask.unique().tolist() if c]; empty += not found
-        seen = f'{image.shape[1]} x {image.shape[2]} pixels, looked at in a copy of at most {args.max_side} (--max-side); ' if 0 < args.max_side < max(image.shape[1:]) else ''
+        seen = (f'{image.shape[1]} x {image.shape[2]} pixels, looked at in a copy of at most {args.max_side} '
+            '(--max-side); ' if 0 < args.max_side < max(image.shape[1:]) else '')
         print(one_line(f"{path.name}: {seen}{', '.join(found) or 'no class found, the mask is background everywhere'}"))
     if len(bad) < len(pictures): atomic_bytes(*legend)
     said = {'had theirs already': len(pictures) - len(left), 'without any class': empty}
@@ -621,7 +625,8 @@ def _explore(args):
 
 # %% ../nbs/cli.ipynb #c24789f4
 @subcommand(argument('data', choices=['voc', 'sbd', 'voc-test', 'coco', 'imagenet'],
-        help='VOC 2012 (2 GB), SBD (1.4 GB, adds the split train_aug to VOC 2012), the test pictures of VOC 2012 (behind a login), COCO 2014 (20 GB); for ImageNet: how to lay it out, and what is missing'),
+        help='VOC 2012 (2 GB), SBD (1.4 GB, adds the split train_aug to VOC 2012), the test pictures of VOC 2012 '
+            '(behind a login), COCO 2014 (20 GB); for ImageNet: how to lay it out, and what is missing'),
     argument('--root', type=place, default=Path('data'),
         help='folder for data sets; VOC becomes ROOT/VOC2012 (default: data)'),
     argument('--from', nargs='+', dest='archives', metavar='FILE',
@@ -648,7 +653,8 @@ def _download(args):
         print(f'{voc}: train_aug, {len(make_train_aug(voc, folders[0], progress=not args.quiet)):,} pictures with masks')
     for split in ('train', 'val') if args.data == 'coco' else ():
         about = make_masks(args.root/'COCO2014', split, progress=not args.quiet)
-        print(f"{args.root/'COCO2014'}: {split}, {sum(about['annotated']):,} pictures with masks and labels, {len(about['files']):,} in all")
+        print(f"{args.root/'COCO2014'}: {split}, {sum(about['annotated']):,} pictures with masks and labels, "
+            f"{len(about['files']):,} in all")
     for split in dict(voc=('train', 'val'), **{'voc-test': ('test',)}).get(args.data, ()):
         print(f'{voc}: {split}, {len(split_ids(voc, split)):,} pictures')
 
@@ -699,13 +705,15 @@ def _data_sets(args):
             for s in dict.fromkeys((r.data.train, r.data.val)) if s], whole
 
 @subcommand(argument('sets', nargs='*', type=place, metavar='DATA',
-    help="folders of data sets (VOC2012; pictures with a labels.csv; class folders), runs, or 'scenes' (default: what --data and --root say)"),
+    help="folders of data sets (VOC2012; pictures with a labels.csv; class folders), runs, or 'scenes' (default: what "
+        "--data and --root say)"),
     argument('--most', type=number(int, 0), default=20, metavar='N',
         help='problems to name of each data set, the rest is counted (default: 20)'),
     argument('--all', action='store_true', help='name every problem and every note (default: the first ones)'),
     argument('--report', type=place, metavar='FILE', help='text file for every problem and every note (default: none)'),
     argument('--record', type=place, metavar='FILE',
-        help='file that keeps what was found: the same command again goes on where it was interrupted, and later looks only at what is new or changed (default: none)'),
+        help='file that keeps what was found: the same command again goes on where it was interrupted, and later looks '
+            'only at what is new or changed (default: none)'),
     argument('--workers', type=number(int, 0), metavar='N',
         help='processes; 0: none but this one (default: one for each core)'), fields=DATA, shown=DATA)
 def _verify(args):
@@ -749,7 +757,8 @@ class Parser(argparse.ArgumentParser):
         lists = [n for n in self.names if getattr(self._option_string_actions.get(n), 'nargs', None) == '+']
         if message.startswith('the following arguments are required') and lists:
             message += f'; {lists[-1]} takes all that follows it, so it comes last, or -- ends its values'
-        self.exit(2, f"{self.prog}: error: {one_line(message)}{'' if message.endswith('?') else ';'} `{self.prog} --help` explains\n")
+        self.exit(2, f"{self.prog}: error: {one_line(message)}{'' if message.endswith('?') else ';'} `{self.prog} "
+            "--help` explains\n")
 
     def parse_known_args(self, args=None, namespace=None):
         args = [*map(str, sys.argv[1:] if args is None else args)]

@@ -320,7 +320,8 @@ def disagreement(
     agree = f'only {n["agree+0"]} of the {n["maps"]} classes that the pictures have' if n[
         'agree+0'] else 'none of the maps is of a class that the pictures have'
     if n['agree+0']:
-        agree += f' have a map, and {n[f"agree{other:+}"]} would have one if all were of the class {"before" if other < 0 else "after"}'
+        agree += (f' have a map, and {n[f"agree{other:+}"]} would have one if all were of the class '
+            f'{"before" if other < 0 else "after"}')
     if not n[f'agree{other:+}']: return f'{agree}; are they of other pictures, or numbered by another list of classes?'
     return agree + (
         '; they count from 1, or key 0 is the background: subtract 1 from the numbers, without the background'

@@ -152,7 +152,8 @@ def _range(values): return ' to '.join(f'{v:g}' for v in values)
 
 def _training_words(t):
     "A training in words: how long, on what, and how fast"
-    return f"{t.epochs} epoch{'s' * (t.epochs != 1)}, {t.batch_size} pictures a step, crops of {t.crop} pixels from pictures of {_range(t.long_side)}, learning rate {t.lr:g}"
+    return (f"{t.epochs} epoch{'s' * (t.epochs != 1)}, {t.batch_size} pictures a step, crops of {t.crop} pixels from "
+        f"pictures of {_range(t.long_side)}, learning rate {t.lr:g}")
 
 def _crf_words(r, on):
     return f"{'with' if on else 'without'} the dense CRF" + f' (reaches times {r.crf.scale:g})' * (on
@@ -161,12 +162,14 @@ def _crf_words(r, on):
 def _pretrain_words(run):
     p = run.recipe.pretrain
     labels = {'imagenet': 'ImageNet', 'one-label': 'one label a training picture'}.get(p.kind, p.kind)
-    return {'pre-training': f'{labels}, pooling {p.pool}, rounds of {p.k_teacher} steps of the teacher and {p.k_student} of the student; {_training_words(p)}'}
+    return {'pre-training': f'{labels}, pooling {p.pool}, rounds of {p.k_teacher} steps of the teacher and '
+        f'{p.k_student} of the student; {_training_words(p)}'}
 
 def _classify_words(run):
     r, c = run.recipe, run.recipe.classify
     found = {'training': f'{_training_words(c)} (classifier ten times that)',
-        'optimiser': f'SGD, momentum {c.momentum:g}, weight decay {c.weight_decay:g}, polynomial schedule of power {r.power:g}'}
+        'optimiser': f'SGD, momentum {c.momentum:g}, weight decay {c.weight_decay:g}, polynomial schedule of power '
+        f'{r.power:g}'}
     for what, views in dict(consistency=[v for v in run.views if v.losses],
         **{'further views': [v for v in run.views if not v.losses]}).items():
         if views:
@@ -179,24 +182,30 @@ def _classify_words(run):
     return found
 
 def _cams_words(run):
-    return {'CAM inference': f"scales {_listed(run.recipe.cams.scales)}, {'with' if run.recipe.cams.mirror else 'without'} the mirror image, masked by the given labels"}
+    return {'CAM inference': f"scales {_listed(run.recipe.cams.scales)}, "
+        f"{'with' if run.recipe.cams.mirror else 'without'} the mirror image, masked by the given labels"}
 
 def _affinity_words(run):
     a = run.recipe.affinity
     pairs = dict(boundary='boundary network', features='feature network').get(a.kind, a.kind)
-    return {'affinity': f'{pairs}, pairs up to {a.radius} cells apart, learns where a CAM is below {a.scores[0]:g} or above {a.scores[-1]:g}; {_training_words(a)}'}
+    return {'affinity': f'{pairs}, pairs up to {a.radius} cells apart, learns where a CAM is below {a.scores[0]:g} or '
+        f'above {a.scores[-1]:g}; {_training_words(a)}'}
 
 def _walk_words(run):
-    return {'random walk': f'{run.recipe.walk.steps} steps of {run.recipe.walk.radius} cells at most, affinities to the power {run.recipe.walk.beta:g}'}
+    return {'random walk': f'{run.recipe.walk.steps} steps of {run.recipe.walk.radius} cells at most, affinities to '
+        f'the power {run.recipe.walk.beta:g}'}
 
 def _pseudo_words(run):
     p = run.recipe.pseudo
-    return {'pseudo-labels': f"background score {_range(p.background)}{', unsure between them' * (len(p.background) > 1)}, {_crf_words(run.recipe, p.crf)}"}
+    return {'pseudo-labels': "background score "
+        f"{_range(p.background)}{', unsure between them' * (len(p.background) > 1)}, {_crf_words(run.recipe, p.crf)}"}
 
 def _segment_words(run):
     s = run.recipe.segment
-    return {'segmenter': f'{s.kind}, dilations {_listed(s.rates)}, output stride {s.output_stride}; {_training_words(s)} (head ten times that)',
-        'segmentation': f"scales {_listed(s.scales)}, {'with' if s.mirror else 'without'} the mirror image, {_crf_words(run.recipe, s.crf)}, not told the classes"}
+    return {'segmenter': f'{s.kind}, dilations {_listed(s.rates)}, output stride {s.output_stride}; '
+        f'{_training_words(s)} (head ten times that)',
+        'segmentation': f"scales {_listed(s.scales)}, {'with' if s.mirror else 'without'} the mirror image, "
+        f"{_crf_words(run.recipe, s.crf)}, not told the classes"}
 
 # %% ../../nbs/experiments/02_pipeline.ipynb #32340642
 def _training_config(r, *parts):
@@ -348,7 +357,8 @@ def usable(self: Run,
     if not reasons: return samples
     self._skipped[name] = dict(count=len(reasons), of=len(samples) + len(errors), reasons=reasons)
     if is_main() and self.progress:
-        tqdm.write(f'{name}: skipped {len(reasons)} of {len(samples) + len(errors)} pictures, the first is {reasons[0]}')
+        tqdm.write(f'{name}: skipped {len(reasons)} of {len(samples) + len(errors)} pictures, the first is '
+            f'{reasons[0]}')
     return samples.subset([i for i, id in enumerate(samples.ids) if id not in bad])
 
 @patch
@@ -510,7 +520,8 @@ def few_steps(self: Run,
 ) -> str:
     "A line on a training that is too short to learn much; '' where it is not"
     more = ceil(self.settings(stage).epochs * ENOUGH / max(1, steps))
-    return f"{stage}: {steps} step{'s are' if steps > 1 else ' is'} a very short training; {option(f'{stage}.epochs')} {more} makes {ENOUGH}" if steps < FEW else ''
+    return (f"{stage}: {steps} step{'s are' if steps > 1 else ' is'} a very short training; "
+        f"{option(f'{stage}.epochs')} {more} makes {ENOUGH}" if steps < FEW else '')
 
 @patch
 def short_trainings(self: Run) -> list:  # of lines
@@ -1189,7 +1200,8 @@ def status(self: Run) -> list:  # of (stage, what is known of it)
     for s in self.line:
         rows += [(part, self._state(part)) for part in s.parts(self)]
         rows += [(f'{s.title}, {split}', f"mIoU {f['miou']:.1f}"
-            + (f" at the best threshold {f['best_threshold']:.2f}, {f['miou_fixed']:.1f} at {f['fixed_threshold']:.2f}" if 'curve' in f else '')) for split, f in (self.figures(s.name) if s.product else {}).items()]
+            + (f" at the best threshold {f['best_threshold']:.2f}, {f['miou_fixed']:.1f} at "
+                f"{f['fixed_threshold']:.2f}" if 'curve' in f else '')) for split, f in (self.figures(s.name) if s.product else {}).items()]
     return rows
 
 @patch

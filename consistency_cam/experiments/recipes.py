@@ -268,11 +268,13 @@ def _wrong(name, value):
 # %% ../../nbs/experiments/01_recipes.ipynb #0c59a70b
 _OLD = dict(
     data='root labels masks classes train val pictures size',
-    classify='method options pool tiles crop_side resize_scale alpha ramp share_views frugal crop long_side epochs batch_size lr momentum weight_decay', cams='scales mirror threshold',
+    classify='method options pool tiles crop_side resize_scale alpha ramp share_views frugal crop long_side epochs '
+        'batch_size lr momentum weight_decay', cams='scales mirror threshold',
     pretrain='root pool rho k_teacher k_student crop long_side epochs batch_size lr momentum weight_decay',
     affinity='scores radius crop long_side epochs batch_size lr momentum weight_decay', walk='radius beta steps',
     pseudo='background crf', crf='scale side',
-    segment='on output_stride rates refinements norm batch_norm frozen_stages crop long_side epochs batch_size lr momentum weight_decay scales mirror crf')
+    segment='on output_stride rates refinements norm batch_norm frozen_stages crop long_side epochs batch_size lr '
+        'momentum weight_decay scales mirror crf')
 OLD_NAMES = {name: name for name in SHARED} | {part: f'{part}.kind' for part in ('data', *OPTIONAL)} | {
     name if part in ('data', 'classify', 'cams') else f'{part}_{name}': f'{part}.{name}'
     for part, names in _OLD.items() for name in names.split()}

@@ -250,7 +250,8 @@ def run_panel(
     if not look.shown: drawn = write_names(drawn, mask.numpy(), classes)
     if true is not None:
         words.append(
-            f'{f"IoU of {look.shown}" if look.shown else "mIoU"} {100 * shown_iou(mask, true, classes, look.shown):.1f} %')
+            f'{f"IoU of {look.shown}" if look.shown else "mIoU"} '
+            f'{100 * shown_iou(mask, true, classes, look.shown):.1f} %')
     if band: words.append(f'{100 * unsure.float().mean():.0f} % unsure')
     return drawn, ', '.join(words)
 

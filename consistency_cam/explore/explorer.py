@@ -52,13 +52,16 @@ def panels_html(
     wide = {title: isinstance(picture, (Figure, Wide)) for title, picture in panels.items()}
     def figure(title, picture):
         said, span = html.escape(str(title)), ' class="cc-wide"' if wide[title] else ''
-        return (f'<figure{span} style="margin:0"><figcaption style="font:13px/1.35 sans-serif;min-height:1.4em;overflow-wrap:anywhere">{said}</figcaption>'
-                f'<img src="{_address(picture)}" alt="{said}" style="width:100%;image-rendering:{"auto" if min(as_size(picture)) > 150 else "pixelated"}"></figure>')
+        return (f'<figure{span} style="margin:0"><figcaption style="font:13px/1.35 '
+            f'sans-serif;min-height:1.4em;overflow-wrap:anywhere">{said}</figcaption>'
+                f'<img src="{_address(picture)}" alt="{said}" '
+                f'style="width:100%;image-rendering:{"auto" if min(as_size(picture)) > 150 else "pixelated"}"></figure>')
     places = len(panels) + sum(wide.values())
     beside = max(1, -(-places // -(-places // most)))
     columns = f'repeat(auto-fill,minmax(max(min(100%,{least}px),calc((100% - {8 * (beside - 1)}px)/{beside})),1fr))'
     return (f'<style>.cc-wide{{grid-column:span 2}} @media (max-width:640px){{.cc-wide{{grid-column:1/-1}}}}</style>'
-            f'<div class="cc-panels" style="display:grid;grid-template-columns:{columns};gap:8px;align-items:end;max-width:{(3 if any(wide.values()) else 4) * least * beside // 2}px">' + ''.join(figure(*item) for item in panels.items()) + '</div>')
+            '<div class="cc-panels" '
+            f'style="display:grid;grid-template-columns:{columns};gap:8px;align-items:end;max-width:{(3 if any(wide.values()) else 4) * least * beside // 2}px">' + ''.join(figure(*item) for item in panels.items()) + '</div>')
 
 class Wide(np.ndarray):
     "A picture as wide as two, such as a chart with its labels: `picture.view(Wide)`"
@@ -126,7 +129,14 @@ def choices(
     return control('SelectMultiple', label, value, options=options, rows=min(4, max(2, len(options))))
 
 # %% ../../nbs/explore/01_explorer.ipynb #2aedf451
-_STYLE = '<style>.cc-stale{opacity:.25} .cc-message{background:#fff3cd;color:#5c4400;border-left:4px solid #d39e00;padding:6px 10px;margin:4px 0;font:14px/1.4 sans-serif} .cc-script{white-space:pre-wrap;overflow-wrap:anywhere;font:12px/1.4 monospace;margin:0} .cc-explorer{min-width:0} .cc-picture .widget-html-content{flex:1 1 0;min-width:0} .cc-controls .widget-inline-hbox{flex-wrap:wrap;height:auto} .cc-controls .widget-inline-hbox>.widget-label{flex:0 0 100%;height:auto;white-space:normal;line-height:1.25;text-align:left} .cc-controls .widget-slider>.widget-label{margin-bottom:7px} .cc-controls .slider-container{flex:1 1 50px;min-width:0} .cc-controls .widget-readout{flex:0 0 auto;min-width:0} .cc-note{color:#666;font:12px sans-serif}</style>'
+_STYLE = ('<style>.cc-stale{opacity:.25} .cc-message{background:#fff3cd;color:#5c4400;border-left:4px solid '
+    '#d39e00;padding:6px 10px;margin:4px 0;font:14px/1.4 sans-serif} '
+    '.cc-script{white-space:pre-wrap;overflow-wrap:anywhere;font:12px/1.4 monospace;margin:0} '
+    '.cc-explorer{min-width:0} .cc-picture .widget-html-content{flex:1 1 0;min-width:0} .cc-controls '
+    '.widget-inline-hbox{flex-wrap:wrap;height:auto} .cc-controls .widget-inline-hbox>.widget-label{flex:0 0 '
+    '100%;height:auto;white-space:normal;line-height:1.25;text-align:left} .cc-controls '
+    '.widget-slider>.widget-label{margin-bottom:7px} .cc-controls .slider-container{flex:1 1 50px;min-width:0} '
+    '.cc-controls .widget-readout{flex:0 0 auto;min-width:0} .cc-note{color:#666;font:12px sans-serif}</style>')
 
 class Explorer:
     "Controls above panels that a function draws from their values"

@@ -219,7 +219,8 @@ def iterated_panels(
             picture], history.rho, names),
         'probabilities over the generations, white where they became labels': label_table(history.probs[:, picture],
             history.rho, names, g),
-        f'all pictures: {history.labels[g].sum(1).mean():.2f} labels each, {100 * (~history.labels[g].any(1)).mean():.0f}\xa0% empty, {100 * history.recall[g]:.0f}\xa0% of the unnamed found': marked_curves(lesson, history, g)}
+        f'all pictures: {history.labels[g].sum(1).mean():.2f} labels each, '
+        f'{100 * (~history.labels[g].any(1)).mean():.0f}\xa0% empty, {100 * history.recall[g]:.0f}\xa0% of the unnamed found': marked_curves(lesson, history, g)}
 
 def iterated_script(
     rho: float,

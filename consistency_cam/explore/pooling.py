@@ -98,11 +98,14 @@ def pooling_panels(
     "Panels: the map, for every pooling its probability and gradient, and a curve; raises `InputError`"
     setting = dict(side=side, cells=cells, height=height, floor=floor, peak=peak, bias=bias)
     logits = edited_map(**setting)
-    panels = {f'map of logits: {cells} of {side * side} cells at {height + bias:g}, the others at {floor + bias:g}': heat((logits + 6) / 12, 'PuOr_r')}
+    panels = {f'map of logits: {cells} of {side * side} cells at {height + bias:g}, the others at '
+        f'{floor + bias:g}': heat((logits + 6) / 12, 'PuOr_r')}
     for name, (p, gradient) in pooled(logits).items():
-        panels[f'{TITLES[name]}: probability {_percent(p)}; gradient up to {gradient.max():.2g}, sum {gradient.sum():.2g}'] = heat(gradient / gradient.max())
+        panels[f'{TITLES[name]}: probability {_percent(p)}; gradient up to {gradient.max():.2g}, sum '
+            f'{gradient.sum():.2g}'] = heat(gradient / gradient.max())
     return panels | {
-        f'probability of the class; −log(C·h·w) is {-log(num_classes * side * side):.1f} for C = {num_classes}': _pixels(probability_curve(curve, setting, num_classes))}
+        f'probability of the class; −log(C·h·w) is {-log(num_classes * side * side):.1f} for C = '
+        f'{num_classes}': _pixels(probability_curve(curve, setting, num_classes))}
 
 def _pixels(fig):
     "The figure drawn once: it leaves room for all that is in it"
@@ -127,5 +130,6 @@ def explore_pooling(**settings) -> Explorer:
     return Explorer(pooling_panels, controls, _script, **dict(name='pooling', columns=3) | settings)
 
 def _script(**values):
-    return ('from consistency_cam.explore.explorer import sheet\nfrom consistency_cam.explore.pooling import pooling_panels\n'
+    return ('from consistency_cam.explore.explorer import sheet\nfrom consistency_cam.explore.pooling import '
+        'pooling_panels\n'
         f"panels = pooling_panels({', '.join(f'{k}={v!r}' for k, v in values.items())})")

@@ -210,7 +210,8 @@ def confusion_panels(
     t, panels = place(threshold), {}
     for title in dict.fromkeys((one, two)):
         counts = confusions(runs[title], split)[t, :, :-1].double()
-        panels[f'{title}, {split}, threshold {t / 100:.2f}: where the pixels of each true class went, percent (dark 0, bright 100)'] = matrix_panel((counts / counts.sum(1, keepdim=True)).numpy(), ['background', *runs[title].classes])
+        panels[f'{title}, {split}, threshold {t / 100:.2f}: where the pixels of each true class went, percent (dark 0, '
+            'bright 100)'] = matrix_panel((counts / counts.sum(1, keepdim=True)).numpy(), ['background', *runs[title].classes])
     return panels
 
 # %% ../../nbs/explore/07_results.ipynb #3867b1bc
@@ -239,7 +240,8 @@ def size_panels(
     rows = [f'{size}: {100 * low:g} to {100 * high:g} %\n({found[next(iter(runs))][size][1]} objects)'
         for size, (low, high) in SIZES.items()]
     seen = f'{len(picture_scores(first, split).ids)} of {len(first.samples(split))} pictures'
-    return {f'IoU by object size, {split}, threshold {place(threshold) / 100:.2f}, {seen}; an object is what a picture holds of one class, its size its share of the area':
+    return {f'IoU by object size, {split}, threshold {place(threshold) / 100:.2f}, {seen}; an object is what a picture '
+        'holds of one class, its size its share of the area':
         bar_panel(rows, {title: [v for v, _ in sizes.values()] for title, sizes in found.items()})}
 
 # %% ../../nbs/explore/07_results.ipynb #e96dce42

@@ -99,8 +99,8 @@ def rule_text(
     if len(names) == 1:
         how = 'evenly spaced from the best to the worst, by the mIoU within the picture'
     else:
-        how = 'those in which the mIoU within the picture differs most between the methods, then the best and the worst of '
-        how += names[-1]
+        how = ('those in which the mIoU within the picture differs most between the methods, '
+            f'then the best and the worst of {names[-1]}')
     return f'The pictures were chosen by a rule from {where}: {how}.'
 
 # %% ../../nbs/report/04_cards.ipynb #12ef86c0
@@ -158,7 +158,8 @@ def picture_and_mask(
     picture, mask = shrink(rgb(samples.image(i)), width), samples.mask(i)
     found = {'picture': picture_element(picture, f'picture {samples.ids[i]} with {labels_of(samples, i)}')}
     if mask is not None:
-        found['true mask'] = picture_element(named_mask(picture, mask, samples.classes), f'true mask of {samples.ids[i]}')
+        found['true mask'] = picture_element(named_mask(picture, mask, samples.classes),
+            f'true mask of {samples.ids[i]}')
     return found
 
 def picture_column(
@@ -229,7 +230,8 @@ def class_legend(
     def key(i):
         colour = 'rgb({},{},{})'.format(*palette()[i].tolist()) if i != 255 else _HATCHED
         return html.Li(html.Span(cls='patch', style=f'background:{colour}'), class_name(i, classes))
-    return html.Ul(*map(key, sorted(ids - {0})), *[html.Li('CAM: 0 ', html.Span(cls='patch scale'), ' 1')] * maps, cls='legend')
+    scale = html.Li('CAM: 0 ', html.Span(cls='patch scale'), ' 1')
+    return html.Ul(*map(key, sorted(ids - {0})), *[scale] * maps, cls='legend')
 
 # %% ../../nbs/report/04_cards.ipynb #bdd13f36
 def card(

@@ -18,15 +18,10 @@ from ..experiments.compare import environment
 from ..experiments.pipeline import Run
 from ..experiments.recipes import PARTS, STAGES, Recipe, explain, fields_of
 from ..files.checkpoint import atomic_bytes
-from .cards import (candidates, card, choose, choose_pictures, cam_figure, class_legend, labels_of,
-    mask_figure, mask_reader, method_column, named_mask, picture_and_mask, picture_card, picture_column, picture_ious,
-    pictures_part, rule_text, shown_class, shown_split, stage_column, way_card, way_choice, way_part)
-from consistency_cam.report.elements import (column, definition_list, picture_address, picture_element, plots, scroll_box,
-    shrink)
-from .figures import (class_bars, class_table, literal_text, loss_curves, loss_sums,
-    mean_class_ious, one_column, threshold_curves, training_logs)
-from .rows import (HELD_OUT, by_title, experiments, finished_stages, has_maps, masks_of_best,
-    mean_of, means, outcome, protocol, remarks_part, result_rows, results_table, way_protocol, way_table)
+from .elements import *
+from .rows import *
+from .figures import *
+from .cards import *
 
 __getattr__ = moved(__name__)  # names before they were verbs
 
@@ -40,9 +35,9 @@ def settings_text(
     "The settings that matter, of the data and of every stage that is done."
     r, done = run.recipe, finished_stages(run)
     count = lambda s: f'{len(run.samples(s))} ({s or "all"})'
-    found = {'data': _DATA.get(r.data.kind, r.data.kind) + (f', folder {Path(r.data.root).name}' if r.data.root else ''),
-        'training pictures': count(r.data.train), 'held-out pictures': count(r.data.val) if r.data.val else 'none',
-        'classes': _classes(run)}
+    folder = f', folder {Path(r.data.root).name}' if r.data.root else ''
+    found = {'data': _DATA.get(r.data.kind, r.data.kind) + folder, 'training pictures': count(r.data.train),
+        'held-out pictures': count(r.data.val) if r.data.val else 'none', 'classes': _classes(run)}
     if any(s.trains and s.name in done for s in run.line): found['network'] = _network(r)
     for s in run.line:
         if s.name in done: found |= s.words(run)
@@ -257,7 +252,8 @@ def page_title(
     "What the page is about, with the segmenter's mIoU where there is one."
     run, with_maps = list(groups.values())[-1][0], [n for n, runs in groups.items() if has_maps(runs[0])]
     names = with_maps or list(groups)
-    methods = ' and '.join(filter(None, [', '.join(names[:-1]), names[-1]])) if len(names) < 4 else f'{len(names)} methods'
+    methods = ' and '.join(filter(None, [', '.join(names[:-1]), names[-1]]))
+    if len(names) > 3: methods = f'{len(names)} methods'
     title = f"{'CAMs of' if with_maps else 'Learned from'} {methods}"
     if mious := [f'{v:.1f}' for v in sorted(means(rows, 'segment').values())]:
         ends = ' to '.join(dict.fromkeys([mious[0], mious[-1]]))
@@ -276,7 +272,8 @@ def write_report(
     "Write the page of the runs; raises `InputError` where they do not belong on one page or have nothing to show."
     groups = experiments(runs)
     rows = (comparison or {}).get('rows') or result_rows(groups)
-    first, tried = {name: found[0] for name, found in groups.items()}, 'held-out' if runs[-1].recipe.data.val else 'training'
+    first = {name: found[0] for name, found in groups.items()}
+    tried = 'held-out' if runs[-1].recipe.data.val else 'training'
     with_maps = {name: run for name, run in first.items() if has_maps(run)}
     upper = tuple(n for n, run in first.items() if {*HELD_OUT} & {*finished_stages(run)} and n not in with_maps)
     split, chosen, about = choose_pictures(with_maps, pictures) if with_maps and pictures else ('', {}, '')
@@ -286,7 +283,8 @@ def write_report(
     end = [*start[1:], *losses_parts(groups), section('What was done', about_part(groups, rows, comparison))]
     title, line = page_title(groups, rows)
     for width in (320, 240, 160):
-        side = [section('Side by side', html.P(about), pictures_part(with_maps, split, chosen, width))] if chosen else []
+        side = []
+        if chosen: side = [section('Side by side', html.P(about), pictures_part(with_maps, split, chosen, width))]
         heading = 'From CAM to segmenter' if with_maps else 'Segmenter'
         way = [section(heading, *way_part(rows, furthest, ways, tried, upper, width))] if ways else []
         parts = [start[0], *side, *way, *end]

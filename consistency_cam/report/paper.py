@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 from matplotlib.figure import Figure
-from ..datasets.samples import InputError, Samples, read_mask
+from .._moved import moved
+from ..datasets.samples import InputError, read_mask
 from ..tools.show import BELOW, DASHES, OKABE_ITO, Plot, class_name, grid, legend, mask_overlay, overlay, to_png
 from ..files.checkpoint import atomic_bytes, read_json, write_json
 from ..views import Tiles
@@ -30,6 +31,8 @@ from ..experiments.compare import _anonymous, environment, mean_spread
 from .cards import candidates, shown_class
 from .rows import has_maps
 
+__getattr__ = moved(__name__)
+
 # %% ../../nbs/report/06_paper.ipynb #b0ec60c6
 def tables() -> dict:  # {table: rows}
     "The values that the paper prints"
@@ -37,7 +40,8 @@ def tables() -> dict:  # {table: rows}
 
 # %% ../../nbs/report/06_paper.ipynb #957be749
 INCONSISTENT = (
-    "The paper gives Consistency-CAM three figures: 68.2 in the abstract, which in Table 1 is the row without iterated learning (68.20), 68.89 in Table 1, and 68.9 in Table 4, "
+    "The paper gives Consistency-CAM three figures: 68.2 in the abstract, which in Table 1 is the row without iterated "
+    "learning (68.20), 68.89 in Table 1, and 68.9 in Table 4, "
     "whose classes as printed average to 69.2 (those of the other rows average to what they print).")
 
 # %% ../../nbs/report/06_paper.ipynb #1603b7f6
@@ -95,7 +99,8 @@ def missing_stage_error(
         return InputError(
             f"{run.folder}: {what} needs the stage '{stage}', which this run's recipe leaves out; give another run")
     return InputError(
-        f'{run.folder}: {what} needs its {EVALUATED[stage]}; `consistency-cam run {run.folder} --until {stage}` makes them, and evaluates them where the pictures have masks')
+        f'{run.folder}: {what} needs its {EVALUATED[stage]}; `consistency-cam run {run.folder} --until {stage}` makes '
+        'them, and evaluates them where the pictures have masks')
 
 def stage_figures(
     run: Run,
@@ -140,7 +145,9 @@ def rows(self: PaperTable,
 def row_origin(runs, split, apart):
     "Where an experiment's row comes from, in words"
     r, seeds = runs[0].recipe, ', '.join(str(run.recipe.seed) for run in runs)
-    where = f'learnt from and measured on {split_text(runs[0], split)}' if split == r.data.train else f'learnt from {split_text(runs[0], r.data.train)}, measured on {split_text(runs[0], split)}'
+    measured = f'measured on {split_text(runs[0], split)}'
+    where = f'learnt from {split_text(runs[0], r.data.train)}, {measured}'
+    if split == r.data.train: where = f'learnt from and {measured}'
     return f"ours, seed{'s' * (len(runs) > 1)} {seeds}: {where}" + f', {apart}' * bool(apart)
 
 def only_runs(sources, what):
@@ -173,10 +180,12 @@ _SUPERVISION = 'mIoU in percent. Supervision: I image labels, S saliency, M true
 _COLUMNS = {'method': 'method', 'backbone': 'backbone', 'supervision': 'supervision', 'val mIoU': 'val'}
 
 table1 = PaperTable('table1', "Table 1: segmenters on VOC 2012",
-    f'{_SUPERVISION} The printed rows learnt from train_aug (10,582 pictures) and were measured on val (1,449) and, by the server, on test (1,456). {INCONSISTENT}',
+    f'{_SUPERVISION} The printed rows learnt from train_aug (10,582 pictures) and were measured on val (1,449) and, by '
+    f'the server, on test (1,456). {INCONSISTENT}',
     'voc', 'segment', _COLUMNS | {'test mIoU': 'test'}, tables()['table1_voc'], _segmenter_row)
 table2 = PaperTable('table2', 'Table 2: segmenters on COCO 2014',
-    f'{_SUPERVISION} The printed rows learnt from train (82,783 pictures) and were measured on val (40,137 with annotations).',
+    f'{_SUPERVISION} The printed rows learnt from train (82,783 pictures) and were measured on val (40,137 with '
+    'annotations).',
     'coco', 'segment', _COLUMNS, tables()['table2_coco'], _segmenter_row)
 
 # %% ../../nbs/report/06_paper.ipynb #1a8c6e26
@@ -190,7 +199,8 @@ def loss_parts(
         multi_resolution=any(len(t.ns) > 1 for t in tiles)).items()}
 
 table3 = PaperTable('table3', 'Table 3: CAMs on the training pictures of VOC 2012',
-    "mIoU in percent, with the background score that is best on the true masks of these pictures; ours also with the run's fixed one. The printed rows were measured on train (1,464 pictures).",
+    "mIoU in percent, with the background score that is best on the true masks of these pictures; ours also with the "
+    "run's fixed one. The printed rows were measured on train (1,464 pictures).",
     'voc', 'cams', {'method': 'method', 'backbone': 'backbone', 'puzzle': 'puzzle',
         'transformations': 'transformations', 'multi-resolution': 'multi_resolution',
         'train mIoU': 'train', 'fixed score': 'fixed'},
@@ -221,13 +231,15 @@ def _supervised_row(run, figures):
     if r.segment.on != 'masks':
         raise InputError(f'{run.folder}: noisy-or is about segmenters that learnt true masks, this one learnt {r.segment.on}-labels; give runs made with --segment.on masks')
     with torch.device('meta'): giga = multiply_adds(run.make_segmenter(21, False).eval()) / 1e9
-    pretrained = f'iterated learning, {r.pretrain.pool}' if is_iterated(run) else _PRETRAINED[
-        0] if r.pretrain is None else f'single labels, {r.pretrain.pool}'
+    pretrained = _PRETRAINED[0]
+    if r.pretrain: pretrained = f"{'iterated learning' if is_iterated(run) else 'single labels'}, {r.pretrain.pool}"
     return dict(model=dict(deeplabv3='DeepLabV3', deeplabv3plus='DeepLabV3+')[r.segment.kind], backbone=r.backbone,
         gflops=f'{giga:.1f}', pretrained=pretrained, val=figures['miou'])
 
 noisy_or_table = PaperTable('noisy-or', 'Supervised segmenters on VOC 2012, with and without iterated learning',
-    'mIoU in percent; multiply-adds (G: 10⁹) for a picture of 513 x 513 pixels. The printed rows learnt the true masks of train_aug (10,582 pictures) and were measured on val (1,449); a pre-training of none stands for ImageNet weights as they are.',
+    'mIoU in percent; multiply-adds (G: 10⁹) for a picture of 513 x 513 pixels. The printed rows learnt the true '
+    'masks of train_aug (10,582 pictures) and were measured on val (1,449); a pre-training of none stands for ImageNet '
+    'weights as they are.',
     'voc', 'segment', {'model': 'model', 'backbone': 'backbone', 'multiply-adds (G)': 'gflops',
         'pre-training': 'pretrained', 'val mIoU': 'val'},
     [dict(r, pretrained=p, val=r[k]) for r in tables()['supervised_noisy_or']
@@ -256,8 +268,8 @@ def _pictures(runs, what, stage, folder, split, ids):
     for run in runs:
         if not run._finished(f'{folder}/{split}'): raise missing_stage_error(run, stage, what)
     samples = runs[0].samples(split)
-    return samples, [samples.ids[samples.index(id)] for id in ids] if ids else [samples.ids[i]
-        for i in candidates(samples, 4)]
+    places = [samples.index(id) for id in ids] if ids else candidates(samples, 4)
+    return samples, [samples.ids[i] for i in places]
 
 def run_titles(
     runs: list,  # of `Run`
@@ -267,13 +279,14 @@ def run_titles(
     found = {}
     for group, apart in by_experiment(runs, stage, [k for k in _NAMED if k != 'backbone']):
         for run in group:
-            found[run.folder] = ', '.join(filter(None, [run.title, apart,
-                f'seed {run.recipe.seed}' * (len(group) > 1)]))
+            seed = f'seed {run.recipe.seed}' * (len(group) > 1)
+            found[run.folder] = ', '.join(filter(None, [run.title, apart, seed]))
     return [found[run.folder] for run in runs]
 
 # %% ../../nbs/report/06_paper.ipynb #a5e71a85
 def _mask_rows(runs, ids=None):
-    r = only_runs(runs, 'fig1')[0].recipe; split = r.data.val or r.data.train
+    r = only_runs(runs, 'fig1')[0].recipe
+    split = r.data.val or r.data.train
     return [dict(id=id, split=split) for id in _pictures(runs, 'fig1', 'segment', 'masks', split, ids)[1]]
 
 def _draw_masks(runs, rows):
@@ -283,7 +296,8 @@ def _draw_masks(runs, rows):
         masks = [read_mask(run.folder/'masks'/rows[0]['split']/f'{samples.ids[i]}.png', tuple(image.shape[1:]),
             len(samples.classes)) for run in runs]
         masks = ([] if true is None else [true]) + masks
-        pictures.append([image, *(mask_overlay(image, m) for m in masks)]); seen += masks
+        pictures.append([image, *(mask_overlay(image, m) for m in masks)])
+        seen += masks
     return legend(grid(pictures, ['picture'] + ['true mask'] * samples.has_masks + run_titles(runs, 'segment')),
         samples.classes, seen)
 
@@ -326,50 +340,60 @@ def _rho_points(runs):
                 line=line + ', no iterated learning' * (x is None), x=x), figures['miou']
 
 # %% ../../nbs/report/06_paper.ipynb #54271bc4
-_RECALL, _LABELS, _EMPTY = 'unnamed objects found at 80 % precision (%)', 'labels a picture, by the teacher', 'pictures left without a label (%)'
+_RECALL, _LABELS = 'unnamed objects found at 80 % precision (%)', 'labels a picture, by the teacher'
+_EMPTY = 'pictures left without a label (%)'
+
+def _panel_values(point):
+    "What a point of a curve has for each panel"
+    values, teacher = {_RECALL: point['unnamed']['0.8']}, point['said']
+    return values | ({_LABELS: teacher['labels'], _EMPTY: 100 * teacher['empty']} if teacher else {})
 
 def _iterated_points(found):
     "Recall and what the teacher said, of the figures of benchmarks.iterated"
     for row in found['rows']:
         arm, *_ = row['arm'].split(',')
-        said = lambda c: {_RECALL: c['unnamed']['0.8']} | ({_LABELS: c['said']['labels'],
-            _EMPTY: 100 * c['said']['empty']} if c['said'] else {})
+        iterated = arm == 'iterated'
+        line = f"iterated, rho {row['rho']}" if iterated else arm
         for c in row['curve']:
-            for panel, y in said(c).items():
-                yield dict(panel=panel, axis='step', line=f"iterated, rho {row['rho']}" if arm == 'iterated' else arm,
-                    x=c['step']), y
-        for panel, y in said(row['curve'][-1]).items():
-            yield dict(panel=panel, axis='rho', line=arm, x=row['rho'] if arm == 'iterated' else None), y
+            for panel, y in _panel_values(c).items(): yield dict(panel=panel, axis='step', line=line, x=c['step']), y
+        for panel, y in _panel_values(row['curve'][-1]).items():
+            yield dict(panel=panel, axis='rho', line=arm, x=row['rho'] if iterated else None), y
 
 def _points(sources):
     "The points of runs and of files of figures: those in the same place become one, with a value each"
     runs, found = [s for s in sources if isinstance(s, Run)], {}
-    for files in ([_rho_points(runs)] if runs else []) + [_iterated_points(s)
-        for s in sources if not isinstance(s, Run)]:
-        for point, y in files: found.setdefault(tuple(point.items()), []).append(y)
+    files = [_iterated_points(s) for s in sources if not isinstance(s, Run)]
+    for points in ([_rho_points(runs)] if runs else []) + files:
+        for point, y in points: found.setdefault(tuple(point.items()), []).append(y)
     return [dict(point, values=values) for point, values in found.items()]
 
 # %% ../../nbs/report/06_paper.ipynb #8f7acb48
+def _point(row):
+    "Place, mean and spread of a row's values"
+    values = row['values']
+    return row['x'], np.mean(values), np.std(values, ddof=1) if len(values) > 1 else 0
+
 def _draw_panel(ax, rows, style):
     "A line for each name: the mean of each point, with the spread where it has several values"
     for line in dict.fromkeys(row['line'] for row in rows):
-        points = sorted(((row['x'], np.mean(row['values']), np.std(row['values'], ddof=1) if len(row['values']) > 1
-            else 0) for row in rows if row['line'] == line), key=lambda p: (p[0] is not None, p[0]))
-        x, y, spread = zip(*points)
+        points = [_point(row) for row in rows if row['line'] == line]
+        x, y, spread = zip(*sorted(points, key=lambda p: (p[0] is not None, p[0])))
         if x[0] is None: ax.axhline(y[0], label=line, lw=2, **style[line])
         else: ax.errorbar(x, y, spread, label=line, lw=2, marker='o', capsize=3, **style[line])
     ax.grid(alpha=.3)
     ax.spines[['top', 'right']].set_visible(False)
 
 def _draw_points(sources, rows):
-    panels = list(dict.fromkeys((row['axis'], row['panel']) for row in sorted(rows,
-        key=lambda row: row['axis'] == 'rho')))
+    by_axis = sorted(rows, key=lambda row: row['axis'] == 'rho')
+    panels = list(dict.fromkeys((row['axis'], row['panel']) for row in by_axis))
+    lines = dict.fromkeys(row['line'] for row in rows)
     style = {line: dict(color=OKABE_ITO[k % len(OKABE_ITO)], ls=DASHES[k // len(OKABE_ITO) % len(DASHES)])
-        for k, line in enumerate(dict.fromkeys(row['line'] for row in rows))}
+        for k, line in enumerate(lines)}
     across = min(3, len(panels))
-    fig = Plot((max(5, 3.6 * across), 2.9 * -(-len(panels) // across)), 'constrained')
+    down = -(-len(panels) // across)
+    fig = Plot((max(5, 3.6 * across), 2.9 * down), 'constrained')
     for n, (axis, panel) in enumerate(panels, 1):
-        ax = fig.add_subplot(-(-len(panels) // across), across, n, xlabel=axis)
+        ax = fig.add_subplot(down, across, n, xlabel=axis)
         ax.set_title(panel, fontsize=9)
         _draw_panel(ax, [row for row in rows if (row['axis'], row['panel']) == (axis, panel)], style)
     handles = {label: handle for ax in fig.axes for handle, label in zip(*ax.get_legend_handles_labels())}

@@ -164,9 +164,9 @@ def protocol(
     "What the figures mean and how they were got, in a few sentences."
     seeds, masks = max(map(len, by_title(rows).values())), masks_of_best(rows)
     text = [
-        'A pixel belongs to the class whose CAM is strongest there if that exceeds the threshold, and to the background '
-        'otherwise. mIoU is the mean over the background and all classes of intersection over union with the true '
-        'masks, in percent, the pixels of all pictures counted together. ',
+        'A pixel belongs to the class whose CAM is strongest there if that exceeds the threshold, and to the '
+        'background otherwise. mIoU is the mean over the background and all classes of intersection over union with '
+        'the true masks, in percent, the pixels of all pictures counted together. ',
         html.B(f'The best threshold is chosen with the {masks} masks'),
         ', for each run. With image labels alone nobody could choose it, so a fixed threshold, the same for all '
         'methods, stands beside it. ']
