@@ -43,6 +43,7 @@ NAMES = {  # 'module.NAME' -> where it is now, both within the package
     'report.paper.evaluated': 'report.paper.stage_figures',
     'report.paper.noisy_or': 'report.paper.noisy_or_table',
     'report.paper.opened': 'report.paper.open_source',
+    'experiments.pipeline.settled': 'experiments.runs.settle_recipe',
 }
 PACKAGE = __package__
 

@@ -194,8 +194,8 @@ def chosen_recipe(
 def _settled(r):
     "The recipe with the splits that own pictures have"
     if r.data.kind != 'folder': return r
-    from consistency_cam.experiments.pipeline import settled
-    return settled(r)
+    from consistency_cam.experiments.pipeline import settle_recipe
+    return settle_recipe(r)
 
 # %% ../nbs/cli.ipynb #d4f60b7d
 def free(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-import consistency_cam.experiments.pipeline as pipeline
+import consistency_cam.experiments.stages as doing
 from consistency_cam.files.checkpoint import CheckpointError, read_json, save_state, write_json
 from consistency_cam.cli import main
 from consistency_cam.experiments.compare import compare
@@ -184,7 +184,7 @@ def test_a_run_of_before_opens_and_goes_on(made, tmp_path, monkeypatch, capsys):
     "Its stages have nothing on record but settings and inputs"
     r, folder = of(made/'data', affinity='none', segment='none'), tmp_path/'run'
     with monkeypatch.context() as before:
-        before.setattr(pipeline, 'stage_data', lambda *a: {})
+        before.setattr(doing, 'stage_data', lambda *a: {})
         for name in ('products', '_compared', 'first_weights'): before.setattr(Run, name, lambda *a: {})
         run(r, folder, progress=False, until='cams')
     assert not any('data' in read_json(p) for p in folder.rglob('stage.json'))

@@ -112,7 +112,7 @@ def run_classifier(
 ) -> Classifier:
     "A run's trained classifier; raises `CheckpointError`"
     r = run.recipe
-    return Classifier(run.net(), run.trained('classify')[1], sum(r.classify.long_side) // 2, r.cams.scales)
+    return Classifier(run.net(), run.trained_state('classify')[1], sum(r.classify.long_side) // 2, r.cams.scales)
 
 # %% ../../nbs/explore/08_own_picture.ipynb #82e341d9
 @dataclass(frozen=True, eq=False)

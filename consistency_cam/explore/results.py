@@ -294,7 +294,7 @@ def result_controls(
 ) -> dict:  # {name: widget}
     "The controls of the results explorer; raises `InputError` where there are no masks to compare with"
     first, titles = next(iter(runs.values())), list(runs)
-    if not (splits := first.measured('cams')):
+    if not (splits := first.measured_splits('cams')):
         raise InputError(f'{first.folder}: no masks in {" or ".join(first.splits)}, so there are no results to look at; the CAM explorer works without')
     return dict(view=choice('view', list(VIEWS)), split=choice('split', splits, splits[-1]), one=choice('run', titles),
         two=choice('compared with', titles, titles[-1]), threshold=slider('threshold', first.threshold(), 0., .79))

@@ -74,7 +74,7 @@ def result_rows(
         if not made:
             raise InputError(f'{run.folder}: neither CAMs nor masks of a segmenter here yet; `consistency-cam run {run.folder}` makes them')
         for stage in made:
-            if run.measured(stage): run.evaluate(stage)
+            if run.measured_splits(stage): run.evaluate(stage)
         rows.append(dict(run.row(), title=name))
     return rows
 
