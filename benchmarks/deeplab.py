@@ -23,7 +23,7 @@ VERSIONS = {'V3': (DeepLabV3, {}), 'V3+, one 3x3': (DeepLabV3Plus, dict(refineme
     'V3+, two 3x3': (DeepLabV3Plus, {})}
 
 
-def made(version, backbone, device):
+def untrained_segmenter(version, backbone, device):
     "An untrained segmenter of 21 classes"
     make, arguments = VERSIONS[version]
     with torch.device(device): return make(backbone, 21, pretrained=False, **arguments)
@@ -53,7 +53,7 @@ def main():
     print('multiply-adds of a 513x513 picture, output stride 16, 21 classes')
     for backbone in ('resnet50', 'resnet101', 'resnest50d', 'resnest101e', 'tf_efficientnet_lite0'):
         for version in VERSIONS:
-            net = made(version, backbone, 'meta').eval()
+            net = untrained_segmenter(version, backbone, 'meta').eval()
             paper = PAPER.get((version, backbone))
             print(f'{backbone:22} {version:13} {parameters(net) / 1e6:6.1f} M weights {multiply_adds(net) / 1e9:6.1f} G' + (f'   paper {paper} G' if paper else ''))
 
@@ -61,7 +61,7 @@ def main():
     x = torch.randn(args.batch, 3, args.size, args.size,
         device=args.device).contiguous(memory_format=torch.channels_last)
     masks = torch.randint(0, 21, (args.batch, args.size, args.size), device=args.device)
-    nets = {version: made(version, args.backbone, args.device).to(memory_format=torch.channels_last).freeze()
+    nets = {version: untrained_segmenter(version, args.backbone, args.device).to(memory_format=torch.channels_last).freeze()
         for version in VERSIONS}
     parts = parts_of(nets['V3+, two 3x3'], x, args.device)
     works = {version: (lambda net=net: mask_loss(net(x), masks).backward()) for version, net in nets.items()} | parts

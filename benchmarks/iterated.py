@@ -67,7 +67,7 @@ def train_to(step, task, data, folder, settings, title):
     else: load_weights(task, state['task'], str(saved))
 
 
-def said(log, since, until):
+def label_counts(log, since, until):
     "Labels a picture and share of empty sets over the taught steps of a stretch, as means"
     steps = [r for r in log if since <= r['step'] < until and 'taught' in r]
     return {k: round(sum(r[k] for r in steps) / len(steps), 4) for k in ('labels', 'empty')} if steps else {}
@@ -100,7 +100,7 @@ def pretrain(args, arm, seed):
             train_to(step, task, data, stage.folder, settings, f'{arm}, seed {seed}')
             if step not in [record['step'] for record in read_metrics(curve)]:
                 append_metrics(curve, dict(step=step, **measure(net, held_out, r.classify.crop),
-                    said=said(read_metrics(stage.folder/'metrics.jsonl'), since, step)))
+                    said=label_counts(read_metrics(stage.folder/'metrics.jsonl'), since, step)))
             since = step
         save_backbone(net, stage.folder/'backbone.safetensors')
         counts = dict(pictures=len(train), held_out=len(held_out), unnamed_objects=int(held_out.unnamed.sum()),

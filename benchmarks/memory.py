@@ -22,7 +22,7 @@ def batch(side, n, num_classes=CLASSES):
         mask=torch.randint(0, 4, (n, side, side), dtype=torch.uint8), id=[str(i) for i in range(n)])
 
 
-def trained(task, batch, accumulate=1, step=600):
+def training_step(task, batch, accumulate=1, step=600):
     "One step of a task as the loop takes it; its gradients {name: tensor}"
     import torch
     from consistency_cam.files.memory import reused_memory
@@ -45,12 +45,12 @@ def classify(frugal=False, accumulate=1, held=False):
     from consistency_cam.experiments.recipes import recipe
     views = METHODS['consistency-cam'].views(None, recipe('paper', tiles=(4,)))
     net = resnet().freeze() if held else resnet()
-    return trained(ConsistencyTask(net, views, frugal=frugal), batch(256, 4), accumulate)
+    return training_step(ConsistencyTask(net, views, frugal=frugal), batch(256, 4), accumulate)
 
 
 def pretrain():
     from consistency_cam.iterated import IteratedLearning
-    trained(IteratedLearning(resnet(1000, pool='noisy_or', bias=-12.), k_teacher=1, k_student=1), batch(224, 4, 1000),
+    training_step(IteratedLearning(resnet(1000, pool='noisy_or', bias=-12.), k_teacher=1, k_student=1), batch(224, 4, 1000),
         step=1)
 
 
@@ -71,7 +71,7 @@ def sweep():
 
 def affinity():
     from consistency_cam.affinity import AffinityTask, BoundaryNet
-    trained(AffinityTask(BoundaryNet(resnet(1)), 10), batch(256, 4))
+    training_step(AffinityTask(BoundaryNet(resnet(1)), 10), batch(256, 4))
 
 
 def walk():
@@ -98,7 +98,7 @@ def crf():
 def segment():
     from consistency_cam.deeplab import DeepLabV3Plus
     from consistency_cam.segment import SegmentationTask
-    trained(SegmentationTask(DeepLabV3Plus('resnet50', CLASSES + 1, pretrained=False)), batch(256, 4))
+    training_step(SegmentationTask(DeepLabV3Plus('resnet50', CLASSES + 1, pretrained=False)), batch(256, 4))
 
 
 def masks():

@@ -39,7 +39,7 @@ def pictures(folder):
     return dict(root=str(folder/'pictures'), labels=str(folder/'labels.csv'), masks=str(folder/'masks'))
 
 
-def made(folder):
+def make_runs(folder):
     "The folders of the three runs"
     data = pictures(folder) if not (folder/'labels.csv').exists() else dict(root=str(folder/'pictures'),
         labels=str(folder/'labels.csv'), masks=str(folder/'masks'))
@@ -84,7 +84,7 @@ def main():
     parser.add_argument('--only', nargs='+', default=[], help='explorers to time (default: all)')
     parser.add_argument('--result', type=Path, help='JSON file for the figures (default: none)')
     args = parser.parse_args()
-    runs = made(args.folder)
+    runs = make_runs(args.folder)
     known = dict(cams=lambda: cams.explore_cams(*runs), views=lambda: views.explore_views(runs[2]),
         pooling=pooling.explore_pooling, iterated=iterated.explore_iterated,
         walk=lambda: walk.explore_walk(runs[2]), results=lambda: results.explore_results(*runs),

@@ -17,7 +17,7 @@ from consistency_cam.datasets.verify import all_splits, recognise, scan, verify
 WANTED = 200
 
 
-def measured(work):
+def measure_times(work):
     "Seconds of wall time and of processor time, the processes of the pool among them, and the result"
     wall, before = time.perf_counter(), os.times()
     result = work()
@@ -44,7 +44,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(args.rounds):
             for name, record in zip(times, (None, f'{folder}/{turn}.jsonl', f'{folder}/{turn}.jsonl')):
-                times[name].append(measured(lambda: scan(jobs, record, args.workers, progress=False))[:2])
+                times[name].append(measure_times(lambda: scan(jobs, record, args.workers, progress=False))[:2])
     figures = {}
     for name, rounds in times.items():
         wall, processor = (statistics.median(t) for t in zip(*rounds))

@@ -23,12 +23,12 @@ from ..datasets.shards import single_label
 from ..datasets.verify import class_lines, everywhere, hold_against_masks, recognise, verify
 from ..datasets.voc import VOC
 from .line import CLASSIFY, LINE, find_stage, needs_maps
-from consistency_cam.experiments.recipes import (NAMES, OLD_NAMES, STAGES, Recipe, changed, default, fields_of, named,
+from consistency_cam.experiments.recipes import (NAMES, OLD_NAMES, STAGES, Recipe, changed, default, fields_of, values_by_field,
     part_of, recipe)
 from ..files.checkpoint import (CheckpointError, StageFolder, fingerprint, interrupted_by_sigterm, is_main,
     locked, made_from, read_json, read_stage, remove_leftovers, write_json)
 from ..files.errors import hint, not_a_run
-from ..methods.registry import absent_method, find_method, method_names, missing_method, origin
+from ..methods.registry import absent_method, find_method, method_names, missing_method, method_origin
 from ..tools.training import Settings, make_accelerator
 
 # %% ../../nbs/experiments/03_runs.ipynb #582f9688
@@ -73,10 +73,10 @@ def settle_recipe(
     if d.kind != 'folder' or not d.root: return r
     table = find_table(d.root) if d.labels in ('', 'auto') else None
     if table: d = replace(d, labels=str(table))
-    if 'auto' in (d.train, d.val): d = replace(d, **_own_splits(d))
+    if 'auto' in (d.train, d.val): d = replace(d, **_splits_of_table(d))
     return replace(r, data=d)
 
-def _own_splits(d):
+def _splits_of_table(d):
     "Which splits of the table to train on and to hold out"
     splits = own_labels(d.root, d.labels, errors=[]).splits
     named = lambda names: next((s for name in names for s in splits or () if s.lower() == name), None)
@@ -125,7 +125,7 @@ def read_recipe(
     found = read_json(path)
     if not isinstance(found, dict):
         raise CheckpointError(f'{path}: no recipe, which has a value for each field by its name; choose another run folder')
-    found = named(found)
+    found = values_by_field(found)
     strange = [k for k in found if k not in NAMES]
     if strange:
         raise CheckpointError(f"{path}: consistency_cam {__version__} knows no field '{strange[0]}'; {hint(strange[0], [*NAMES, *OLD_NAMES])}a newer version may have made this run: update, or choose another run folder")
@@ -156,7 +156,7 @@ class Run:
     def _find_method(self):
         "The recipe's method, and where it comes from; what stands for it, with a warning, where the folder's method is not at hand"
         name, record = self.recipe.classify.method, self.folder/'method.json'
-        if name in method_names() or not record.exists(): return find_method(name), origin(name)
+        if name in method_names() or not record.exists(): return find_method(name), method_origin(name)
         about = read_json(record, 'name', 'title')
         warnings.warn(f'{self.folder}: {missing_method(about)}')
         return absent_method(about, self.recipe.classify.options), {}
@@ -299,7 +299,7 @@ def config_now(
     "The config by the names of now; a field that it does not know had its default"
     of = f"{name.removeprefix('evaluate/')}.threshold"
     if name.startswith('evaluate/'): known = {of if k == 'threshold' else k: v for k, v in config.items()}
-    else: known = named(config)
+    else: known = values_by_field(config)
     return {k: default(k) for k in wanted if k in NAMES} | known
 
 def stage_data(

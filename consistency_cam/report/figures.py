@@ -10,6 +10,7 @@ __all__ = ['literal_text', 'one_column', 'threshold_curves', 'mean_class_ious', 
 import fastcore.xml as html
 import numpy as np
 from matplotlib.figure import Figure
+from ..experiments.line import CLASSIFY
 from ..files.checkpoint import read_metrics
 from .elements import scroll_box
 from .rows import by_title
@@ -88,7 +89,7 @@ def training_logs(
     groups: dict,  # of `experiments`
 ) -> dict:  # {name: [loss sums, one per run]}
     "The losses of all runs."
-    def sums(run): return loss_sums(read_metrics(run.folder/'classify'/'metrics.jsonl'))
+    def sums(run): return loss_sums(read_metrics(run.folder/CLASSIFY.name/'metrics.jsonl'))
     return {name: [sums(run) for run in runs] for name, runs in groups.items()}
 
 # %% ../../nbs/report/03_figures.ipynb #0e8b8394

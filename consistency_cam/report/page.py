@@ -275,10 +275,10 @@ def write_report(
     first = {name: found[0] for name, found in groups.items()}
     tried = 'held-out' if runs[-1].recipe.data.val else 'training'
     with_maps = {name: run for name, run in first.items() if has_maps(run)}
-    upper = tuple(n for n, run in first.items() if {*HELD_OUT} & {*finished_stages(run)} and n not in with_maps)
+    upper = tuple(n for n, run in first.items() if {*ON_HELD_OUT} & {*finished_stages(run)} and n not in with_maps)
     split, chosen, about = choose_pictures(with_maps, pictures) if with_maps and pictures else ('', {}, '')
     furthest, ways = way_choice(first, -(-pictures // 2))
-    known = any(r['train'] or r['val'] or any(map(r.get, HELD_OUT)) for r in rows)
+    known = any(r['train'] or r['val'] or any(map(r.get, ON_HELD_OUT)) for r in rows)
     start = figures_parts(rows, tried) if known else [section('Results', html.P(_NO_MASKS))]
     end = [*start[1:], *losses_parts(groups), section('What was done', about_part(groups, rows, comparison))]
     title, line = page_title(groups, rows)
