@@ -121,7 +121,8 @@ def evaluate(self: Run,
     folders = {s: self.product(name) for s, name in names.items()}
     fixed = about.fixed(self.recipe) if about.fixed else None
     level = {} if fixed is None else {f'{stage}.threshold': fixed, 'cams.rule': self.recipe.cams.rule}
-    made, data = fingerprint(*(made_from(f) for f in folders.values())), self._compared(splits) | self.products(*names.values())
+    made = fingerprint(*(made_from(f) for f in folders.values()))
+    data = self._compared(splits) | self.products(*names.values())
     done = self.stage(f'evaluate/{stage}', dict(splits=splits) | level, made, data=data, again=True)
     if done.outdated and is_main(): tqdm.write(f'{done.folder}: {done.outdated}; evaluated again', sys.stderr)
     if done.settled(): return done.result
@@ -131,8 +132,8 @@ def evaluate(self: Run,
             return done.finish({s: _mask_figures(m, self.classes) for s, m in matrices.items()})
         sweeps = {s: self.sweep(s, stage) for s in splits}
         best = sweeps[splits[0]].best()[0]
-        def figures(split): return _sweep_figures(sweeps[split], best, fixed, self.classes, self.at_rule(split, stage, fixed))
-        return done.finish({s: figures(s) for s in splits})
+        ruled = {s: self.at_rule(s, stage, fixed) for s in splits}
+        return done.finish({s: _sweep_figures(w, best, fixed, self.classes, ruled[s]) for s, w in sweeps.items()})
 
 @patch
 def made_stages(self: Run) -> list:  # of `EVALUATED`
@@ -155,5 +156,6 @@ def figures(self: Run,
         raise CheckpointError(f'{self.folder}/evaluate/{stage}: no figures of this version; remove this folder and evaluate again')
     return found
 
-_OF_MASKS = dict(miou=(int, float), iou=dict)
-_OF_MAPS = _OF_MASKS | dict(best_threshold=(int, float), fixed_threshold=(int, float), miou_fixed=(int, float), curve=list)
+_NUMBER = int, float
+_OF_MASKS = dict(miou=_NUMBER, iou=dict)
+_OF_MAPS = _OF_MASKS | dict.fromkeys(('best_threshold', 'fixed_threshold', 'miou_fixed'), _NUMBER) | dict(curve=list)

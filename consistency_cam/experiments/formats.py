@@ -45,13 +45,19 @@ def _masks(samples, folder, out):
 
 def _table(samples, folder, out):
     "Pictures, masks, and a line for each"
-    names = _images(samples, out); _masks(samples, folder, out/'masks')
-    lines = [dict(file_name=f'images/{names[id]}', mask_file_name=f'masks/{id}.png',
-        labels=[samples.classes[c - 1] for c in samples.label_ids(i)]) for i, id in enumerate(samples.ids)]
-    atomic_bytes(out/'metadata.jsonl', ''.join(json.dumps(line, ensure_ascii=False) + '\n' for line in lines).encode())
+    names = _images(samples, out)
+    _masks(samples, folder, out/'masks')
+    def line(i, id):
+        labels = [samples.classes[c - 1] for c in samples.label_ids(i)]
+        about = dict(file_name=f'images/{names[id]}', mask_file_name=f'masks/{id}.png', labels=labels)
+        return json.dumps(about, ensure_ascii=False) + '\n'
+    atomic_bytes(out/'metadata.jsonl', ''.join(line(i, id) for i, id in enumerate(samples.ids)).encode())
 
-FORMS = dict(png=_masks, folder=_table, coco=lambda samples, folder,
-    out: write_coco(samples, folder, out/'annotations.json', _images(samples, out).get))
+def _coco(samples, folder, out):
+    "Pictures, and one file of annotations"
+    write_coco(samples, folder, out/'annotations.json', _images(samples, out).get)
+
+FORMS = dict(png=_masks, folder=_table, coco=_coco)
 
 # %% ../../nbs/experiments/10_formats.ipynb #01dc0571
 def export_masks(
@@ -68,8 +74,8 @@ def export_masks(
     refuse_overwrite(out, force=force and out.is_dir())
     with writing(out), staging(out) as stage:
         FORMS[form](samples, folder, stage/'all')
-        atomic_bytes(stage/'all'/'classes.json', json.dumps(dict(enumerate(samples.classes, 1)),
-            ensure_ascii=False, indent=1).encode())
+        classes = json.dumps(dict(enumerate(samples.classes, 1)), ensure_ascii=False, indent=1)
+        atomic_bytes(stage/'all'/'classes.json', classes.encode())
         _put(stage/'all', out)
     return out
 

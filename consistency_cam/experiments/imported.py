@@ -48,20 +48,21 @@ class Description(pickle.Unpickler):
             raise ImportedError(f'it calls {module}.{name}, and a file of CAMs calls nothing')
         return _CALLS[module, name]
 
+_STRANGE = 'BYTEARRAY8', 'NEXT_BUFFER', 'EXT1', 'EXT2', 'EXT4'  # what no pickle of arrays does
+
 def describe_pickle(
     content: bytes,  # a pickle
 ):
     "What the pickle describes; raises `ImportedError` on a name that arrays are not written with, and on numbers that would only take memory"
     for op, arg, _ in pickletools.genops(content):
-        if 'PUT' in op.name and int(arg) > len(content) or op.name in ('BYTEARRAY8',
-            'NEXT_BUFFER', 'EXT1', 'EXT2', 'EXT4'):
+        if 'PUT' in op.name and int(arg) > len(content) or op.name in _STRANGE:
             raise ImportedError(f'{op.name} {arg}: no pickle of arrays')
     return Description(io.BytesIO(content), encoding='latin1').load()
 
 # %% ../../nbs/experiments/08_imported.ipynb #2f725f40
 def _bytes(x):
-    return x.args[0].encode('latin1') if isinstance(x, _CALLS['_codecs',
-        'encode']) else x.encode('latin1') if isinstance(x, str) else x
+    if isinstance(x, _CALLS['_codecs', 'encode']): x = x.args[0]
+    return x.encode('latin1') if isinstance(x, str) else x
 
 def _kind(x):
     "The kind of number that a described dtype is"
@@ -101,15 +102,17 @@ def _dictionary(held):
 
 def _npy(f):
     "What an open .npy file holds"
-    header = np.lib.format.read_array_header_1_0 if np.lib.format.read_magic(f) == (1,
-        0) else np.lib.format.read_array_header_2_0
-    shape, _, kind = header(f)
-    if not kind.hasobject: f.seek(0); return np.load(f)
+    form = np.lib.format
+    first = form.read_magic(f) == (1, 0)
+    shape, _, kind = (form.read_array_header_1_0 if first else form.read_array_header_2_0)(f)
+    if not kind.hasobject:
+        f.seek(0)
+        return np.load(f)
     held = describe_pickle(f.read())
-    if not (shape == () and isinstance(held, Call) and isinstance(held.state[4], list)
-        and isinstance(held.state[4][0], dict)):
+    items = held.state[4] if shape == () and isinstance(held, Call) else None
+    if not isinstance(items, list) or not isinstance(items[0], dict):
         raise ImportedError('an object, but no dictionary')
-    return _dictionary(held.state[4][0])
+    return _dictionary(items[0])
 
 def _npz(f):
     with zipfile.ZipFile(f) as z: held = {name.removesuffix('.npy'): _npy(z.open(name)) for name in z.namelist()}
@@ -131,8 +134,8 @@ def read_arrays(
     with reading(path, ImportedError), open(path, 'rb') as f:
         try: held = READERS[Path(path).suffix.lower()](f)
         except ImportedError as e: raise ImportedError(f'{path}: {e}; export the maps again as plain arrays') from None
-        if bad := [k for k, v in (held.items() if isinstance(held, dict) else [('it', held)]) if not isinstance(v,
-            np.ndarray) or v.dtype.kind not in 'fiubU']:
+        arrays = held if isinstance(held, dict) else {'it': held}
+        if bad := [k for k, v in arrays.items() if not isinstance(v, np.ndarray) or v.dtype.kind not in 'fiubU']:
             raise ImportedError(f'{path}: {bad[0]} is no array of numbers; export the maps again as plain arrays')
         return held
 
@@ -181,7 +184,7 @@ def by_class(
     classes: list,  # C names
     given: list,  # mask ids that the picture's labels give
     sizes: tuple = (),  # (h,w) that a map may have
-) -> tuple:  # {mask id: map}, 0 for the background's; 'background' where there is one, 'in_order' where the maps are those of the given classes in their order, else ''
+) -> tuple:  # {mask id: map}, 0 the background; 'background' or 'in_order', how the maps were read, or ''
     "Which map is of which class; raises `ImportedError`"
     if isinstance(found, dict) and len(found) == 1 and {*found} <= {*MAPS} - {*classes}:
         found = next(iter(found.values()))
@@ -292,7 +295,7 @@ def picture_maps(
     classes: list,  # C names
     given: list,  # mask ids that the picture's labels give
     size: tuple,  # (H,W) of the picture
-) -> tuple:  # {mask id: tensor (ceil(H/4),ceil(W/4)) in 0..1} of the given classes that have a map, 0 for the background's, and a `Counter` of what is to be said
+) -> tuple:  # {mask id: tensor (ceil(H/4),ceil(W/4)) in 0..1} of given classes, 0 the background; `Counter` of remarks
     "One picture's maps; raises `ImportedError` that names the file"
     array = isinstance(source, Path)
     try:
@@ -307,8 +310,9 @@ def picture_maps(
     shown = {c for c, m in found.items() if _evidence(m)}
     counts = Counter({f'agree{s:+}': len({*given} & {c + s for c in shown}) for s in (-1, 0, 1)}, shown=len(shown),
         maps=len(given), without=len({*given} - {*found}))
-    counts.update(blank=len({*given} & {*found} - shown), left_out=0 if array and isinstance(held, np.ndarray)
-        else len({*found} - {*given}), **{said: 1} if said else {})
+    in_one = array and isinstance(held, np.ndarray)
+    counts.update(blank=len({*given} & {*found} - shown), left_out=0 if in_one else len({*found} - {*given}))
+    if said: counts[said] += 1
     return maps, counts
 
 # %% ../../nbs/experiments/08_imported.ipynb #9fabec7b
@@ -320,15 +324,14 @@ def disagreement(
     if n['agree+0'] and n['agree+0'] >= n[f'agree{other:+}'] or not n['maps']: return
     if not n['shown']:
         return f'all maps are zero everywhere, or there are none; they were asked for {n["maps"]} classes'
-    agree = f'only {n["agree+0"]} of the {n["maps"]} classes that the pictures have' if n[
-        'agree+0'] else 'none of the maps is of a class that the pictures have'
+    agree = 'none of the maps is of a class that the pictures have'
     if n['agree+0']:
-        agree += (f' have a map, and {n[f"agree{other:+}"]} would have one if all were of the class '
-            f'{"before" if other < 0 else "after"}')
+        agree = f'only {n["agree+0"]} of the {n["maps"]} classes that the pictures have have a map'
+        beside = 'before' if other < 0 else 'after'
+        agree += f', and {n[f"agree{other:+}"]} would have one if all were of the class {beside}'
     if not n[f'agree{other:+}']: return f'{agree}; are they of other pictures, or numbered by another list of classes?'
-    return agree + (
-        '; they count from 1, or key 0 is the background: subtract 1 from the numbers, without the background'
-        if other < 0 else '; they lack the first class: add 1 to the numbers')
+    if other > 0: return f'{agree}; they lack the first class: add 1 to the numbers'
+    return f'{agree}; they count from 1, or key 0 is the background: subtract 1 from the numbers, without the background'
 
 def _read(source, samples, i):
     "A picture's size, its maps, and what was counted"

@@ -93,8 +93,8 @@ def run(
 def row(self: Run) -> dict:
     "What is known of the run, for tables: what it is, its losses, its figures, and the seconds of its trainings"
     r, cams = self.recipe, self.figures()
-    about = dict(method='imported', backbone='–') if self.foreign else dict(method=r.classify.method, backbone=r.backbone)
-    known = dict(method=about['method'], title=self.title, backbone=about['backbone'], seed=r.seed)
+    method, backbone = ('imported', '–') if self.foreign else (r.classify.method, r.backbone)
+    known = dict(method=method, title=self.title, backbone=backbone, seed=r.seed)
     known |= dict(seconds=self._finished(CLASSIFY.name).get('seconds'), losses=self.losses())
     known |= dict(train=cams.get(r.data.train), val=cams.get(r.data.val))
     seconds = {part: self._finished(part).get('seconds') for part in dict.fromkeys(s.parts(self)[0] for s in LINE)}

@@ -23,14 +23,20 @@ __getattr__ = moved(__name__)
 @dataclass(frozen=True)
 class Data:
     "Which pictures, labels and masks"
-    # of data set: 'scenes' (generated), 'cutouts' (objects cut out, over photographs), 'voc' (VOC 2012's layout), 'folder' (own pictures), 'imagenet' (class folders or shards) or 'coco'
+    # of data set: 'scenes' (generated), 'cutouts' (objects cut out, over photographs), 'voc' (VOC 2012's layout),
+    # 'folder' (own pictures), 'imagenet' (class folders or shards) or 'coco'
     kind: str = 'voc'
-    # folder of the data set: VOC2012, or the folder of one's own pictures; cutouts: '' is photos, which `make photos` fills
+    # folder of the data set: VOC2012, or the folder of one's own pictures; cutouts: '' is photos, which `make photos`
+    # fills
     root: str = ''
-    # voc: 'xml', 'csv', 'masks' or 'auto'; folder: the table of labels (CSV or JSON), or 'auto': labels.csv, tags.csv or metadata.jsonl among the pictures or beside them, or a folder for each class; imagenet: the file of class names (for shards in the order of their numbers), or 'auto'; coco: 'auto' (the official 80 categories) or 'file' (those that its annotations list)
+    # voc: 'xml', 'csv', 'masks' or 'auto'; folder: the table of labels (CSV or JSON), or 'auto': labels.csv, tags.csv
+    # or metadata.jsonl among the pictures or beside them, or a folder for each class; imagenet: the file of class names
+    # (for shards in the order of their numbers), or 'auto'; coco: 'auto' (the official 80 categories) or 'file' (those
+    # that its annotations list)
     labels: str = 'auto'
     masks: str = ''  # folder: where the palette PNGs are, if there are any
-    # folder: file with the names of the classes in the order of their ids in the masks, one per line; '': classes.txt beside pictures or masks, else the sorted names in the table
+    # folder: file with the names of the classes in the order of their ids in the masks, one per line; '': classes.txt
+    # beside pictures or masks, else the sorted names in the table
     classes: str = ''
     # split to train on; folder: 'auto' (unless given): 'train' where the table has splits, else 'all'
     train: str = 'train_aug'
@@ -43,7 +49,8 @@ class Data:
 @dataclass(frozen=True)
 class Pretrain(Training):
     "Pre-training of the backbone on single labels (Section 3.1)"
-    # labels to pre-train on: 'imagenet' (class folders or shards), or 'one-label' (of the training pictures' labels all but one withheld)
+    # labels to pre-train on: 'imagenet' (class folders or shards), or 'one-label' (of the training pictures' labels all
+    # but one withheld)
     kind: str = 'imagenet'
     root: str = ''  # 'imagenet': folder that holds the splits, train among them, in class folders or shards
     pool: str = 'noisy_or'  # pooling of teacher and student (Section 3.1)
@@ -70,7 +77,8 @@ class Classify(Training):
     resize_scale: tuple = (.5, 1.25)  # resize view: range of the new side, share of the old
     alpha: float = 4.  # largest weight of the consistency losses (Section 4.1)
     ramp: float = .5  # share of the training over which alpha rises (Section 4.1)
-    # where batch norm is trained, views of one size go through the network together and share its statistics; where it is frozen they always do
+    # where batch norm is trained, views of one size go through the network together and share its statistics; where it
+    # is frozen they always do
     share_views: bool = False
     frugal: bool = False  # one view's graph in memory at a time, with equal gradients
 
@@ -81,7 +89,8 @@ class Cams:
     kind: str = 'inferred'  # 'inferred' from the classifier, or 'imported' from another program
     scales: tuple = (.5, 1., 1.5, 2.)  # of the picture's sides (Puzzle-CAM)
     mirror: bool = True  # add the mirror image's evidence
-    # where the background's score comes from, in evaluation, affinity labels, pseudo-labels and predictions: 'constant', 'power' (of what the classes leave over, psa) or 'map' (the method's own)
+    # where the background's score comes from, in evaluation, affinity labels, pseudo-labels and predictions:
+    # 'constant', 'power' (of what the classes leave over, psa) or 'map' (the method's own)
     rule: str = 'constant'
     # the fixed background score, or level of the rule, at which all methods are reported, besides the best
     threshold: float = .2
@@ -90,7 +99,8 @@ class Cams:
 class Affinity(Training):
     "The network whose affinities the random walk follows; without it there is no walk"
     kind: str = 'boundary'  # 'boundary' (IRNet's branch, as Puzzle-CAM) or 'features' (psa's AffinityNet)
-    # background scores of the labels it learns: below the first surely background, above the second surely a class (Puzzle-CAM)
+    # background scores of the labels it learns: below the first surely background, above the second surely a class
+    # (Puzzle-CAM)
     scores: tuple = (.1, .4)
     radius: int = 10  # reach of the pairs it learns, cells (IRNet: 10; psa: 5)
     epochs: int = 3  # passes over the training pictures (Puzzle-CAM)
@@ -145,7 +155,8 @@ class Recipe:
     backbone: str = 'resnet50'  # timm name
     pretrained: str = 'imagenet'  # 'imagenet', a weights file, or 'random'
     output_stride: int = 16  # pixels per CAM cell
-    # 'trained', 'synchronised' (trained, with statistics over all processes), 'frozen' (ImageNet's statistics), or 'frozen-views' (trained on the whole picture only)
+    # 'trained', 'synchronised' (trained, with statistics over all processes), 'frozen' (ImageNet's statistics), or
+    # 'frozen-views' (trained on the whole picture only)
     batch_norm: str = 'trained'
     frozen_stages: int = 0  # leading stages of the backbone that are not trained
     power: float = .9  # of the polynomial schedule (Section 4.1)
@@ -157,7 +168,8 @@ class Recipe:
     workers: int = 4  # loader processes
     save_every: int = 200  # steps between checkpoints
     log_every: int = 10  # steps between records in metrics.jsonl
-    # a picture or mask that cannot be read: 'refuse' to begin, or 'skip' it: all are looked at before the stage, the bad ones left out and listed in its record
+    # a picture or mask that cannot be read: 'refuse' to begin, or 'skip' it: all are looked at before the stage, the
+    # bad ones left out and listed in its record
     on_bad_picture: str = 'refuse'
     data: Data = Data()
     pretrain: Pretrain|None = None
@@ -207,7 +219,7 @@ def explain() -> dict:  # {'segment.lr': text}
     for part, kind in PARTS.items():
         for c in reversed(kind.__mro__[:-1]):
             found |= {f'{part}.{k}': v for k, v in docments(c).items() if v and k != 'return'}
-    return {k: found.get(k) for k in NAMES}
+    return {k: ' '.join(found[k].split('\n')) if found.get(k) else None for k in NAMES}
 
 # %% ../../nbs/experiments/01_recipes.ipynb #d5e5cc0e
 _BATCH_NORM = 'trained synchronised frozen'
@@ -256,8 +268,8 @@ def _wrong_value(name, value):
     usual, known, (low, high) = default(name), choices(name), _limits(name)
     if value is None and 'none' in known: return
     if isinstance(usual, dict):
-        return None if isinstance(value, dict) and all(type(v) in _KINDS
-            for v in value.values()) else 'a number, a text, true or false for each name is wanted'
+        fits = isinstance(value, dict) and all(type(v) in _KINDS for v in value.values())
+        return None if fits else 'a number, a text, true or false for each name is wanted'
     values, kind = (value, type(usual[0])) if isinstance(usual, tuple) else ([value], type(usual))
     if not isinstance(values, (tuple, list)) or not values: return 'one value or more are wanted'
     if any(type(v) not in ((int, float) if kind is float else (kind,)) for v in values):
@@ -283,7 +295,7 @@ OLD_NAMES = {name: name for name in SHARED} | {part: f'{part}.kind' for part in 
     for part, names in _OLD.items() for name in names.split()}
 
 def values_by_field(
-    changes: dict,  # {name: value}: by a field's name, its old name, or the name of a part with a dictionary or an object
+    changes: dict,  # {name: value}: by a field's name, its old name, or a part's name with a dictionary or object
 ) -> dict:  # {name of a field: value}
     "The changes by the names of fields; what leaves a stage out is None"
     found = {}
@@ -299,7 +311,7 @@ def values_by_field(
 # %% ../../nbs/experiments/01_recipes.ipynb #3308c144
 def changed(
     r: Recipe, /,
-    **changes,  # fields to set otherwise: seed=1, segment=dict(lr=.005), segment=None, or by their old names segment_lr=.005
+    **changes,  # fields to set otherwise: seed=1, segment=dict(lr=.005), segment=None, or by old names segment_lr=.005
 ) -> Recipe:
     "The recipe with some fields changed; raises `InputError` on an unknown field and on a value that makes no sense"
     changes, parts = values_by_field(changes), {}
@@ -343,15 +355,16 @@ def _with_parts(r, parts):
 
 # %% ../../nbs/experiments/01_recipes.ipynb #db73dc6e
 PAPER = changed(Recipe(), pretrain='imagenet')
-COCO_DATA = dict(kind='coco', train='train')  # "hyperparameters identical to the ones used for PASCAL VOC" (Section 4.1)
+# on COCO "hyperparameters identical to the ones used for PASCAL VOC" (Section 4.1)
+COCO_DATA = dict(kind='coco', train='train')
+_RESNETS = dict(resnet101='resnet101', resnest101='resnest101e')
 RECIPES = dict(
     paper=PAPER,
-    **{f'paper-{name}': changed(PAPER, backbone=backbone) for name, backbone in dict(resnet101='resnet101',
-        resnest101='resnest101e').items()},
-    **{f'paper{name}-coco': changed(PAPER, data=COCO_DATA, **changes)
-        for name, changes in {'': {}, '-resnet101': dict(backbone='resnet101'),
-            '-resnest101': dict(backbone='resnest101e')}.items()},
-    **{'paper-coco-640': changed(PAPER, data=COCO_DATA, classify=dict(lr=.05, crop=640, long_side=(400, 800)))},  # as PNOC trains on COCO's pictures of 640 pixels
+    **{f'paper-{name}': changed(PAPER, backbone=backbone) for name, backbone in _RESNETS.items()},
+    **{'paper-coco': changed(PAPER, data=COCO_DATA)},
+    **{f'paper-{name}-coco': changed(PAPER, data=COCO_DATA, backbone=backbone) for name, backbone in _RESNETS.items()},
+    # as PNOC trains on COCO's pictures of 640 pixels
+    **{'paper-coco-640': changed(PAPER, data=COCO_DATA, classify=dict(lr=.05, crop=640, long_side=(400, 800)))},
     **{'puzzle-cam': changed(PAPER, pretrain=None, classify=dict(method='puzzle-cam', weight_decay=1e-4))},
     quick=changed(PAPER, backbone='tf_efficientnet_lite0', batch_norm='frozen', frozen_stages=3, workers=0,
         data=dict(kind='scenes', train='train', size=128),

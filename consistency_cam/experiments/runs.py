@@ -23,8 +23,8 @@ from ..datasets.shards import single_label
 from ..datasets.verify import class_lines, everywhere, hold_against_masks, recognise, verify
 from ..datasets.voc import VOC
 from .line import CLASSIFY, LINE, find_stage, needs_maps
-from consistency_cam.experiments.recipes import (NAMES, OLD_NAMES, STAGES, Recipe, changed, default, fields_of, values_by_field,
-    part_of, recipe)
+from consistency_cam.experiments.recipes import (NAMES, OLD_NAMES, STAGES, Recipe, changed, default, fields_of,
+    part_of, recipe, values_by_field)
 from ..files.checkpoint import (CheckpointError, StageFolder, fingerprint, interrupted_by_sigterm, is_main,
     locked, made_from, read_json, read_stage, remove_leftovers, write_json)
 from ..files.errors import hint, not_a_run
@@ -90,7 +90,7 @@ def _splits_of_table(d):
 def dataset(
     r: Recipe,
     split: str,  # as in the recipe's `data.train` and `data.val`
-    errors: list|None = None,  # collects what is wrong in lists and labels, and leaves it out; None: the first is raised
+    errors: list|None = None,  # collects what is wrong in lists and labels; None: the first error is raised
     progress: bool = True,  # show a bar where COCO's masks are made
 ) -> Samples:
     "The recipe's pictures of a split; raises `InputError`"

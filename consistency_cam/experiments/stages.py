@@ -66,7 +66,7 @@ def _pieces(log):
     "Seconds of each uninterrupted piece of a training: its clock starts again after a resume"
     return [a['seconds'] for a, b in zip(log, log[1:] + [None]) if b is None or b['seconds'] < a['seconds']]
 
-FEW_STEPS, ENOUGH_STEPS = 40, 200  # steps of a training: fewer are hardly any, and so many learn a small data set a little
+FEW_STEPS, ENOUGH_STEPS = 40, 200  # of a training: fewer are hardly any, and so many learn a small data set a little
 WEIGHTS = 'weights.safetensors'  # in the folder of a training
 
 @patch
@@ -364,7 +364,8 @@ def pseudo(self: Run,
     made, store, samples = made_from(self.folder/maps), CamStore(self.folder/maps), self.samples(split)
     folder, setting = self.folder/product_folder(PSEUDO, split), self.pseudo_setting(stride=store.stride)
     data = stage_data(samples) | self.products(maps)
-    pseudo_labels(samples, store, folder, setting=setting, inputs=made, force=self.force, progress=self.progress, data=data)
+    pseudo_labels(samples, store, folder, setting=setting, inputs=made, force=self.force, progress=self.progress,
+        data=data)
     return folder
 
 # %% ../../nbs/experiments/04_stages.ipynb #d2ba9985

@@ -14,7 +14,7 @@ from ..datasets.samples import MaskError, Samples, check_image, read_mask, atomi
 from ..datasets.archives import staging
 from ..datasets.voc import CLASSES, split_ids
 from ..segment import server_folder
-from .pipeline import Run
+from .pipeline import SEGMENT, WEIGHTS, Run
 
 __getattr__ = moved(__name__)
 
@@ -29,10 +29,11 @@ def pictures_to_submit(
     r, where = run.recipe, run.folder
     if r.data.kind != 'voc':
         raise SubmitError(f"{where}: a run on '{r.data.kind}'; VOC's server takes masks of VOC's classes: train on --data voc")
-    if not (where/'segment'/'weights.safetensors').exists():
+    if not (where/SEGMENT.name/WEIGHTS).exists():
         raise SubmitError(f'{where}: no segmenter here; masks from CAMs and pseudo-labels are limited to given image labels, which test pictures do not have: `consistency-cam run {where}` trains a segmenter')
-    if run.trained_state('segment')[1] != CLASSES:
-        raise SubmitError(f"{where}: its segmenter knows {len(run.trained_state('segment')[1])} other classes than VOC's {len(CLASSES)}")
+    known = run.trained_state(SEGMENT.name)[1]
+    if known != CLASSES:
+        raise SubmitError(f"{where}: its segmenter knows {len(known)} other classes than VOC's {len(CLASSES)}")
     ids, samples = split_ids(r.data.root, split), run.samples(split)
     if lacking := [id for id in ids if id not in {*samples.ids}]:
         raise SubmitError(f"{r.data.root}: {len(lacking)} of {len(ids)} pictures of '{split}' were left out, the first is {lacking[0]}; the server wants all of them")
@@ -63,7 +64,8 @@ def pack_files(
     out = io.BytesIO()
     with gzip.GzipFile(fileobj=out, mode='wb', mtime=0, filename='') as z, tarfile.open(fileobj=z, mode='w') as tar:
         for name, content in sorted(files.items()):
-            about = tarfile.TarInfo(name); about.size = len(content)
+            about = tarfile.TarInfo(name)
+            about.size = len(content)
             tar.addfile(about, io.BytesIO(content))
     return out.getvalue()
 
@@ -88,8 +90,9 @@ def submission(
     masks = checked_masks(samples, run.masks('test'))
     with writing(folder), staging(folder) as stage:
         for id, content in masks.items(): atomic_bytes(stage/'all'/f'{id}.png', content)
-        atomic_bytes(stage/archive.name,
-            pack_files({(folder/f'{id}.png').relative_to(out).as_posix(): content for id, content in masks.items()}))
+        inside = {(folder/f'{id}.png').relative_to(out).as_posix(): content for id, content in masks.items()}
+        atomic_bytes(stage/archive.name, pack_files(inside))
         if folder.exists(): shutil.rmtree(folder)
-        os.rename(stage/'all', folder); os.replace(stage/archive.name, archive)
+        os.rename(stage/'all', folder)
+        os.replace(stage/archive.name, archive)
     return archive

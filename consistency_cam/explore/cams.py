@@ -224,8 +224,9 @@ def difference_panel(
     strength: float = .5,  # as of the heat
 ) -> np.ndarray:  # uint8 (H,W,3)
     "One run's CAM less the other's over the picture"
-    return overlay(picture_with_mask(run, look.split, look.id)[0], (1 + strongest_shown(run, look) - strongest_shown(other, look)) / 2,
-        (1 + strength) / 2, 'PuOr')
+    image, _ = picture_with_mask(run, look.split, look.id)
+    difference = strongest_shown(run, look) - strongest_shown(other, look)
+    return overlay(image, (1 + difference) / 2, (1 + strength) / 2, 'PuOr')
 
 @lru_cache(maxsize=16)
 def true_panel(
@@ -245,16 +246,15 @@ def run_panel(
     cmap: str = 'inferno',  # a perceptual colour map
 ) -> tuple:  # uint8 (H,W,3); words
     "A run's CAM with the outline of its mask; its IoU, and how much is unsure; raises `InputError`"
-    drawn, true, classes, words = heat_panel(run, look, strength, cmap), picture_with_mask(run, look.split,
-        look.id)[1], run.samples(look.split).classes, []
+    drawn, (_, true) = heat_panel(run, look, strength, cmap), picture_with_mask(run, look.split, look.id)
+    classes, words = run.samples(look.split).classes, []
     mask, unsure = banded_mask(shown_cams(run, look), threshold, band, drawn.shape[:2])
     if band: drawn = mask_overlay(drawn, torch.where(unsure, 255, 0))
     drawn = contour(drawn, mask)
     if not look.shown: drawn = write_names(drawn, mask.numpy(), classes)
     if true is not None:
-        words.append(
-            f'{f"IoU of {look.shown}" if look.shown else "mIoU"} '
-            f'{100 * shown_iou(mask, true, classes, look.shown):.1f} %')
+        what = f'IoU of {look.shown}' if look.shown else 'mIoU'
+        words.append(f'{what} {100 * shown_iou(mask, true, classes, look.shown):.1f} %')
     if band: words.append(f'{100 * unsure.float().mean():.0f} % unsure')
     return drawn, ', '.join(words)
 
@@ -294,11 +294,12 @@ def cam_controls(
     "The controls of the CAM explorer"
     first, titles = next(iter(runs.values())), list(runs)
     r, classes = first.recipe, first.classes
-    two = dict(less=dropdown('difference of', titles, titles[-1]),
-        minus=dropdown('less', titles)) if len(titles) > 1 else {}
+    two = dict(less=dropdown('difference of', titles, titles[-1]), minus=dropdown('less', titles))
+    if len(titles) == 1: two = {}
+    worst = [(f'worst of {t} first (at most {MOST_SCORED})', t) for t in titles]
     scales = {f'scale_{s:g}': checkbox(f'scale {s:g}', s in r.cams.scales) for s in sorted({*SCALES, *r.cams.scales})}
-    return dict(split=dropdown('split', first.splits, first.splits[-1]), holding=multiple_choice('holding all of', classes),
-        order=dropdown('order', [('as listed', '')] + [(f'worst of {t} first (at most {MOST_SCORED})', t) for t in titles]),
+    return dict(split=dropdown('split', first.splits, first.splits[-1]),
+        holding=multiple_choice('holding all of', classes), order=dropdown('order', [('as listed', ''), *worst]),
         picture=dropdown('picture', picture_choices(runs, first.splits[-1])),
         shown=dropdown('class shown', [('all given', '')] + [(c, c) for c in classes]), **two,
         cmap=dropdown('colour map', ['inferno', 'magma', 'viridis', 'cividis']), **scales,

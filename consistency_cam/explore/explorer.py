@@ -46,6 +46,9 @@ def _titled(picture, title, size):
     return as_array(grid([[picture]], [title], size=size))
 
 # %% ../../nbs/explore/01_explorer.ipynb #e0c2d84a
+_CAPTION = 'font:13px/1.35 sans-serif;min-height:1.4em;overflow-wrap:anywhere'
+_WIDE = '<style>.cc-wide{grid-column:span 2} @media (max-width:640px){.cc-wide{grid-column:1/-1}}</style>'
+
 def panels_html(
     panels: dict,  # {title: picture or figure}
     least: int = 170,  # pixels a panel is wide at least, where the page has them
@@ -54,17 +57,17 @@ def panels_html(
     "The panels as HTML that fits the width it is given, in rows of as many; a figure or `Wide` picture takes the room of two, and on a phone the whole width"
     wide = {title: isinstance(picture, (Figure, Wide)) for title, picture in panels.items()}
     def figure(title, picture):
-        said, span = html.escape(str(title)), ' class="cc-wide"' if wide[title] else ''
-        return (f'<figure{span} style="margin:0"><figcaption style="font:13px/1.35 '
-            f'sans-serif;min-height:1.4em;overflow-wrap:anywhere">{said}</figcaption>'
-                f'<img src="{_address(picture)}" alt="{said}" '
-                f'style="width:100%;image-rendering:{"auto" if min(as_size(picture)) > 150 else "pixelated"}"></figure>')
+        text, span = html.escape(str(title)), ' class="cc-wide"' if wide[title] else ''
+        caption = f'<figcaption style="{_CAPTION}">{text}</figcaption>'
+        style = f'width:100%;image-rendering:{"auto" if min(as_size(picture)) > 150 else "pixelated"}'
+        image = f'<img src="{_address(picture)}" alt="{text}" style="{style}">'
+        return f'<figure{span} style="margin:0">{caption}{image}</figure>'
     places = len(panels) + sum(wide.values())
     beside = max(1, -(-places // -(-places // most)))
     columns = f'repeat(auto-fill,minmax(max(min(100%,{least}px),calc((100% - {8 * (beside - 1)}px)/{beside})),1fr))'
-    return (f'<style>.cc-wide{{grid-column:span 2}} @media (max-width:640px){{.cc-wide{{grid-column:1/-1}}}}</style>'
-            '<div class="cc-panels" '
-            f'style="display:grid;grid-template-columns:{columns};gap:8px;align-items:end;max-width:{(3 if any(wide.values()) else 4) * least * beside // 2}px">' + ''.join(figure(*item) for item in panels.items()) + '</div>')
+    most_wide = (3 if any(wide.values()) else 4) * least * beside // 2
+    style = f'display:grid;grid-template-columns:{columns};gap:8px;align-items:end;max-width:{most_wide}px'
+    return f'{_WIDE}<div class="cc-panels" style="{style}">{"".join(figure(*item) for item in panels.items())}</div>'
 
 class Wide(np.ndarray):
     "A picture as wide as two, such as a chart with its labels: `picture.view(Wide)`"
@@ -152,18 +155,22 @@ class Explorer:
         folder: str|Path = '.',  # for saved files
     ):
         w = widgets()
-        self.draw, self.controls, self.script, self.name, self.columns, self.folder = draw, controls, script, name, columns, Path(folder)
+        self.draw, self.controls, self.script = draw, controls, script
+        self.name, self.columns, self.folder = name, columns, Path(folder)
         self.panels, self._held, self._drawn = {}, False, None
         self.picture, self.message, self.note, self.code = (w.HTML(layout=w.Layout(width='100%')) for _ in range(4))
-        self.picture.add_class('cc-picture'); self.message.add_class('cc-messages')
-        save = w.Button(description='save picture', icon='download'); save.on_click(lambda _: self.save())
+        self.picture.add_class('cc-picture')
+        self.message.add_class('cc-messages')
+        save = w.Button(description='save picture', icon='download')
+        save.on_click(lambda _: self.save())
         code = w.Accordion([self.code], titles=('the same in Python',), layout=w.Layout(width='100%'))
-        row = w.GridBox(list(controls.values()), layout=w.Layout(width='100%',
-            grid_template_columns='repeat(auto-fill, minmax(max(130px, 18%), 1fr))',
-            grid_gap='4px 16px', align_items='flex-end'))
+        columns = 'repeat(auto-fill, minmax(max(130px, 18%), 1fr))'
+        layout = w.Layout(width='100%', grid_template_columns=columns, grid_gap='4px 16px', align_items='flex-end')
+        row = w.GridBox(list(controls.values()), layout=layout)
         self.box = w.VBox([w.HTML(_STYLE), row, self.message, self.picture, w.HBox([save, self.note]), code],
             layout=w.Layout(width='100%'))
-        self.box.add_class('cc-explorer'); row.add_class('cc-controls')
+        self.box.add_class('cc-explorer')
+        row.add_class('cc-controls')
         for control in controls.values(): control.observe(self.redraw, 'value')
         self.redraw()
 
@@ -183,7 +190,9 @@ class Explorer:
 @contextmanager
 def hold(self: Explorer):
     "A context in which controls change without drawing; it ends in one drawing"
-    if self._held: yield; return
+    if self._held:
+        yield
+        return
     self._held = True
     try: yield
     finally: self._held = False
@@ -267,16 +276,16 @@ def open_runs(
     progress: bool = True,  # show the bars of that training
 ) -> dict:  # {title: `Run`}, all of the same classes
     "Runs with trained CAMs, the plain one first; raises `CheckpointError`, `InputError`"
-    runs = [run for place in places or [runs_root()/'demo']
-        for run in (Run(folder, progress=False) for folder in runs_in(place))]
+    folders = [folder for place in places or [runs_root()/'demo'] for folder in runs_in(place)]
+    runs = [Run(folder, progress=False) for folder in folders]
     ready = [r for r in runs if _trained(r)]
     if not (places or ready): ready = [small_run(m, progress) for m in METHOD_ORDER]
     if not ready:
-        raise CheckpointError(f"{', '.join(map(str, places))}: "
-            + ('nothing trained here yet; go on with `consistency-cam run`' if runs
-                else 'no run here; make one with `consistency-cam run` or `make demo`'))
-    ready.sort(key=lambda r: (METHOD_ORDER.index(r.recipe.classify.method) if r.recipe.classify.method in METHOD_ORDER
-        else len(METHOD_ORDER), r.recipe.seed))
+        why = 'no run here; make one with `consistency-cam run` or `make demo`'
+        if runs: why = 'nothing trained here yet; go on with `consistency-cam run`'
+        raise CheckpointError(f"{', '.join(map(str, places))}: {why}")
+    order = [*METHOD_ORDER, *{r.recipe.classify.method for r in ready} - {*METHOD_ORDER}]
+    ready.sort(key=lambda r: (min(order.index(r.recipe.classify.method), len(METHOD_ORDER)), r.recipe.seed))
     named = _named(ready)
     for r in ready:
         if r.classes != ready[0].classes:

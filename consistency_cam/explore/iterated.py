@@ -112,7 +112,7 @@ def class_rows(
     names: list,  # of the C classes
     above: int = 20,  # pixels over the first row
 ) -> tuple:
-    "An empty drawing with a row a class and their names at the left, and the function that writes on it"
+    "An empty drawing with one row per class and their names at the left, and the function that writes on it"
     picture = Image.new('RGB', (DRAWING_WIDTH, above + ROW * len(names) + 4), 'white')
     draw = ImageDraw.Draw(picture)
     def write(x, y, text, anchor='lm', fill='black'): draw.text((x, y), text, fill, ImageFont.load_default(14), anchor)
@@ -124,7 +124,7 @@ def probability_bars(
     rho: float,  # threshold of its labels
     names: list,  # of the C classes
 ) -> np.ndarray:  # uint8 (H,400,3)
-    "A bar a class, orange where it becomes a label, with a line at rho"
+    "One bar per class, orange where it becomes a label, with a line at rho"
     picture, draw, write = class_rows(names)
     at = lambda p: LEFT + p * (DRAWING_WIDTH - LEFT - 45)
     for row, p in enumerate(probs.tolist()):
@@ -171,20 +171,27 @@ def curve_picture(
 ) -> tuple:
     "The curves, uint8 (H,400,3), and the column of pixels of each generation"
     single = learn_generations(lesson, k_student=0)
-    rows = {'labels a picture': lambda h: h.labels.sum(2).mean(1),
+    rows = {'labels per picture': lambda h: h.labels.sum(2).mean(1),
         'empty sets, %': lambda h: 100 * (~h.labels.any(2)).mean(1), 'unnamed found, %': lambda h: 100 * h.recall}
     fig = Plot((DRAWING_WIDTH / 72, 4.6), 'constrained')
     axes = fig.subplots(3, sharex=True)
     for ax, (title, of) in zip(axes, rows.items()):
         ax.plot(history.steps, of(history), 'o-', ms=3, color=OKABE_ITO[0])
         ax.set_title(title, fontsize=12, loc='left')
-        ax.set_ylim(0); ax.tick_params(labelsize=11); ax.grid(alpha=.3); ax.spines[['top', 'right']].set_visible(False)
-    axes[0].axhline(lesson.train.full.sum(1).mean(), color='black', ls=':'); axes[1].set_ylim(-3, 103)
+        ax.set_ylim(0)
+        ax.tick_params(labelsize=11)
+        ax.grid(alpha=.3)
+        ax.spines[['top', 'right']].set_visible(False)
+    axes[0].axhline(lesson.train.full.sum(1).mean(), color='black', ls=':')
+    axes[1].set_ylim(-3, 103)
     axes[2].plot(single.steps, 100 * single.recall, '--', color=OKABE_ITO[1], label='single labels')
-    axes[2].set_ylim(0, 100); axes[2].legend(fontsize=11, frameon=False); axes[2].set_xlabel('step', fontsize=12)
-    canvas = FigureCanvasAgg(fig); canvas.draw()
-    return np.array(canvas.buffer_rgba())[..., :3], [round(axes[0].transData.transform((step, 0))[0])
-        for step in history.steps]
+    axes[2].set_ylim(0, 100)
+    axes[2].legend(fontsize=11, frameon=False)
+    axes[2].set_xlabel('step', fontsize=12)
+    canvas = FigureCanvasAgg(fig)
+    canvas.draw()
+    columns = [round(axes[0].transData.transform((step, 0))[0]) for step in history.steps]
+    return np.array(canvas.buffer_rgba())[..., :3], columns
 
 def marked_curves(
     lesson: Lesson,
@@ -210,17 +217,15 @@ def iterated_panels(
         raise InputError(f'generation {generation}: this training has 1 to {len(history.steps)}')
     if not 0 <= picture < len(samples):
         raise InputError(f'picture {picture}: the training pictures are 0 to {len(samples) - 1}')
-    names, listed = named_rows(samples, picture), lambda row: ', '.join(n
-        for n, there in zip(samples.classes, row) if there) or 'nothing'
-    said = history.labels[g, picture]
-    return {f'given: {listed(samples.labels[picture])}; also there: {listed(samples.unnamed[picture])}': samples.image(
-        picture),
-        f'teacher {generation}, after {history.steps[g]} steps, says: {listed(said)}': probability_bars(history.probs[g,
-            picture], history.rho, names),
-        'probabilities over the generations, white where they became labels': label_table(history.probs[:, picture],
-            history.rho, names, g),
-        f'all pictures: {history.labels[g].sum(1).mean():.2f} labels each, '
-        f'{100 * (~history.labels[g].any(1)).mean():.0f}\xa0% empty, {100 * history.recall[g]:.0f}\xa0% of the unnamed found': marked_curves(lesson, history, g)}
+    names, labels, probs = named_rows(samples, picture), history.labels[g], history.probs[:, picture]
+    def listed(row): return ', '.join(n for n, there in zip(samples.classes, row) if there) or 'nothing'
+    given = f'given: {listed(samples.labels[picture])}; also there: {listed(samples.unnamed[picture])}'
+    teacher = f'teacher {generation}, after {history.steps[g]} steps, says: {listed(labels[picture])}'
+    empty, found = 100 * (~labels.any(1)).mean(), 100 * history.recall[g]
+    every = f'{labels.sum(1).mean():.2f} labels each, {empty:.0f}\xa0% empty, {found:.0f}\xa0% of the unnamed found'
+    return {given: samples.image(picture), teacher: probability_bars(probs[g], history.rho, names),
+        'probabilities over the generations, white where they became labels': label_table(probs, history.rho, names, g),
+        f'all pictures: {every}': marked_curves(lesson, history, g)}
 
 def iterated_script(
     rho: float,

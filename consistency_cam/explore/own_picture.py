@@ -128,10 +128,12 @@ class ClassAnswer:
     mask_id: int  # of the class in masks
 
     @cached_property
-    # as much as a page has room for
-    def shown(self): return rescale(self.image, 400) if max(self.image.shape[1:]) > 400 else self.image
-    # (H,W)
+    def shown(self):
+        "The picture, or a copy as large as a page has room for"
+        return rescale(self.image, 400) if max(self.image.shape[1:]) > 400 else self.image
+
     def mask(self, threshold, size):
+        "The class where the CAM exceeds the threshold (H,W)"
         return self.mask_id * (interpolate(self.cam[None, None], tuple(size), mode='bilinear')[0, 0] > threshold)
 
 def ask_class(
@@ -141,8 +143,8 @@ def ask_class(
 ) -> ClassAnswer:
     "Probability and CAM of one class; raises `InputError`"
     cam = known.cam(image, name)
-    return ClassAnswer(image, name, known.probabilities(image)[name], cam,
-        1 if known.one_class else known.classes.index(name) + 1)
+    mask_id = 1 if known.one_class else known.classes.index(name) + 1
+    return ClassAnswer(image, name, known.probabilities(image)[name], cam, mask_id)
 
 # %% ../../nbs/explore/08_own_picture.ipynb #6ce8289f
 def cut_out(
@@ -150,7 +152,8 @@ def cut_out(
     there: torch.Tensor,  # (H,W) bool
 ) -> np.ndarray:
     "The picture where the mask is, pale and grey elsewhere"
-    picture = rgb(image); pale = (200 + .2 * picture.mean(-1, keepdims=True)).astype(np.uint8)
+    picture = rgb(image)
+    pale = (200 + .2 * picture.mean(-1, keepdims=True)).astype(np.uint8)
     return np.where(there.numpy()[..., None], picture, pale)
 
 def cam_over(
@@ -168,7 +171,8 @@ def picture_panels(
     strength: float = .5,  # share of the heat
 ) -> dict:
     "Panels: picture, CAM with the outline of the mask, what is inside it"
-    image = seen.shown; mask = seen.mask(threshold, image.shape[1:])
+    image = seen.shown
+    mask = seen.mask(threshold, image.shape[1:])
     return {'picture, {1}x{2} pixels'.format(*seen.image.shape): rgb(image),
         f'CAM: {seen.name}, probability {100 * seen.probability:.1f} %': cam_over(seen, image, threshold, strength),
         f'mask: {100 * (mask > 0).float().mean():.0f} % of the picture above {threshold:.2f}': cut_out(image, mask > 0)}
@@ -195,19 +199,21 @@ def _classifiers(places):
     "{title: (function that opens the classifier, the same in Python)}: ImageNet's where its weights are installed, and the runs'"
     demo = runs_root()/'demo'
     if not places and any(demo.glob('*/classify/weights.safetensors')): places = demo,
+    runs = open_runs(*places) if places else {}
     known = {title: (partial(run_classifier, run), f'run_classifier(Run({str(run.folder)!r}))')
-        for title, run in (open_runs(*places) if places else {}).items()}
-    return known if known and packaged_weights('tf_efficientnet_lite0') is None else {IMAGENET: (imagenet_classifier,
-        'imagenet_classifier()')} | known
+        for title, run in runs.items()}
+    if known and packaged_weights('tf_efficientnet_lite0') is None: return known
+    return {IMAGENET: (imagenet_classifier, 'imagenet_classifier()')} | known
 
 def class_options(
     known: Classifier,
     image: torch.Tensor,  # (3,H,W) uint8
 ) -> list:  # of (text, class name)
     "The classes to choose from: the five most probable first"
-    p = known.probabilities(image); first = list(p)[:5]
-    return [(f'{name} ({100 * p[name]:.1f} %)', name) for name in first] + [(name, name)
-        for name in sorted(known.classes, key=str.casefold) if name not in first]
+    p = known.probabilities(image)
+    first = list(p)[:5]
+    others = [name for name in sorted(known.classes, key=str.casefold) if name not in first]
+    return [(f'{name} ({100 * p[name]:.1f} %)', name) for name in first] + [(name, name) for name in others]
 
 # %% ../../nbs/explore/08_own_picture.ipynb #ea59689f
 _FILE, _UPLOAD = 'the file named here', 'the uploaded file'
@@ -226,7 +232,8 @@ def _source(picture, file, upload):
 # %% ../../nbs/explore/08_own_picture.ipynb #355bb3fd
 def _picture_controls():
     "What names a picture"
-    w = widgets(); layout = lambda: w.Layout(width='auto')
+    w = widgets()
+    def layout(): return w.Layout(width='auto')
     return dict(picture=dropdown('picture', [*examples(), _FILE, _UPLOAD]),
         file=w.Text(description='file', placeholder='path of a picture, then Enter',
             continuous_update=False, layout=layout()),
@@ -239,7 +246,8 @@ def _with_saving(explorer, keep):
         try: saved = ' and '.join(str(path.resolve()) for path in keep())
         except Exception as error: return explorer.say(error)
         explorer.note.value = f'<span class="cc-note">saved as {html.escape(saved)}</span>'
-    button.on_click(press); explorer.keep = button
+    button.on_click(press)
+    explorer.keep = button
     explorer.box.children = (*explorer.box.children[:-1], button, explorer.box.children[-1])
     return explorer
 
@@ -259,10 +267,11 @@ def explore_own_picture(
         value = {k: c.value for k, c in controls.items()}
         for control, picture in (('file', _FILE), ('upload', _UPLOAD)):
             if change['owner'] is controls[control] and value['picture'] != picture:
-                controls['picture'].value = picture; return
+                controls['picture'].value = picture
+                return
         try:
-            controls['name'].options = class_options(opened(value['classifier']),
-                image_of(_source(value['picture'], value['file'], value['upload'])[0]))
+            image = image_of(_source(value['picture'], value['file'], value['upload'])[0])
+            controls['name'].options = class_options(opened(value['classifier']), image)
         except InputError: pass  # drawing says the same
     for name in ('picture', 'file', 'upload', 'classifier'): controls[name].observe(follow, 'value')
     follow(dict(owner=controls['picture']))
@@ -273,13 +282,15 @@ def explore_own_picture(
             threshold=threshold, strength=strength)
     explorer = Explorer(draw, controls, script, **dict(name='own-picture', columns=3) | settings)
     def keep():
-        v = explorer.values; source = _source(v['picture'], v['file'], v['upload'])[0]
+        v = explorer.values
+        source = _source(v['picture'], v['file'], v['upload'])[0]
         return save_answer(seen(v['classifier'], source, v['name']), v['threshold'], v['strength'],
             explorer.folder, str(source))
     return _with_saving(explorer, keep)
 
 _SCRIPT = '''from consistency_cam.explore.explorer import sheet
-from consistency_cam.explore.own_picture import examples, imagenet_classifier, ask_class, load_picture, picture_panels, run_classifier
+from consistency_cam.explore.own_picture import (ask_class, examples, imagenet_classifier, load_picture, picture_panels,
+    run_classifier)
 from consistency_cam.experiments.pipeline import Run
 seen = ask_class({known}, load_picture({source}), {name!r})
 panels = picture_panels(seen, threshold={threshold}, strength={strength})'''

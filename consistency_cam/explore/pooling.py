@@ -72,16 +72,19 @@ def probability_curve(
 ) -> Plot:
     "The probabilities against one number, the map as it is marked"
     xs, found = probabilities_against(name, setting)
-    fig = Plot((5, 3.4)); ax = fig.add_axes((.1, .15, .88, .63))
+    fig, now = Plot((5, 3.4)), pooling_results(edited_map(**setting))
+    ax = fig.add_axes((.1, .15, .88, .63))
     for (k, p), colour, dash in zip(found.items(), OKABE_ITO, DASHES):
         ax.plot(xs, p, dash, color=colour, lw=2.4, label=TITLES[k])
-        ax.plot(setting[name], pooling_results(edited_map(**setting))[k][0], 'o', color=colour, mec='white', ms=9, zorder=3)
+        ax.plot(setting[name], now[k][0], 'o', color=colour, mec='white', ms=9, zorder=3)
     if name == 'bias':
         start = noisy_or_bias(num_classes, setting['side'] ** 2)
         ax.axvline(start, color='grey', ls=':')
         ax.text(start, 1.01, ' −log(C·h·w)', fontsize=11, transform=ax.get_xaxis_transform())
     ax.set_xlabel(AGAINST[name][0], fontsize=11)
-    ax.set(ylim=(-.03, 1.03)); ax.grid(alpha=.3); ax.spines[['top', 'right']].set_visible(False)
+    ax.set(ylim=(-.03, 1.03))
+    ax.grid(alpha=.3)
+    ax.spines[['top', 'right']].set_visible(False)
     fig.legend(ncols=2, loc='upper center', fontsize=11, frameon=False, handlelength=2.6)
     return fig
 
@@ -99,18 +102,19 @@ def pooling_panels(
     "Panels: the map, for every pooling its probability and gradient, and a curve; raises `InputError`"
     setting = dict(side=side, cells=cells, height=height, floor=floor, peak=peak, bias=bias)
     logits = edited_map(**setting)
-    panels = {f'map of logits: {cells} of {side * side} cells at {height + bias:g}, the others at '
-        f'{floor + bias:g}': heat((logits + 6) / 12, 'PuOr_r')}
+    title = f'{cells} of {side * side} cells at {height + bias:g}, the others at {floor + bias:g}'
+    panels = {f'map of logits: {title}': heat((logits + 6) / 12, 'PuOr_r')}
     for name, (p, gradient) in pooling_results(logits).items():
-        panels[f'{TITLES[name]}: probability {_percent(p)}; gradient up to {gradient.max():.2g}, sum '
-            f'{gradient.sum():.2g}'] = heat(gradient / gradient.max())
-    return panels | {
-        f'probability of the class; −log(C·h·w) is {-log(num_classes * side * side):.1f} for C = '
-        f'{num_classes}': _pixels(probability_curve(curve, setting, num_classes))}
+        strength = f'gradient up to {gradient.max():.2g}, sum {gradient.sum():.2g}'
+        panels[f'{TITLES[name]}: probability {_percent(p)}; {strength}'] = heat(gradient / gradient.max())
+    start = f'−log(C·h·w) is {-log(num_classes * side * side):.1f} for C = {num_classes}'
+    curves = _pixels(probability_curve(curve, setting, num_classes))
+    return panels | {f'probability of the class; {start}': curves}
 
 def _pixels(fig):
     "The figure drawn once: it leaves room for all that is in it"
-    canvas = FigureCanvasAgg(fig); canvas.draw()
+    canvas = FigureCanvasAgg(fig)
+    canvas.draw()
     return np.array(canvas.buffer_rgba())[..., :3].view(Wide)
 
 def _percent(p): return f'{100 * p:.1f} %' if .001 < p < .999 else f'{100 * p:.3g} %'

@@ -39,9 +39,10 @@ class Chart:
             legend.remove()
             fig.legend(handles=legend.legend_handles, loc='outside lower center', frameon=False, fontsize=9)
         fig.set_dpi(dpi)
-        canvas = FigureCanvasAgg(fig); canvas.draw()
-        self.blank, self.font = Image.fromarray(np.asarray(canvas.buffer_rgba())[...,
-            :3].copy()), ImageFont.load_default(.115 * dpi)
+        canvas = FigureCanvasAgg(fig)
+        canvas.draw()
+        self.blank = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+        self.font = ImageFont.load_default(.115 * dpi)
 
     def at(self, x: float, y: float) -> tuple:  # column, row
         "The pixel of a point"
@@ -73,7 +74,7 @@ def curve_chart(
     runs: tuple,  # of (title, run)
     split: str,
 ) -> tuple:  # the chart; mIoUs in percent, (M,80)
-    "mIoU against the threshold, a line a run"
+    "mIoU against the threshold, one line per run"
     mious = np.array([figures_of(run, split)['curve'] for _, run in runs])
     return Chart(curve({title: (THRESHOLDS, row / 100) for (title, _), row in zip(runs, mious)},
         size=(4, 2.4 + .2 * len(runs)))), mious
@@ -93,8 +94,8 @@ def curve_panels(
         brush.line([chart.at(t / 100, y) for y in chart.ax.get_ylim()], 'black', 3)
         for k, v in enumerate(mious[:, t]):
             brush.circle(chart.at(t / 100, v), 9, OKABE_ITO[k % len(OKABE_ITO)], 'white', 2)
-        panels[f'{s}, mIoU at threshold {t / 100:.2f}: ' + ', '.join(f'{title} {v:.1f} %'
-            for title, v in zip(runs, mious[:, t]))] = np.array(picture).view(Wide)
+        values = ', '.join(f'{title} {v:.1f} %' for title, v in zip(runs, mious[:, t]))
+        panels[f'{s}, mIoU at threshold {t / 100:.2f}: {values}'] = np.array(picture).view(Wide)
     return panels
 
 # %% ../../nbs/explore/07_results.ipynb #b6c6d03b
@@ -134,12 +135,12 @@ def bar_chart(
 
 def bar_panel(
     rows: list,  # names
-    values: dict,  # {name: a value a row}; nan leaves a row empty
+    values: dict,  # {name: one value per row}; nan leaves a row empty
     limits: tuple = (0, 115),  # of the axis
     label: str = 'IoU (%)',
     colours: list = OKABE_ITO,  # of the series; (below 0, above 0) for a single one with limits below 0
 ) -> np.ndarray:  # uint8 (H,W,3)
-    "Horizontal bars with their values, a group a row"
+    "Horizontal bars with their values, one group per row"
     signed = limits[0] < 0
     series = zip(values, colours) if not signed else zip(('lower', 'higher'), colours)
     chart = bar_chart(tuple(rows), tuple(series), limits, label)
@@ -213,8 +214,9 @@ def confusion_panels(
     t, panels = threshold_index(threshold), {}
     for title in dict.fromkeys((one, two)):
         counts = confusions(runs[title], split)[t, :, :-1].double()
-        panels[f'{title}, {split}, threshold {t / 100:.2f}: where the pixels of each true class went, percent (dark 0, '
-            'bright 100)'] = matrix_panel((counts / counts.sum(1, keepdim=True)).numpy(), ['background', *runs[title].classes])
+        shares = (counts / counts.sum(1, keepdim=True)).numpy()
+        what = f'{title}, {split}, threshold {t / 100:.2f}: where the pixels of each true class went'
+        panels[f'{what}, percent (dark 0, bright 100)'] = matrix_panel(shares, ['background', *runs[title].classes])
     return panels
 
 # %% ../../nbs/explore/07_results.ipynb #3867b1bc
@@ -237,15 +239,15 @@ def size_panels(
     threshold: float,
     *_,
 ) -> dict:  # {title: uint8 (H,W,3)}
-    "IoU by the size of objects, a bar a run; raises `InputError`"
+    "IoU by the size of objects, one bar per run; raises `InputError`"
     found = {title: size_ious(run, split, threshold) for title, run in runs.items()}
     first = next(iter(runs.values()))
     rows = [f'{size}: {100 * low:g} to {100 * high:g} %\n({found[next(iter(runs))][size][1]} objects)'
         for size, (low, high) in OBJECT_SIZES.items()]
     seen = f'{len(picture_scores(first, split).ids)} of {len(first.samples(split))} pictures'
-    return {f'IoU by object size, {split}, threshold {threshold_index(threshold) / 100:.2f}, {seen}; an object is what a picture '
-        'holds of one class, its size its share of the area':
-        bar_panel(rows, {title: [v for v, _ in sizes.values()] for title, sizes in found.items()})}
+    title = f'IoU by object size, {split}, threshold {threshold_index(threshold) / 100:.2f}, {seen}'
+    bars = bar_panel(rows, {title: [v for v, _ in sizes.values()] for title, sizes in found.items()})
+    return {f'{title}; an object is what a picture holds of one class, its size its share of the area': bars}
 
 # %% ../../nbs/explore/07_results.ipynb #e96dce42
 def result_panel(
@@ -274,12 +276,12 @@ def extreme_panels(
     ranks = [n for n in mious.argsort(kind='stable') if not np.isnan(mious[n])]
     named = {f'{what} {k}': n for what, ends in dict(worst=ranks[:each], best=ranks[::-1][:each]).items()
         for k, n in enumerate(ends, 1)}
-    return {f'{name} of {one}: {scores.ids[n]}, mIoU {100 * mious[n]:.1f} %': result_panel(run, split, scores.ids[n],
-        threshold) for name, n in named.items()}
+    def title(name, n): return f'{name} of {one}: {scores.ids[n]}, mIoU {100 * mious[n]:.1f} %'
+    return {title(*item): result_panel(run, split, scores.ids[item[1]], threshold) for item in named.items()}
 
 # %% ../../nbs/explore/07_results.ipynb #8d18681f
-RESULT_VIEWS = {'mIoU against the threshold': curve_panels, 'IoU by class': class_panels, 'confusion matrix': confusion_panels,
-    'IoU by object size': size_panels, 'worst and best pictures': extreme_panels}
+RESULT_VIEWS = {'mIoU against the threshold': curve_panels, 'IoU by class': class_panels,
+    'confusion matrix': confusion_panels, 'IoU by object size': size_panels, 'worst and best pictures': extreme_panels}
 
 def result_panels(
     runs: dict,  # {title: run}, as from `open_runs`
@@ -299,8 +301,8 @@ def result_controls(
     first, titles = next(iter(runs.values())), list(runs)
     if not (splits := first.measured_splits('cams')):
         raise InputError(f'{first.folder}: no masks in {" or ".join(first.splits)}, so there are no results to look at; the CAM explorer works without')
-    return dict(view=dropdown('view', list(RESULT_VIEWS)), split=dropdown('split', splits, splits[-1]), one=dropdown('run', titles),
-        two=dropdown('compared with', titles, titles[-1]), threshold=slider('threshold', first.threshold(), 0., .79))
+    return dict(view=dropdown('view', list(RESULT_VIEWS)), split=dropdown('split', splits, splits[-1]),
+        one=dropdown('run', titles), two=dropdown('compared with', titles, titles[-1]), threshold=slider('threshold', first.threshold(), 0., .79))
 
 # %% ../../nbs/explore/07_results.ipynb #8bb38afa
 def result_lines(
@@ -315,6 +317,7 @@ def explore_results(
     *places: str|Path,  # folders of runs, or of folders of runs; none: the demo's, else small ones, trained first
 ) -> Explorer:
     "The results of runs, seen five ways, with a threshold that moves"
-    runs = open_runs(*places); controls = result_controls(runs)
+    runs = open_runs(*places)
+    controls = result_controls(runs)
     return Explorer(lambda **values: result_panels(runs, **values), controls,
         lambda **values: result_lines(places, values), name='results')

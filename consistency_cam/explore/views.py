@@ -92,7 +92,9 @@ def draw_boxes(
     boxes: list,  # of (top, left, height, width) in pixels
 ) -> np.ndarray:
     "The picture with the boxes' outlines drawn in white, rimmed with black"
-    out = rgb(image).copy(); H, W = out.shape[:2]; width = max(1, max(H, W) // 160)
+    out = rgb(image).copy()
+    H, W = out.shape[:2]
+    width = max(1, max(H, W) // 160)
     for margin, colour in ((2 * width, 0), (width, 255)):
         for top, left, h, w in boxes:
             rows, cols = slice(max(0, top - margin), top + h + margin), slice(max(0, left - margin), left + w + margin)
@@ -105,7 +107,8 @@ def spread_tiles(
     n: int,  # tiles per side
 ) -> np.ndarray:
     "The picture's tiles laid out with white gaps between them"
-    tiles = tile(torch.from_numpy(rgb(image)).permute(2, 0, 1)[None], n); gap = max(2, n * tiles.shape[-1] // 64)
+    tiles = tile(torch.from_numpy(rgb(image)).permute(2, 0, 1)[None], n)
+    gap = max(2, n * tiles.shape[-1] // 64)
     return merge(pad(tiles, (0, gap, 0, gap), value=255), n)[0, :, :-gap, :-gap].permute(1, 2, 0).numpy()
 
 def _boxes(t, size):
@@ -138,15 +141,16 @@ def view_panels(
         panels |= {f't(I), {view.shape[1]}x{view.shape[2]} pixels': rgb(view),
             f'CAM(t(I)): {name} {p_t}': over(view, A_re), f't(A): {name}': over(view, tA)}
     difference, loss = (A_re - tA)[0, c].abs(), consistency_loss(A_re, tA, sample.labels[None])
-    title = ('|A − A_re|' if isinstance(seen.t, Tiling)
-        else '|CAM(t(I)) − t(A)|') + f': mean {difference.mean():.3f} for {name}, of logits {low:.1f} to {high:.1f}; loss (Eq. 2) {loss:.4f}'
-    return panels | {title: heat(difference / (high - low).clamp_min(1e-6))}
+    what = '|A − A_re|' if isinstance(seen.t, Tiling) else '|CAM(t(I)) − t(A)|'
+    mean = f'mean {difference.mean():.3f} for {name}, of logits {low:.1f} to {high:.1f}'
+    return panels | {f'{what}: {mean}; loss (Eq. 2) {loss:.4f}': heat(difference / (high - low).clamp_min(1e-6))}
 
 def _picture_title(seen, sample):
     size, was = (f'{h}x{w}' for h, w in (seen.image.shape[1:], seen.size))
-    return f'{sample.id}, {size} pixels' + ('' if size == was
-        else f': resized from {was}, which does not divide into '
-        + (f'{seen.t.n}x{seen.t.n} tiles of whole cells' if isinstance(seen.t, Tiling) else 'whole cells'))
+    title = f'{sample.id}, {size} pixels'
+    if size == was: return title
+    parts = f'{seen.t.n}x{seen.t.n} tiles of whole cells' if isinstance(seen.t, Tiling) else 'whole cells'
+    return f'{title}: resized from {was}, which does not divide into {parts}'
 
 def _names(sample, classes): return [c for c, there in zip(classes, sample.labels) if there]
 
@@ -166,15 +170,17 @@ def explore_views(
 ) -> Explorer:
     "Tiles and other views of a picture through a run's network"
     runs = open_runs(*places)
-    first = next(iter(runs.values())); split = split or first.recipe.data.val or first.recipe.data.train
+    first = next(iter(runs.values()))
+    split = split or first.recipe.data.val or first.recipe.data.train
     samples, classes = first.samples(split), first.classes
     net, sample = lru_cache(2)(lambda title: runs[title].net()), lru_cache(8)(samples.__getitem__)
     compared = lru_cache(64)(lambda title, i, *how: compare_views(net(title), sample(i).image, *how))
     here = lambda: _names(sample(controls['picture'].value), classes)
     controls = dict(network=dropdown('network', list(runs)), picture=slider('picture', 0, 0, len(samples) - 1, 1),
         name=dropdown('class', _names(sample(0), classes) or ['none']),
-        view=dropdown('view', [(title, view) for view, title in VIEWS.items()]), n=slider('tiles per side (n)', 4, 1, 16,
-            1), seed=slider('seed of crop and resize', 0, 0, 20, 1), strength=slider('overlay strength', .6, 0., 1.))
+        view=dropdown('view', [(title, view) for view, title in VIEWS.items()]),
+        n=slider('tiles per side (n)', 4, 1, 16, 1), seed=slider('seed of crop and resize', 0, 0, 20, 1),
+        strength=slider('overlay strength', .6, 0., 1.))
     def follow(_):
         kept, names = controls['name'].value, here() or ['none']
         controls['name'].options = names

@@ -210,8 +210,8 @@ def walked_mask(
     setting = PseudoSetting(stride=relation_of(run, id, edges_from)[1], background=background,
         rule=run.recipe.cams.rule, crf=crf and scaled(crf, image.shape[1:], max(size)))
     scores = class_scores(walked_maps(run, id, edges_from, radius, beta, steps), size, None, setting)
-    return score_mask(image, {c: F.interpolate(m[None, None], image.shape[1:], mode='bilinear', align_corners=False)[0,
-        0] for c, m in scores.items()}, setting)
+    def enlarged(m): return F.interpolate(m[None, None], image.shape[1:], mode='bilinear', align_corners=False)[0, 0]
+    return score_mask(image, {c: enlarged(m) for c, m in scores.items()}, setting)
 
 # %% ../../nbs/explore/06_walk.ipynb #18733cba
 def mask_title(
@@ -241,24 +241,24 @@ def walk_panels(
     side: int = 256,  # longer side of the pictures, pixels, where the run's are larger
 ) -> dict:
     "A cell's affinities, a class's map before, during and after the walk, and the masks; raises `InputError`, `CRFError`"
-    (image, true), cams, relation, classes = reduced_picture(run, id, side), picture_mask_cams(run,
-        id)[2], relation_of(run, id, edges_from)[0], run.classes
+    (image, true), (_, _, cams) = reduced_picture(run, id, side), picture_mask_cams(run, id)
+    relation, classes = relation_of(run, id, edges_from)[0], run.classes
     if name not in classes or classes.index(name) + 1 not in cams:
         raise InputError(f"no '{name}' in picture '{id}'; there is {', '.join(classes[c - 1] for c in cams)}")
     _, affinity = walk_start(run, id, edges_from, radius)
     row, column = (min(n - 1, at * n // 100) for at, n in zip((y, x), affinity.shape[1:]))
     own = cell_affinities(affinity, radius, row, column)
     picture, near = affinity_pictures(rgb(image), own, row, column, radius)
-    panels = {f'{id}: affinities at the cross': picture, f'from near: {np.nanmean(own):.2f} on average': near,
-        f'edges from {edges_from}' if relation.ndim == 2 else 'one less the mean affinity': heat(relation
-            if relation.ndim == 2 else 1 - relation.mean(0))}
+    panels = {f'{id}: affinities at the cross': picture, f'from near: {np.nanmean(own):.2f} on average': near}
+    if relation.ndim == 2: panels[f'edges from {edges_from}'] = heat(relation)
+    else: panels['one less the mean affinity'] = heat(1 - relation.mean(0))
     walk = edges_from, radius, beta
     times = {'before the walk': 0, f'halfway, after {_steps(steps // 2)}': steps // 2, f'after {_steps(steps)}': steps}
     maps = {f'{name} {time}': walked_maps(run, id, *walk, t) for time, t in times.items()}
     panels |= {title: overlay(image, m[classes.index(name) + 1]) for title, m in maps.items()}
-    mask = lambda steps, crf=None: walked_mask(run, id, *walk, steps, background, crf, side)
-    masks = {'mask before the walk': mask(0),
-        f'mask after {_steps(steps)}': mask(steps)} | ({'mask after the CRF': mask(steps, crf)} if crf else {})
+    def mask(steps, crf=None): return walked_mask(run, id, *walk, steps, background, crf, side)
+    masks = {'mask before the walk': mask(0), f'mask after {_steps(steps)}': mask(steps)}
+    if crf: masks['mask after the CRF'] = mask(steps, crf)
     panels |= {mask_title(title, m, true, classes): mask_overlay(image, m, classes) for title, m in masks.items()}
     return panels if true is None else panels | {'true mask': mask_overlay(image, true, classes)}
 
@@ -283,8 +283,9 @@ def walk_controls(
         edges_from=dropdown('edges from', list(EDGES), EDGES[0 if trained else 1]),
         crf=dropdown('CRF', list(CRFS), 'for pseudo-labels' if find_spec('pydensecrf') else 'off'),
         x=slider('cross, % from the left', 50, 0, 100, 1), y=slider('cross, % from the top', 50, 0, 100, 1),
-        radius=slider('reach of a step, cells', r.walk.radius, 2, 10, 1), beta=slider('beta, power of the affinities',
-            float(r.walk.beta), 1., 20., .5), steps=slider('steps of the walk', r.walk.steps, 0, 256, 1),
+        radius=slider('reach of a step, cells', r.walk.radius, 2, 10, 1),
+        beta=slider('beta, power of the affinities', float(r.walk.beta), 1., 20., .5),
+        steps=slider('steps of the walk', r.walk.steps, 0, 256, 1),
         background=slider('score of the background', float(r.pseudo.background[0]), 0., 1.),
         smooth_xy=slider("CRF's smoothness: reach, pixels", 3., .25, 10., .25),
         bilateral_xy=slider("CRF's colours: reach, pixels", 50., 1., 100., .5),

@@ -26,11 +26,11 @@ def methods_in(
     try: tree = ast.parse(Path(path).read_bytes())
     except OSError as e: raise InputError(f'{path}: {e.strerror}; name a Python file that registers a method') from None
     except (SyntaxError, ValueError) as e: raise InputError(f'{path}: not Python ({e})') from None
-    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, 'id',
-        getattr(n.func, 'attr', '')) == 'Method']
-    said = [dict(zip(('name', 'title'), c.args)) | {k.arg: k.value for k in c.keywords} for c in calls]
-    return {n.value: getattr(s.get('title'), 'value', n.value)
-        for s in said if isinstance(n := s.get('name'), ast.Constant)}
+    def called(n): return getattr(n.func, 'id', getattr(n.func, 'attr', ''))
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and called(n) == 'Method']
+    given = [dict(zip(('name', 'title'), c.args)) | {k.arg: k.value for k in c.keywords} for c in calls]
+    pairs = [(g['name'].value, g.get('title')) for g in given if isinstance(g.get('name'), ast.Constant)]
+    return {name: getattr(title, 'value', name) for name, title in pairs}
 
 # %% ../../nbs/methods/00_registry.ipynb #5a0c1e0d
 FILES = 'CONSISTENCY_CAM_METHODS'  # the environment's name for files of methods
@@ -107,7 +107,8 @@ def find_method(
     before = dict(METHODS)
     try: _load(place)
     except Exception as e:
-        METHODS.clear(); METHODS.update(before)
+        METHODS.clear()
+        METHODS.update(before)
         raise InputError(f'{_place_text(place)}: cannot be imported ({type(e).__name__}: {e})') from e
     if name not in METHODS: raise InputError(f"{_place_text(place)}: registers no method '{name}'")
     return METHODS[name]
@@ -127,8 +128,11 @@ def missing_method(
     about: dict,  # name, title and `method_origin` of a method
 ) -> str:
     "The line about a method that is not at hand"
-    what = f"give --methods {about['file']}" if 'file' in about else f"install {about['package']}" if 'package' in about else 'register it before the run is opened'
-    return f"the method '{about['name']}' is not here, so the run can be read, but not trained or looked at anew; {what}"
+    what = 'register it before the run is opened'
+    if 'package' in about: what = f"install {about['package']}"
+    if 'file' in about: what = f"give --methods {about['file']}"
+    why = f"the method '{about['name']}' is not here, so the run can be read, but not trained or looked at anew"
+    return f'{why}; {what}'
 
 def absent_method(
     about: dict,  # name, title and `method_origin` of a method
