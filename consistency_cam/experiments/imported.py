@@ -331,7 +331,8 @@ def disagreement(
         agree += f', and {n[f"agree{other:+}"]} would have one if all were of the class {beside}'
     if not n[f'agree{other:+}']: return f'{agree}; are they of other pictures, or numbered by another list of classes?'
     if other > 0: return f'{agree}; they lack the first class: add 1 to the numbers'
-    return f'{agree}; they count from 1, or key 0 is the background: subtract 1 from the numbers, without the background'
+    why = 'they count from 1, or key 0 is the background'
+    return f'{agree}; {why}: subtract 1 from the numbers, without the background'
 
 def _read(source, samples, i):
     "A picture's size, its maps, and what was counted"

@@ -302,7 +302,8 @@ def result_controls(
     if not (splits := first.measured_splits('cams')):
         raise InputError(f'{first.folder}: no masks in {" or ".join(first.splits)}, so there are no results to look at; the CAM explorer works without')
     return dict(view=dropdown('view', list(RESULT_VIEWS)), split=dropdown('split', splits, splits[-1]),
-        one=dropdown('run', titles), two=dropdown('compared with', titles, titles[-1]), threshold=slider('threshold', first.threshold(), 0., .79))
+        one=dropdown('run', titles), two=dropdown('compared with', titles, titles[-1]),
+        threshold=slider('threshold', first.threshold(), 0., .79))
 
 # %% ../../nbs/explore/07_results.ipynb #8bb38afa
 def result_lines(
