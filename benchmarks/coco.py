@@ -43,7 +43,8 @@ def main():
     args = parser.parse_args()
     if args.measure: return measure(args.measure)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder)/'instances_train2014.json'; write(path, args.annotations, args.points)
+        path = Path(folder)/'instances_train2014.json'
+        write(path, args.annotations, args.points)
         size = os.path.getsize(path) / 1e6
         figures = json.loads(subprocess.run([sys.executable, '-m', 'benchmarks.coco', '--measure', path], check=True,
             capture_output=True, text=True).stdout)

@@ -1,4 +1,4 @@
-"""What a segmenter costs: weights and multiply-adds beside the paper's, and the time of a training step and of a picture.
+"""The cost of a segmenter: weights and multiply-adds beside the paper's, the time of a training step and of a picture.
 
     python -m benchmarks.deeplab [--backbone tf_efficientnet_lite0] [--size 224] [--batch 8] [--rounds 5] [--device cpu]
 
@@ -55,7 +55,8 @@ def main():
         for version in VERSIONS:
             net = untrained_segmenter(version, backbone, 'meta').eval()
             paper = PAPER.get((version, backbone))
-            print(f'{backbone:22} {version:13} {parameters(net) / 1e6:6.1f} M weights {multiply_adds(net) / 1e9:6.1f} G' + (f'   paper {paper} G' if paper else ''))
+            size = f'{parameters(net) / 1e6:6.1f} M weights {multiply_adds(net) / 1e9:6.1f} G'
+            print(f'{backbone:22} {version:13} {size}' + (f'   paper {paper} G' if paper else ''))
 
     print(f'\n{where(args.device)}, {args.backbone}, channels last')
     x = torch.randn(args.batch, 3, args.size, args.size,

@@ -4,10 +4,11 @@
     python -m benchmarks.iterated --data voc --root VOC2012 --rhos --runs runs/iterated_voc --result results/iterated_voc.json
 
 Every picture keeps one of its labels, drawn at random; the scenes are those with several things in them. Networks are
-trained on these (`single`), on these and their own labels in turns (`iterated`), and, as the upper bound, on all labels
-(`all`). On held-out pictures, which are labelled in full, each network takes the lowest threshold at which a share P of its
-answers is right; the figure is the share of the unnamed objects above it. A seed changes names, weights and order, for
-scenes also the pictures. Wanted: the mean difference of `iterated` and `single` above twice its standard error.
+trained on these (`single`), on these and their own labels in turns (`iterated`), and, as the upper bound, on all
+labels (`all`). On held-out pictures, which are labelled in full, each network takes the lowest threshold at which a
+share P of its answers is right; the figure is the share of the unnamed objects above it. A seed changes names,
+weights and order, for scenes also the pictures. Wanted: the mean difference of `iterated` and `single` above twice
+its standard error.
 
 Each training leaves its backbone in RUNS/ARM-SEED/backbone.safetensors. What was cut off is taken up where it was.
 """
@@ -19,7 +20,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 from consistency_cam.camnet import CAMNet
-from consistency_cam.files.checkpoint import StageFolder, append_metrics, fingerprint, load_state, load_weights, read_metrics, write_json
+from consistency_cam.files.checkpoint import StageFolder, append_metrics, fingerprint, load_state, load_weights
+from consistency_cam.files.checkpoint import read_metrics, write_json
 from consistency_cam.datasets.imagenet import OneLabel
 from consistency_cam.iterated import IteratedLearning, class_logits, first_bias, recall_at_precision, save_backbone
 from consistency_cam.experiments.compare import environment, mean_spread
@@ -50,7 +52,7 @@ def samples(args, seed):
 
 
 def measure(net, single, side):
-    "Recall of the unnamed and of the named objects at each precision, percent, and answers a picture at a threshold of one half"
+    "Recall of unnamed and named objects at each precision, percent, and answers per picture at a threshold of one half"
     logits = class_logits(net.eval(), single, side)
     net.train()
     at = lambda wanted: {str(p): round(100 * recall_at_precision(logits, single.full, wanted, p), 2)
@@ -74,7 +76,7 @@ def label_counts(log, since, until):
 
 
 def pretrain(args, arm, seed):
-    "Train one arm with one seed, or go on with it: what it finds along the way and at the end, and what its teacher said"
+    "Train one arm with one seed, or go on with it: what it finds on the way and at the end, and what its teacher says"
     r, (train, held_out) = args.recipe, samples(args, seed)
     rho = float(arm.split()[-1]) if 'rho' in arm else args.rho
     turns = dict(rho=rho, k_teacher=args.turn, k_student=args.turn if 'iterated' in arm else 0,
@@ -158,7 +160,8 @@ def main():
     parser.add_argument('--epochs', type=int, help='passes over the pictures (default 24 for scenes, 8 for voc)')
     parser.add_argument('--batch-size', type=int, default=16, help='(default 16)')
     parser.add_argument('--lr', type=float,
-        help="learning rate of the backbone (default: the recipe's over the number of classes, as the loss is a sum over them)")
+        help="learning rate of the backbone (default: the recipe's over the number of classes, "
+            "as the loss is a sum over them)")
     parser.add_argument('--marks', type=int, default=6, help='times at which a training is measured (default 6)')
     parser.add_argument('--runs', type=Path, default=Path('runs/iterated'),
         help='folder for the trainings (default runs/iterated)')

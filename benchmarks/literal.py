@@ -1,9 +1,9 @@
-"""Stage by stage what the formula says and the published programs do, one thing at a time: the fast versions have to equal it.
+"""Stage by stage what formula and published programs do, one thing at a time: the fast versions have to equal it.
 
-Fast code is worth nothing if it computes something else. So here is each stage once more, in the plainest way there is: a
-loop where the formula has an index, one picture at a time, every matrix dense. This is also how the published programs
-(Puzzle-CAM, psa, IRNet) work. `tests/test_literal.py` holds that ours gives the same; `benchmarks.stages` times the two beside
-each other.
+Fast code is worth nothing if it computes something else. So here is each stage once more, in the plainest way there
+is: a loop where the formula has an index, one picture at a time, every matrix dense. This is also how the published
+programs (Puzzle-CAM, psa, IRNet) work. `tests/test_literal.py` holds that ours gives the same; `benchmarks.stages`
+times the two beside each other.
 """
 
 from functools import lru_cache
@@ -115,8 +115,8 @@ def cams_one_at_a_time(
             total = total + F.interpolate(m, size, mode='bilinear', align_corners=False)[0]
     return {c + 1: total[c] / (total[c].max() + 1e-5) for c in labels.nonzero().flatten().tolist()}
 
-# Evaluation at one threshold: the background's constant score beside the maps, the highest wins, and the pairs of true and
-# predicted class are counted. A curve over thresholds is that many evaluations.
+# Evaluation at one threshold: the background's constant score beside the maps, the highest wins, and the pairs of
+# true and predicted class are counted. A curve over thresholds is that many evaluations.
 
 def mask_at(
     cams: dict,  # {mask id: map (H,W)}
@@ -153,8 +153,8 @@ def mean_iou(
     hits, all = matrix.diagonal(), matrix.sum(0) + matrix.sum(1) - matrix.diagonal()
     return (hits[all > 0] / all[all > 0]).mean()
 
-# Affinity: which cells lie between the two cells of a pair is written into tables once for a size; with them everything is a
-# gather, picture by picture and offset by offset.
+# Affinity: which cells lie between the two cells of a pair is written into tables once for a size; with them
+# everything is a gather, picture by picture and offset by offset.
 
 @lru_cache(8)
 def path_tables(
@@ -198,8 +198,9 @@ class PairByPair(nn.Module):
         return losses_pair_by_pair(self.net(batch['image']).float().sigmoid(),
             to_grid(batch['mask'], self.net.stride).long(), self.radius)
 
-# Random walk: the affinities of all pairs of cells as one matrix, each column divided by its sum, squared eight times: 256 steps.
-# The errors of each squaring are squared with it: in 32 bits this is further from the same walk in 64 bits than ours is.
+# Random walk: the affinities of all pairs of cells as one matrix, each column divided by its sum, squared eight
+# times: 256 steps. The errors of each squaring are squared with it: in 32 bits this is further from the same walk in
+# 64 bits than ours is.
 
 def dense_affinity(
     edge: torch.Tensor,  # (h,w) in 0..1
@@ -235,10 +236,11 @@ def crf_all_classes(
     "Mean field over every class"
     return torch.from_numpy(mean_field(image.permute(1, 2, 0).numpy(), probs.cpu().numpy(), setting))
 
-# All of it: the recipe of a run from the first stage to the last. Each step of a training waits for each of its losses to be told,
-# and the networks are timm's as they are, with PyTorch's own layers. Maps come from four pixels per cell to the picture's size and
-# are divided by their one maximum; hard labels follow the picture's edges. Labels for the affinity network: a class where it wins
-# against a high background score, background where that wins at a low one, unsure elsewhere.
+# All of it: the recipe of a run from the first stage to the last. Each step of a training waits for each of its
+# losses to be told, and the networks are timm's as they are, with PyTorch's own layers. Maps come from four pixels
+# per cell to the picture's size and are divided by their one maximum; hard labels follow the picture's edges. Labels
+# for the affinity network: a class where it wins against a high background score, background where that wins at a low
+# one, unsure elsewhere.
 
 def train_plainly(
     task: nn.Module,  # forward(batch, step) -> {name: loss}
@@ -299,7 +301,8 @@ def _walk(run, samples, found, folder):
     (low, high), r = run.recipe.affinity.scores, run.recipe
     useful = [i for i, cams in enumerate(found) if any(m.any() for m in cams.values())]
     for i in useful:
-        image = samples.image(i); cams = enlarge(found[i], tuple(image.shape[1:]))
+        image = samples.image(i)
+        cams = enlarge(found[i], tuple(image.shape[1:]))
         strict, loose = (hard_mask(run, image, cams, t) for t in (high, low))
         write_mask(torch.where(strict > 0, strict, torch.where(loose == 0, 0, 255).to(strict)),
             folder/f'{samples.ids[i]}.png')
@@ -349,8 +352,10 @@ def literal_run(
     truth = [samples.mask(i) for i in range(len(samples))]
     curve = lambda found: [mean_iou(evaluate_at([(enlarge(c, t.shape), t) for c, t in zip(found, truth)], k / 100, K))
         for k in range(thresholds)]
-    cams = _classify(run, samples); out = dict(cams=curve(cams))
-    walked = _walk(run, samples, cams, folder/'labels'); out['walk'] = curve(walked)
+    cams = _classify(run, samples)
+    out = dict(cams=curve(cams))
+    walked = _walk(run, samples, cams, folder/'labels')
+    out['walk'] = curve(walked)
     pseudo = [hard_mask(run, samples.image(i), enlarge(c, truth[i].shape), r.pseudo.background[0])
         for i, c in enumerate(walked)]
     for id, mask in zip(samples.ids, pseudo): write_mask(mask, folder/'pseudo'/f'{id}.png')

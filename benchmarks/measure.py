@@ -1,12 +1,12 @@
 """Two ways of computing the same, on the same inputs: results compared, times taken in turn, work growing in steps.
 
-A time by itself says little: it is that of one machine on one day. So nothing here is timed alone. A stage runs beside the
-literal way of doing it, on the same inputs; first the two results are compared, then the two are timed in turn, and what counts
-is the ratio of the medians.
+A time by itself says little: it is that of one machine on one day. So nothing here is timed alone. A stage runs
+beside the literal way of doing it, on the same inputs; first the two results are compared, then the two are timed in
+turn, and what counts is the ratio of the medians.
 
-A benchmark is a function that makes inputs of a given size and returns the works to be timed on them; sizes that grow; what the
-ratio ought to be at the largest; how far the results may lie apart. Where the literal way is too slow for the largest size, it
-is left out there, and its time follows from the size before by the number of its operations.
+A benchmark is a function that makes inputs of a given size and returns the works to be timed on them; sizes that
+grow; what the ratio ought to be at the largest; how far the results may lie apart. Where the literal way is too slow
+for the largest size, it is left out there, and its time follows from the size before by the number of its operations.
 """
 import statistics, time
 from dataclasses import dataclass, field
@@ -157,7 +157,8 @@ def duration(
     seconds: float,
 ) -> str:
     "Seconds with a fitting unit"
-    return f'{seconds / 60:.1f} min' if seconds >= 120 else f'{seconds:.3g} s' if seconds >= 1 else f'{1e3 * seconds:.3g} ms'
+    if seconds >= 120: return f'{seconds / 60:.1f} min'
+    return f'{seconds:.3g} s' if seconds >= 1 else f'{1e3 * seconds:.3g} ms'
 
 def factor(
     goal: dict,  # as in a record

@@ -17,7 +17,8 @@ SIZE, CLASSES = (375, 500), 20
 def batch(side, n, num_classes=CLASSES):
     "n pictures of noise with three classes each, and masks"
     import torch
-    labels = torch.zeros(n, num_classes); labels[:, :3] = 1
+    labels = torch.zeros(n, num_classes)
+    labels[:, :3] = 1
     return dict(image=torch.randn(n, 3, side, side), labels=labels,
         mask=torch.randint(0, 4, (n, side, side), dtype=torch.uint8), id=[str(i) for i in range(n)])
 
@@ -58,7 +59,8 @@ def cams():
     "Sixteen pictures at twice their size and mirrored, the largest of the four scales"
     import torch
     from consistency_cam.cams import infer_batch
-    labels = torch.zeros(16, CLASSES); labels[:, :3] = 1
+    labels = torch.zeros(16, CLASSES)
+    labels[:, :3] = 1
     infer_batch(resnet().eval(), torch.randint(0, 256, (16, 3, *SIZE), dtype=torch.uint8), labels, (2.,), True, 4)
 
 
@@ -143,7 +145,8 @@ def _run(folder, pictures):
     from consistency_cam.experiments.recipes import recipe
     from consistency_cam.datasets.samples import write_mask
     from consistency_cam.datasets.scenes import Scenes
-    place = Path(folder)/'data'; made = Scenes(pictures, size=64)
+    place = Path(folder)/'data'
+    made = Scenes(pictures, size=64)
     for kind in ('pictures', 'masks'): (place/kind).mkdir(parents=True)
     rows = ['id,labels']
     for i, id in enumerate(made.ids):
@@ -161,12 +164,14 @@ def _maps(folder, turn):
     "CAM inference with its sweep, and the evaluation of a copy of a run"
     from consistency_cam.experiments.pipeline import Run
     run = Run(shutil.copytree(Path(folder)/'run', Path(folder)/f'run {turn}'), progress=False)
-    run.cams('all'); run.evaluate('cams')
+    run.cams('all')
+    run.evaluate('cams')
 
 
 def _imports():
     import torch, consistency_cam.experiments.pipeline, consistency_cam.segment, pydensecrf.densecrf
-    torch.set_num_threads(1); torch.manual_seed(0)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
 
 
 def measure(name, folder, turn=0):
@@ -192,7 +197,7 @@ def difference(folder):
 
 
 def call(*arguments):
-    "What another process of this program prints, from JSON; it must be started by one that is small, whose size it inherits"
+    "The JSON that another process of this program prints; a small one must start it, for it inherits the size"
     done = subprocess.run([sys.executable, '-m', 'benchmarks.memory', *map(str, arguments)], capture_output=True,
         text=True, env=dict(os.environ, OMP_NUM_THREADS='1'))
     if done.returncode: sys.exit(done.stderr)

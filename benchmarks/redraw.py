@@ -2,8 +2,9 @@
 
     python -m benchmarks.redraw [--folder runs/redraw] [--only cams walk] [--result results/redraw.json]
 
-Three small runs are made on pictures of 500x375 pixels, once (about two minutes). Then every control of every explorer is
-moved through a few values, without a browser: the function draws, the panels become HTML. The table has the median per control.
+Three small runs are made on pictures of 500x375 pixels, once (about two minutes). Then every control of every
+explorer is moved through a few values, without a browser: the function draws, the panels become HTML. The table has
+the median per control.
 """
 import argparse
 import statistics
@@ -28,13 +29,15 @@ SMALL = dict(data='folder', long_side=(112, 144), epochs=2, affinity_epochs=1, t
 def pictures(folder):
     "24 scenes as a folder of pictures of that size, with labels and masks"
     samples = Scenes(24, seed=0, size=192)
-    (folder/'pictures').mkdir(parents=True, exist_ok=True); (folder/'masks').mkdir(exist_ok=True)
+    (folder/'pictures').mkdir(parents=True, exist_ok=True)
+    (folder/'masks').mkdir(exist_ok=True)
     rows = ['id,labels,split']
     for i, id in enumerate(samples.ids):
         Image.fromarray(rgb(samples.image(i))).resize(SIZE[::-1],
             Image.Resampling.BICUBIC).save(folder/'pictures'/f'{id}.jpg', quality=92)
         write_mask(F.interpolate(samples.mask(i)[None, None], SIZE)[0, 0], folder/'masks'/f'{id}.png')
-        rows.append(f"{id},{';'.join(samples.classes[c - 1] for c in samples.label_ids(i))},{'train' if i < 16 else 'val'}")
+        names = ';'.join(samples.classes[c - 1] for c in samples.label_ids(i))
+        rows.append(f"{id},{names},{'train' if i < 16 else 'val'}")
     (folder/'labels.csv').write_text('\n'.join(rows) + '\n')
     return dict(root=str(folder/'pictures'), labels=str(folder/'labels.csv'), masks=str(folder/'masks'))
 

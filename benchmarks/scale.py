@@ -43,15 +43,18 @@ def exchange(steps):
     x, times = torch.zeros(sum(p.numel() for p in net.parameters() if p.requires_grad)), []
     dist.init_process_group('gloo')
     for _ in range(5 + steps):
-        dist.barrier(); begun = time.perf_counter()
-        dist.all_reduce(x); times.append(time.perf_counter() - begun)
+        dist.barrier()
+        begun = time.perf_counter()
+        dist.all_reduce(x)
+        times.append(time.perf_counter() - begun)
     if dist.get_rank() == 0: print(json.dumps(dict(bytes=4 * x.numel(), seconds=statistics.median(times[5:]))))
     dist.destroy_process_group()
 
 
 def per_second(work, n):
     "How often a second of the process's own time a work is done, over n times after one that does not count"
-    work(0); begun = time.process_time()
+    work(0)
+    begun = time.process_time()
     for i in range(n): work(i)
     return round(n / (time.process_time() - begun), 2)
 
@@ -66,7 +69,8 @@ def core(folder, n=8):
     from consistency_cam.datasets.samples import Sample, read_image
     from consistency_cam.datasets.scenes import Scenes
     from consistency_cam.tools.transforms import Augment, seeded
-    torch.set_num_threads(1); torch.manual_seed(0)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
     scenes, augment, path = Scenes(n, size=500), Augment(512, (320, 640)), Path(folder)/'photograph.jpg'
     images = [scenes.image(i)[:, 62:437].contiguous() for i in range(n)]
     probs = [(3 * interpolate(torch.randn(1, 4, 12, 16), (375, 500), mode='bilinear')[0]).softmax(0) for _ in range(n)]
@@ -102,7 +106,8 @@ def main():
             for way, (launcher, threads, _) in WAYS.items():
                 folder = Path(place)/f'{turn} {way}'
                 loads.append(os.getloadavg()[0])
-                call(launcher, threads, 'train', folder, args.steps); rates[way].append(round(rate(folder), 3))
+                call(launcher, threads, 'train', folder, args.steps)
+                rates[way].append(round(rate(folder), 3))
                 print(f'{turn + 1}/{args.rounds} {way:32} {rates[way][-1]:.2f} steps/s', flush=True)
         exchanged, cores = call(TORCHRUN, 1, 'exchange', args.steps), call((), 1, 'core', place)
     median = {way: statistics.median(r) for way, r in rates.items()}

@@ -6,7 +6,8 @@
 2. The masks can be learned: mIoU of the same backbone trained on the true masks, on held-out scenes.
 3. The methods differ by more than the spread over seeds: CAM mIoU of each.
 
-The recipe is `quick` with eight passes over the scenes; for the second question, with more scenes and a longer training.
+The recipe is `quick` with eight passes over the scenes; for the second question, with more scenes and a longer
+training.
 """
 import argparse
 import sys

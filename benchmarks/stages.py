@@ -3,22 +3,23 @@
 - pooling: what noisy-or costs beside global average pooling, forward and backward. The truth is the formula in 64 bits,
   1 - prod(1 - sigmoid), and its gradient.
 - tiles: all tiles as one batch, beside a forward pass for each place.
-- step: five forward passes, backward, SGD. An untrained ResNet whose batch norm has seen no picture would send nothing through
-  its residual branches, and numbers without bounds; so it first looks at a few. What is compared are the losses and the size of
-  the gradients at both ends of the network. Two more works, a product of two matrices in either precision, tell what the device
-  itself gains by bfloat16: a processor without matrix units may lose.
-- cams: four scales and the mirror image, pictures of VOC's size. *Its products* are as many multiplications and additions in
-  products of matrices, the fastest way a processor has for them.
-- sweep: sixty thresholds in one sweep, beside one evaluation at one threshold, and beside sixty of them. Smooth maps as a
-  network gives them, masks with a void outline.
-- walk: from an edge map to walked class maps, 256 steps, beside the squaring of the full matrix, whose operations grow with the
-  third power of the cells. *Moving its bytes* tells how near the walk is to what memory allows: whatever way one takes, each
-  multiplication has to read the matrix's values once; it copies as many bytes as often, in pieces of the matrix's size.
+- step: five forward passes, backward, SGD. An untrained ResNet whose batch norm has seen no picture would send
+  nothing through its residual branches, and numbers without bounds; so it first looks at a few. What is compared are
+  the losses and the size of the gradients at both ends of the network. Two more works, a product of two matrices in
+  either precision, tell what the device itself gains by bfloat16: a processor without matrix units may lose.
+- cams: four scales and the mirror image, pictures of VOC's size. *Its products* are as many multiplications and
+  additions in products of matrices, the fastest way a processor has for them.
+- sweep: sixty thresholds in one sweep, beside one evaluation at one threshold, and beside sixty of them. Smooth maps
+  as a network gives them, masks with a void outline.
+- walk: from an edge map to walked class maps, 256 steps, beside the squaring of the full matrix, whose operations
+  grow with the third power of the cells. *Moving its bytes* tells how near the walk is to what memory allows:
+  whatever way one takes, each multiplication has to read the matrix's values once; it copies as many bytes as often,
+  in pieces of the matrix's size.
 - affinity: labels and loss of all pairs, forward and backward, at stride 4 of a 512-pixel crop.
-- crf: probabilities of 21 classes, of which up to three and the background are in the picture: one process over all, beside a
-  pool over those present.
-- pipeline: the recipe `quick` on generated pictures, from labels to the segmenter's masks, every product evaluated. Both ways
-  have the sparse walk. What is compared are the pseudo-labels.
+- crf: probabilities of 21 classes, of which up to three and the background are in the picture: one process over all,
+  beside a pool over those present.
+- pipeline: the recipe `quick` on generated pictures, from labels to the segmenter's masks, every product evaluated.
+  Both ways have the sparse walk. What is compared are the pseudo-labels.
 """
 import copy, math, warnings
 from contextlib import nullcontext
@@ -44,7 +45,8 @@ from consistency_cam.affinity import affinity_loss, offsets, pair_labels, path_a
 from consistency_cam.randomwalk import power_weights, random_walk, step_change
 from consistency_cam.experiments.recipes import recipe
 from consistency_cam.experiments.pipeline import run
-from benchmarks.literal import FiveForwards, cams_one_at_a_time, crf_all_classes, evaluate_at, literal_run, losses_pair_by_pair, tiles_one_by_one, walk_by_squaring
+from benchmarks.literal import FiveForwards, cams_one_at_a_time, crf_all_classes, evaluate_at, literal_run
+from benchmarks.literal import losses_pair_by_pair, tiles_one_by_one, walk_by_squaring
 from benchmarks.measure import Goal, Problem, benchmark, share
 
 def _logits_and_gradient(pool, cams):
@@ -85,7 +87,9 @@ def _seeing_net(backbone, x):
     torch.manual_seed(0)
     net = CAMNet(backbone, 20, pretrained=False).to(x.device)
     for m in net.modules():
-        if isinstance(m, nn.BatchNorm2d): m.momentum = 1.; nn.init.uniform_(m.weight, .3, .6)
+        if isinstance(m, nn.BatchNorm2d):
+            m.momentum = 1.
+            nn.init.uniform_(m.weight, .3, .6)
     with torch.no_grad(): net.train().cams(x[:2])
     return net.freeze()
 
@@ -124,7 +128,8 @@ def step(device, batch, pixels, n, backbone='resnet50'):
     batches = dict(image=x, labels=y), dict(image=x.contiguous(memory_format=torch.channels_last), labels=y)
     ours = [task(ConsistencyTask).train().to(memory_format=torch.channels_last) for _ in range(2)]
     literal = plain(task(FiveForwards).train())
-    A = torch.randn(1024, 1024, generator=generator).to(device); B = A.bfloat16()
+    A = torch.randn(1024, 1024, generator=generator).to(device)
+    B = A.bfloat16()
     return Problem({'five forwards': _train_step(literal, batches[0]),
         'ours': reused_memory()(_train_step(ours[0], batches[1])),
         'ours, bfloat16': reused_memory()(_train_step(ours[1], batches[1], torch.bfloat16)),
@@ -202,7 +207,8 @@ def _walk_by_steps(cams, edge, steps):
 
 def _copies(values, times):
     "A work that moves so many float32 values so often: half of them read, half written"
-    source = torch.ones(values // 2); target = torch.empty_like(source)
+    source = torch.ones(values // 2)
+    target = torch.empty_like(source)
     def move():
         for _ in range(times): target.copy_(source)
         return target[:1]

@@ -29,7 +29,8 @@ def main():
     chosen = list(range(min(args.pictures, len(samples))))
     for i, _, cams in tqdm(infer(run.net(), samples, chosen, True, run.recipe.cams.scales, run.recipe.cams.mirror, 1),
         total=len(chosen), desc='full-size CAMs'):
-        full.update(cams, samples.mask(i)); stored.update(store.get(samples.ids[i]), samples.mask(i))
+        full.update(cams, samples.mask(i))
+        stored.update(store.get(samples.ids[i]), samples.mask(i))
     best = {name: 100 * s.best()[1] for name, s in (('full size, float32', full),
         (f'stride {store.stride}, float16', stored))}
     largest = 100 * (full.miou() - stored.miou()).abs().max().item()

@@ -10,7 +10,7 @@ __all__ = ['BRIEF', 'MOSTLY', 'DATA', 'GROUPS', 'SHOWN', 'COMMANDS', 'preset', '
 
 # %% ../nbs/cli.ipynb #00dd3e85
 import argparse, contextlib, os, shlex, shutil, sys, warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from . import __version__
@@ -481,7 +481,8 @@ def _predict(args):
     from tqdm.auto import tqdm
     from consistency_cam.experiments.pipeline import Run
     from consistency_cam.datasets.samples import PictureError, atomic_bytes, masks_hold, multi_hot, read_image
-    run = Run(args.run); net, classes = run.best_net(), run.class_names()
+    run = Run(args.run)
+    net, classes = run.best_net(), run.class_names()
     masks_hold(classes, args.run)
     labels = multi_hot(args.classes, classes, '--classes') if args.classes else None
     out = args.out or args.run/'predictions'
@@ -597,7 +598,8 @@ def _export(args):
     from consistency_cam.experiments.formats import export_masks
     from consistency_cam.experiments.pipeline import Run
     refuse_existing(args.force, args.out)
-    run = Run(args.run, progress=not args.quiet); split = args.split or run.recipe.data.train
+    run = Run(args.run, progress=not args.quiet)
+    split = args.split or run.recipe.data.train
     if split != run.recipe.data.train and not (args.run/'pseudo'/split).exists():
         raise InputError(f"{args.run}: pseudo-labels are those of the training split, '{run.recipe.data.train}'; leave --split out")
     masks, samples = run.product(f'pseudo/{split}'), run.samples(split)

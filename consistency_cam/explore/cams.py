@@ -116,7 +116,9 @@ def picture_with_mask(
     width: int = CAM_WIDTH,  # of the copy, at most
 ) -> tuple:  # uint8 (H,W,3), and uint8 (H,W) or None
     "The picture and its true mask, if there is one; raises `InputError`"
-    samples = run.samples(split); i = samples.index(id); mask = samples.mask(i)
+    samples = run.samples(split)
+    i = samples.index(id)
+    mask = samples.mask(i)
     return shrink(rgb(samples.image(i)), width), None if mask is None else shrink(mask.numpy(), width)
 
 # %% ../../nbs/explore/02_cams.ipynb #0a75e5c6
@@ -329,7 +331,8 @@ def explore_cams(
     *places: str|Path,  # folders of runs, or of folders of runs; none: the demo's, else small ones, trained first
 ) -> Explorer:
     "The CAMs of runs under sliders"
-    runs = open_runs(*places); controls = cam_controls(runs)
+    runs = open_runs(*places)
+    controls = cam_controls(runs)
     pictures = lambda split, holding, order, **_: picture_choices(runs, split, holding, order)
     def draw(**values):
         pictures(**values)

@@ -80,7 +80,8 @@ def _address(picture):
     "The picture as an address that holds all of it, made in little time: a large picture as JPEG"
     if isinstance(picture, Figure): return data_uri(to_png(picture, dpi=96))
     if min(as_size(picture)) <= 128: return data_uri(to_png(picture))
-    file = io.BytesIO(); Image.fromarray(rgb(picture)).save(file, 'JPEG', quality=92, subsampling=0)
+    file = io.BytesIO()
+    Image.fromarray(rgb(picture)).save(file, 'JPEG', quality=92, subsampling=0)
     return 'data:image/jpeg;base64,' + base64.b64encode(file.getvalue()).decode()
 
 # %% ../../nbs/explore/01_explorer.ipynb #5a979788

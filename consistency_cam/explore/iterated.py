@@ -84,7 +84,8 @@ def learn_generations(
     "Train a classifier by iterated learning and keep what each teacher says; raises `InputError`"
     C, round = lesson.train.labels.shape[1], k_teacher + k_student
     net, order, kept = nn.Linear(lesson.features.shape[1], C), torch.Generator().manual_seed(seed), []
-    nn.init.zeros_(net.weight); nn.init.constant_(net.bias, first_bias(C))
+    nn.init.zeros_(net.weight)
+    nn.init.constant_(net.bias, first_bias(C))
     task = IteratedLearning(net, rho, k_teacher, k_student).train()
     if steps < k_teacher:
         raise InputError(f'{steps} steps end before the first teacher, after {k_teacher}; give more steps, or a smaller k_teacher')
@@ -93,7 +94,9 @@ def learn_generations(
         i = torch.randint(len(lesson.features), (16,), generator=order)
         optimizer.param_groups[0]['lr'] = lr * poly(step, steps)
         loss = task(dict(image=lesson.features[i], labels=lesson.train.labels[i]), step)
-        optimizer.zero_grad(); loss.get('given', loss.get('taught')).backward(); optimizer.step()
+        optimizer.zero_grad()
+        loss.get('given', loss.get('taught')).backward()
+        optimizer.step()
         if (step + 1) % round == k_teacher % round: kept.append((step + 1, *teacher_probabilities(net, lesson)))
     steps, probs, recall = zip(*kept)
     return History(rho, list(steps), np.stack(probs), np.array(recall))
@@ -256,6 +259,8 @@ def explore_iterated(
     controls = trained | dict(generation=slider('generation', len(learnt().steps), 1, len(learnt().steps), 1),
         picture=slider('picture', 0, 0, len(lesson.train) - 1, 1))
     def other_training(_): controls['generation'].max = len(learnt().steps)
-    for control in trained.values(): control.continuous_update = False; control.observe(other_training, 'value')
+    for control in trained.values():
+        control.continuous_update = False
+        control.observe(other_training, 'value')
     return Explorer(lambda generation, picture, **_: iterated_panels(lesson, learnt(), picture, generation), controls,
         iterated_script, **dict(name='iterated') | settings)

@@ -97,7 +97,8 @@ class Classifier:
         if name not in self.classes:
             raise InputError(f"'{name}' is none of the {len(self.classes)} classes ({', '.join(self.classes[:3])}, …); take one of these")
         c = self.classes.index(name)
-        labels = torch.zeros(len(self.classes)); labels[c] = 1
+        labels = torch.zeros(len(self.classes))
+        labels[c] = 1
         return infer_cams(self.net, self.sees(image), labels, self.scales)[c + 1].cpu()
 
 # %% ../../nbs/explore/08_own_picture.ipynb #716bb068

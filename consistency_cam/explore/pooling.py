@@ -31,7 +31,8 @@ def edited_map(
     at = torch.arange(side) - (side - 1) / 2 + 1e-3  # a little off, so that no two cells are equally near
     order = (at[:, None] ** 2 + 1.001 * at ** 2).flatten().argsort()
     logits = torch.full((side * side,), float(floor))
-    logits[order[:cells]] = height; logits[order[:min(cells, 1)]] += peak
+    logits[order[:cells]] = height
+    logits[order[:min(cells, 1)]] += peak
     return logits.view(side, side) + bias
 
 # %% ../../nbs/explore/04_pooling.ipynb #136c39e3
@@ -44,7 +45,8 @@ def pooling_results(
     found = {}
     for name, pool in POOLINGS.items():
         a = logits.clone().requires_grad_()
-        logit = pool(a[None, None]); logit.sum().backward()
+        logit = pool(a[None, None])
+        logit.sum().backward()
         found[name] = logit.sigmoid().item(), a.grad
     return found
 

@@ -334,7 +334,9 @@ def explore_walk(
     controls = walk_controls(next(iter(runs.values())), list(runs))
     now = lambda: runs[controls['run'].value]
     def other_picture(_): controls['name'].options = names_in(pictures_of(now()), controls['picture'].value)
-    def other_run(_): controls['picture'].max = len(pictures_of(now())) - 1; other_picture(_)
+    def other_run(_):
+        controls['picture'].max = len(pictures_of(now())) - 1
+        other_picture(_)
     def other_crf(_):
         if setting := CRFS[controls['crf'].value]:
             for k in REACHES: controls[k].value = getattr(now().crf(setting), k)
