@@ -208,7 +208,7 @@ def _values(m):
 
 def map_sizes(
     size: tuple,  # (H,W) of the picture
-    stride: int = 4,  # pixels a cell
+    stride: int = 4,  # pixels per cell
 ) -> tuple:
     "The sizes (h,w) that a map of the picture may have: its own, and one cell for some pixels"
     return tuple(size), tuple(-(-s // stride) for s in size)
@@ -216,7 +216,7 @@ def map_sizes(
 def stored_maps(
     maps: dict,  # {mask id: array (H,W), or (ceil(H/stride),ceil(W/stride))}
     size: tuple,  # (H,W) of the picture
-    stride: int = 4,  # pixels a cell
+    stride: int = 4,  # pixels per cell
 ) -> dict:  # {mask id: tensor (ceil(H/stride),ceil(W/stride)) in 0..1}
     "Maps as a `CamStore` takes them; raises `ImportedError`"
     sizes, stored = map_sizes(size, stride), {}

@@ -329,7 +329,7 @@ def affinity(self: Run) -> dict:  # last losses, steps, seconds, pictures
 
 # %% ../../nbs/experiments/04_stages.ipynb #49d1e81c
 @patch
-def relation(self: Run) -> tuple:  # function from a picture (3,H,W) to its edges or affinities; pixels a cell
+def relation(self: Run) -> tuple:  # function from a picture (3,H,W) to its edges or affinities; pixels per cell
     "What the trained affinity network says of a picture; raises `CheckpointError`"
     (state, _, path), r = self.trained_state(AFFINITY.name), self.recipe
     net = _ready(self.make_affinity(False), state, path)

@@ -76,7 +76,7 @@ class Classifier:
     classes: list  # names of the C classes
     side: int  # pixels of the longer side of the pictures it was trained with
     scales: tuple  # of that size, for CAMs
-    one_class: bool = False  # taught one class a picture
+    one_class: bool = False  # taught one class per picture
 
     def sees(self, image): return rescale(image, self.side)
 

@@ -36,7 +36,7 @@ EDGES = "the run's network", "the picture's colours", 'the true mask'  # where e
 
 def colour_edge(
     image: torch.Tensor,  # (3,H,W) uint8
-    stride: int = 4,  # pixels a cell
+    stride: int = 4,  # pixels per cell
 ) -> torch.Tensor:  # (ceil(H/stride),ceil(W/stride)) in 0..1
     "How much the picture's colours change from cell to cell, the largest change 1"
     means = F.avg_pool2d(image[None].float(), stride, ceil_mode=True)
@@ -48,7 +48,7 @@ def colour_edge(
 # %% ../../nbs/explore/06_walk.ipynb #f8fddba7
 def mask_edge(
     mask: torch.Tensor,  # (H,W) ids
-    stride: int = 4,  # pixels a cell
+    stride: int = 4,  # pixels per cell
 ) -> torch.Tensor:  # (ceil(H/stride),ceil(W/stride)): 1 or 0
     "1 where a cell has another id than one beside it"
     return torch.from_numpy(on_outline(mask_ids(to_grid(mask, stride)), 1)).float()
@@ -134,7 +134,7 @@ def relation_of(
     id: str,  # of a picture
     edges_from: str,  # of `EDGES`
 ) -> tuple:
-    "Edges (h,w), or affinities (offsets,h,w) where the run's network is of that kind, and pixels a cell; raises `InputError`"
+    "Edges (h,w), or affinities (offsets,h,w) where the run's network is of that kind, and pixels per cell; raises `InputError`"
     image, mask, _ = picture_mask_cams(run, id)
     if edges_from == EDGES[1]: return colour_edge(image), 4
     if edges_from == EDGES[2]:

@@ -129,8 +129,8 @@ class PaperTable:
 @patch
 def rows(self: PaperTable,
     runs: list = (),  # of `Run`
-) -> list:  # of dicts: numbers as printed, or a list with one number a run
-    "The paper's rows, then a row an experiment; raises `InputError` for a run that does not belong into the table"
+) -> list:  # of dicts: numbers as printed, or a list with one number per run
+    "The paper's rows, then one row per experiment; raises `InputError` for a run that does not belong into the table"
     found = [dict(r, **{'from': 'printed'}) for r in self.printed]
     for run in only_runs(runs, self.name):
         if run.recipe.data.kind != self.data:
