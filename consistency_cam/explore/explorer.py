@@ -19,7 +19,7 @@ from .._moved import moved
 from ..files.errors import InputError, runs_in
 from ..files.checkpoint import CheckpointError, atomic_bytes, runs_root
 from ..tools.show import data_uri, grid, rgb, to_png
-from ..experiments.pipeline import Run, small_run
+from ..experiments.pipeline import CLASSIFY, WEIGHTS, Run, small_run
 
 __getattr__ = moved(__name__)
 
@@ -268,7 +268,7 @@ def save(self: Explorer):
     self.note.value = f'<span class="cc-note">saved as {html.escape(str(path.resolve()))}</span>'
 
 # %% ../../nbs/explore/01_explorer.ipynb #2404f884
-def _trained(run): return run.foreign or (run.folder/'classify'/'weights.safetensors').exists()
+def _trained(run): return run.foreign or (run.folder/CLASSIFY.name/WEIGHTS).exists()
 
 METHOD_ORDER = 'cam', 'puzzle-cam', 'consistency-cam'  # the order in which their panels stand
 

@@ -24,7 +24,7 @@ from ..files.checkpoint import atomic_bytes, runs_root
 from ..camnet import CAMNet, WeightsError, packaged_weights, read_weights
 from ..cams import infer_cams
 from ..tools.show import contour, overlay, rgb, to_png
-from ..experiments.pipeline import Run
+from ..experiments.pipeline import CLASSIFY, Run
 from .explorer import dropdown, Explorer, explorer, free_path, open_runs, slider, widgets
 
 __getattr__ = moved(__name__)
@@ -116,7 +116,7 @@ def run_classifier(
 ) -> Classifier:
     "A run's trained classifier; raises `CheckpointError`"
     r = run.recipe
-    return Classifier(run.net(), run.trained_state('classify')[1], sum(r.classify.long_side) // 2, r.cams.scales)
+    return Classifier(run.net(), run.trained_state(CLASSIFY.name)[1], sum(r.classify.long_side) // 2, r.cams.scales)
 
 # %% ../../nbs/explore/08_own_picture.ipynb #82e341d9
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ from ..files.checkpoint import CheckpointError
 from ..datasets.samples import InputError
 from ..tools.show import OKABE_ITO, Plot, contour, curve, heat, mask_overlay
 from ..tools.metrics import THRESHOLDS, cam_mask, class_iou
-from ..experiments.pipeline import Run
+from ..experiments.pipeline import CAMS, Run
 from .cams import picture_with_mask, picture_cams, picture_scores
 from .explorer import Explorer, Wide, dropdown, explorer, open_runs, run_lines, slider
 
@@ -299,7 +299,7 @@ def result_controls(
 ) -> dict:  # {name: widget}
     "The controls of the results explorer; raises `InputError` where there are no masks to compare with"
     first, titles = next(iter(runs.values())), list(runs)
-    if not (splits := first.measured_splits('cams')):
+    if not (splits := first.measured_splits(CAMS.name)):
         raise InputError(f'{first.folder}: no masks in {" or ".join(first.splits)}, so there are no results to look at; the CAM explorer works without')
     return dict(view=dropdown('view', list(RESULT_VIEWS)), split=dropdown('split', splits, splits[-1]),
         one=dropdown('run', titles), two=dropdown('compared with', titles, titles[-1]),

@@ -26,7 +26,7 @@ from ..pairs import cell_affinities, offsets, to_grid
 from ..randomwalk import after_steps, movements, power_weights, step_change, walk_inputs
 from ..pseudo import PseudoSetting, class_scores, score_mask
 from ..tools.show import heat, mask_ids, mask_overlay, on_outline, overlay, rgb
-from ..experiments.pipeline import Run
+from ..experiments.pipeline import AFFINITY, CAMS, WEIGHTS, Run
 from .explorer import dropdown, Explorer, explorer, open_runs, slider
 
 __getattr__ = moved(__name__)
@@ -122,7 +122,7 @@ def picture_mask_cams(
 ) -> tuple:
     "Picture (3,H,W), its true mask (H,W) or None, and its stored CAMs {mask id: map}, at least one; raises `InputError`"
     split = split_of(run, id)
-    samples, store = run.samples(split), CamStore(run.folder/'cams'/split)
+    samples, store = run.samples(split), CamStore(run.folder/CAMS.name/split)
     i = samples.ids.index(id)
     if not (cams := store.get(id, full=False)):
         raise InputError(f"picture '{id}' has no class map: no class is named in it; take another")
@@ -140,7 +140,7 @@ def relation_of(
     if edges_from == EDGES[2]:
         if mask is None: raise InputError(f"picture '{id}' has no true mask; take edges from {EDGES[0]} or {EDGES[1]}")
         return mask_edge(mask), 4
-    if not (run.folder/'affinity'/'weights.safetensors').exists():
+    if not (run.folder/AFFINITY.name/WEIGHTS).exists():
         raise InputError(f'{run.title} has not trained its affinity network: `consistency-cam run {run.folder} --until affinity` does; or take edges from {EDGES[1]}')
     related, stride = networks(run)
     return related(image), stride
@@ -277,7 +277,7 @@ def walk_controls(
     titles: list,  # of all runs
 ) -> dict:  # {name: widget}
     "The controls, at the run's own settings"
-    r, samples, trained = run.recipe, pictures_of(run), (run.folder/'affinity'/'weights.safetensors').exists()
+    r, samples, trained = run.recipe, pictures_of(run), (run.folder/AFFINITY.name/WEIGHTS).exists()
     return dict(run=dropdown('run', titles), picture=slider('picture', 0, 0, len(samples) - 1, 1),
         name=dropdown('class', names_in(samples, 0)),
         edges_from=dropdown('edges from', list(EDGES), EDGES[0 if trained else 1]),

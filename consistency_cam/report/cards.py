@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from ..datasets.folder import WithMasks
 from ..datasets.samples import Samples, palette
 from ..experiments.compare import AFTER
-from ..experiments.pipeline import EVALUATED, Run, find_stage
+from ..experiments.pipeline import CAMS, EVALUATED, Run, find_stage
 from .elements import column, picture_element, shrink
 from .rows import finished_stages, means, way_protocol, way_table
 from ..tools.metrics import ConfusionMatrix, cam_mask
@@ -49,7 +49,7 @@ def candidates(
 def mask_reader(
     run: Run,
     split: str,
-    stage: str = 'cams',  # of `EVALUATED`
+    stage: str = CAMS.name,  # of `EVALUATED`
 ):  # function from position to class ids (H, W)
     "A run's masks of a split's pictures."
     samples, r, about = run.samples(split), run.recipe, find_stage(stage)
@@ -62,7 +62,7 @@ def picture_ious(
     runs: list,  # of M `Run`
     split: str,  # must have masks
     places: list,  # N positions in it
-    stage: str = 'cams',  # whose masks, of `EVALUATED`
+    stage: str = CAMS.name,  # whose masks, of `EVALUATED`
 ) -> np.ndarray:  # (M, N), 0..1; nan where a mask is all void
     "The mIoU of each run's masks within each picture, over the classes that occur in it."
     samples, ious = runs[0].samples(split), np.zeros((len(runs), len(places)))
@@ -108,7 +108,7 @@ def choose_pictures(
     shown_runs: dict,  # {name: run}
     pictures: int = 8,  # how many to choose
     split: str|None = None,  # to choose from; None: `shown_split`
-    stage: str = 'cams',  # whose masks decide, of `EVALUATED`
+    stage: str = CAMS.name,  # whose masks decide, of `EVALUATED`
 ) -> tuple:  # (split, {position in it: why}, sentence that states the rule)
     "The pictures of a page."
     runs, names = list(shown_runs.values()), list(shown_runs)

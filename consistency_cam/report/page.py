@@ -15,7 +15,7 @@ import consistency_cam
 from .._moved import moved
 from ..datasets.verify import class_lines, everywhere
 from ..experiments.compare import environment
-from ..experiments.pipeline import Run
+from ..experiments.pipeline import SEGMENT, Run
 from ..experiments.recipes import PARTS, STAGES, Recipe, explain, fields_of
 from ..files.checkpoint import atomic_bytes
 from .elements import *
@@ -255,7 +255,7 @@ def page_title(
     methods = ' and '.join(filter(None, [', '.join(names[:-1]), names[-1]]))
     if len(names) > 3: methods = f'{len(names)} methods'
     title = f"{'CAMs of' if with_maps else 'Learned from'} {methods}"
-    if mious := [f'{v:.1f}' for v in sorted(means(rows, 'segment').values())]:
+    if mious := [f'{v:.1f}' for v in sorted(means(rows, SEGMENT.name).values())]:
         ends = ' to '.join(dict.fromkeys([mious[0], mious[-1]]))
         title += f", segmenter{'s' * (len(mious) > 1)} of mIoU {ends}"
     about = f'{_pictures_text(run)} pictures, labels of {len(run.classes)} classes, network {run.recipe.backbone}'

@@ -26,7 +26,7 @@ from ..views import Tiles
 from ..cams import CamStore
 from ..deeplab import multiply_adds
 from ..experiments.recipes import STAGES, fields_of, short_name
-from ..experiments.pipeline import EVALUATED, Run, find_stage
+from ..experiments.pipeline import CAMS, EVALUATED, SEGMENT, Run, find_stage
 from ..experiments.compare import _anonymous, environment, mean_spread
 from .cards import candidates, shown_class
 from .rows import has_maps
@@ -182,11 +182,11 @@ _COLUMNS = {'method': 'method', 'backbone': 'backbone', 'supervision': 'supervis
 table1 = PaperTable('table1', "Table 1: segmenters on VOC 2012",
     f'{_SUPERVISION} The printed rows learnt from train_aug (10,582 pictures) and were measured on val (1,449) and, by '
     f'the server, on test (1,456). {INCONSISTENT}',
-    'voc', 'segment', _COLUMNS | {'test mIoU': 'test'}, tables()['table1_voc'], _segmenter_row)
+    'voc', SEGMENT.name, _COLUMNS | {'test mIoU': 'test'}, tables()['table1_voc'], _segmenter_row)
 table2 = PaperTable('table2', 'Table 2: segmenters on COCO 2014',
     f'{_SUPERVISION} The printed rows learnt from train (82,783 pictures) and were measured on val (40,137 with '
     'annotations).',
-    'coco', 'segment', _COLUMNS, tables()['table2_coco'], _segmenter_row)
+    'coco', SEGMENT.name, _COLUMNS, tables()['table2_coco'], _segmenter_row)
 
 # %% ../../nbs/report/06_paper.ipynb #1a8c6e26
 def loss_parts(
@@ -201,7 +201,7 @@ def loss_parts(
 table3 = PaperTable('table3', 'Table 3: CAMs on the training pictures of VOC 2012',
     "mIoU in percent, with the background score that is best on the true masks of these pictures; ours also with the "
     "run's fixed one. The printed rows were measured on train (1,464 pictures).",
-    'voc', 'cams', {'method': 'method', 'backbone': 'backbone', 'puzzle': 'puzzle',
+    'voc', CAMS.name, {'method': 'method', 'backbone': 'backbone', 'puzzle': 'puzzle',
         'transformations': 'transformations', 'multi-resolution': 'multi_resolution',
         'train mIoU': 'train', 'fixed score': 'fixed'},
     [r | {k: '✓' * r[k] for k in ('puzzle', 'transformations', 'multi_resolution')}
@@ -213,7 +213,7 @@ table3 = PaperTable('table3', 'Table 3: CAMs on the training pictures of VOC 201
 _PER_CLASS = tables()['table4_per_class_val']
 table4 = PaperTable('table4', 'Table 4: segmenters on VOC 2012, class by class',
     f'IoU in percent. The printed rows were measured on val (1,449 pictures). {INCONSISTENT}',
-    'voc', 'segment', {'method': 'method', 'backbone': 'backbone'} | {name: name for name in _PER_CLASS['columns']},
+    'voc', SEGMENT.name, {'method': 'method', 'backbone': 'backbone'} | {name: name for name in _PER_CLASS['columns']},
     [dict(zip(_PER_CLASS['columns'], ious), method=method) for method, ious in _PER_CLASS['rows'].items()],
     lambda run, figures: dict(figures['iou'], method=run.title, backbone=run.recipe.backbone, mIoU=figures['miou']))
 
@@ -240,7 +240,7 @@ noisy_or_table = PaperTable('noisy-or', 'Supervised segmenters on VOC 2012, with
     'mIoU in percent; multiply-adds (G: 10⁹) for a picture of 513 x 513 pixels. The printed rows learnt the true '
     'masks of train_aug (10,582 pictures) and were measured on val (1,449); a pre-training of none stands for ImageNet '
     'weights as they are.',
-    'voc', 'segment', {'model': 'model', 'backbone': 'backbone', 'multiply-adds (G)': 'gflops',
+    'voc', SEGMENT.name, {'model': 'model', 'backbone': 'backbone', 'multiply-adds (G)': 'gflops',
         'pre-training': 'pretrained', 'val mIoU': 'val'},
     [dict(r, pretrained=p, val=r[k]) for r in tables()['supervised_noisy_or']
         for p, k in zip(_PRETRAINED, ('base', 'noisy_or'))], _supervised_row)
@@ -287,7 +287,7 @@ def run_titles(
 def _mask_rows(runs, ids=None):
     r = only_runs(runs, 'fig1')[0].recipe
     split = r.data.val or r.data.train
-    return [dict(id=id, split=split) for id in _pictures(runs, 'fig1', 'segment', 'masks', split, ids)[1]]
+    return [dict(id=id, split=split) for id in _pictures(runs, 'fig1', SEGMENT.name, 'masks', split, ids)[1]]
 
 def _draw_masks(runs, rows):
     samples, pictures, seen = runs[0].samples(rows[0]['split']), [], []
@@ -298,7 +298,7 @@ def _draw_masks(runs, rows):
         masks = ([] if true is None else [true]) + masks
         pictures.append([image, *(mask_overlay(image, m) for m in masks)])
         seen += masks
-    return legend(grid(pictures, ['picture'] + ['true mask'] * samples.has_masks + run_titles(runs, 'segment')),
+    return legend(grid(pictures, ['picture'] + ['true mask'] * samples.has_masks + run_titles(runs, SEGMENT.name)),
         samples.classes, seen)
 
 fig1 = Drawing('fig1', "Figure 1: the segmenters' masks of held-out pictures", _mask_rows, _draw_masks)
@@ -306,21 +306,21 @@ fig1 = Drawing('fig1', "Figure 1: the segmenters' masks of held-out pictures", _
 # %% ../../nbs/report/06_paper.ipynb #cffd912a
 def _cam_rows(runs, ids=None):
     split = only_runs(runs, 'fig5')[0].recipe.data.train
-    samples, ids = _pictures(runs, 'fig5', 'cams', 'cams', split, ids)
-    told = [shown_class(CamStore(runs[-1].folder/'cams'/split, samples.classes).get(id),
+    samples, ids = _pictures(runs, 'fig5', CAMS.name, CAMS.name, split, ids)
+    told = [shown_class(CamStore(runs[-1].folder/CAMS.name/split, samples.classes).get(id),
         samples.mask(samples.index(id)) if samples.has_masks else None) for id in ids]
     return [dict(id=id, split=split, shown=class_name(c, samples.classes) if c else 'no class', mask_id=c)
         for id, c in zip(ids, told)]
 
 def _draw_cams(runs, rows):
     samples, pictures = runs[0].samples(rows[0]['split']), []
-    stores = [CamStore(run.folder/'cams'/rows[0]['split'], samples.classes) for run in runs]
+    stores = [CamStore(run.folder/CAMS.name/rows[0]['split'], samples.classes) for run in runs]
     for row in rows:
         image = samples.image(samples.index(row['id']))
         pictures.append([image,
             *(overlay(image, store.get(row['id']).get(row['mask_id'], torch.zeros(image.shape[1:])))
                 for store in stores)])
-    return grid(pictures, ['picture', *run_titles(runs, 'cams')], [row['shown'] for row in rows])
+    return grid(pictures, ['picture', *run_titles(runs, CAMS.name)], [row['shown'] for row in rows])
 
 fig5 = Drawing('fig5', 'Figure 5: CAMs of training pictures', _cam_rows, _draw_cams)
 

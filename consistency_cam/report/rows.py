@@ -11,7 +11,7 @@ __all__ = ['ON_HELD_OUT', 'example_runs', 'finished_stages', 'has_maps', 'experi
 import fastcore.xml as html
 from ..datasets.samples import InputError
 from ..experiments.compare import AFTER, compare, mean_spread, remarks
-from ..experiments.pipeline import EVALUATED, Run, run
+from ..experiments.pipeline import EVALUATED, SEGMENT, Run, run
 from ..experiments.recipes import changed, fields_of, recipe, short_name
 from ..files.checkpoint import locked, runs_root
 from .elements import scroll_box
@@ -154,8 +154,8 @@ def outcome(
     if means(rows, split):
         pictures = dict(val='held-out', train='training')[split]
         sentences.append(f'CAM mIoU on {pictures} pictures, in percent: {listed(split)}.')
-    if means(rows, 'segment'):
-        sentences.append(f'Segmenter mIoU on {tried} pictures, whose classes it is not told: {listed("segment")}.')
+    if means(rows, SEGMENT.name):
+        sentences.append(f'Segmenter mIoU on {tried} pictures, whose classes it is not told: {listed(SEGMENT.name)}.')
     return ' '.join(sentences)
 
 def protocol(
