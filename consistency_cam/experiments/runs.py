@@ -10,6 +10,7 @@ import json, warnings
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from fastcore.basics import patch
 from tqdm.auto import tqdm
@@ -207,8 +208,7 @@ class Run:
 
 def _reopen(*arguments):
     "A run in another process, where its stages may not be imported yet"
-    from consistency_cam.experiments import pipeline
-    return pipeline.Run(*arguments)
+    return import_module('consistency_cam.experiments.pipeline').Run(*arguments)
 
 # %% ../../nbs/experiments/03_runs.ipynb #dcf33f81
 def example_recipe() -> Recipe:
