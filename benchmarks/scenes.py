@@ -17,7 +17,7 @@ from consistency_cam.files.checkpoint import write_json
 from consistency_cam.experiments.compare import compare, table
 from consistency_cam.tools.metrics import cam_mask
 from consistency_cam.experiments.pipeline import Run, run
-from consistency_cam.experiments.recipes import changed, recipe
+from consistency_cam.experiments.recipes import change_recipe, recipe
 
 # of the second question
 TRUE_MASKS = dict(segment_on='masks', pictures=1600, segment_norm='group', segment_epochs=10,
@@ -53,7 +53,7 @@ def main():
     found = compare(r, args.runs, args.methods, args.seeds,
         command='python -m benchmarks.scenes ' + ' '.join(sys.argv[1:]))
     for row in found['rows']: row['recall'] = recalls(Run(args.runs/f"{row['method']}-{row['seed']}", progress=False))
-    found['supervised'] = TRUE_MASKS | run(changed(r, **TRUE_MASKS),
+    found['supervised'] = TRUE_MASKS | run(change_recipe(r, **TRUE_MASKS),
         args.runs/'true-masks').figures('segment')[r.data.val]
     write_json(args.result, found)
     print(table(found))

@@ -11,7 +11,7 @@ from pathlib import Path
 from consistency_cam.files.checkpoint import write_json
 from consistency_cam.experiments.compare import environment
 from consistency_cam.experiments.pipeline import dataset
-from consistency_cam.experiments.recipes import changed, recipe
+from consistency_cam.experiments.recipes import change_recipe, recipe
 from consistency_cam.datasets.verify import all_splits, recognise, scan, verify
 
 WANTED = 200
@@ -35,7 +35,7 @@ def main():
     args = parser.parse_args()
     found = recipe('quick', **recognise(args.root))
     splits = args.splits or all_splits(found.data, found.root)
-    sets = {s: dataset(changed(found, train=splits[0]), s) for s in splits}
+    sets = {s: dataset(change_recipe(found, train=splits[0]), s) for s in splits}
     jobs = list({(*map(str, s.files(i)), len(s.classes)) if s.has_masks else (str(s.files(i)[0]), None,
         len(s.classes)) for s in sets.values() for i in range(len(s))})
     checked = verify(sets, workers=args.workers, progress=False)

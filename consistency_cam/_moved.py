@@ -23,6 +23,7 @@ NAMES = {  # 'module.NAME' -> where it is now, both within the package
     'experiments.pipeline.FEW': 'experiments.stages.FEW_STEPS',
     'experiments.pipeline.settled': 'experiments.runs.settle_recipe',
     'experiments.recipes.COCO': 'experiments.recipes.COCO_DATA',
+    'experiments.recipes.changed': 'experiments.recipes.change_recipe',
     'experiments.recipes.named': 'experiments.recipes.values_by_field',
     'experiments.submit.packed': 'experiments.submit.pack_files',
     'experiments.submit.places': 'experiments.submit.submission_paths',

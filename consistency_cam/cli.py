@@ -15,8 +15,8 @@ from itertools import takewhile
 from pathlib import Path
 from . import __version__
 from .files.errors import InputError, hint, not_a_run, runs_in, unknown
-from consistency_cam.experiments.recipes import (NAMES, OLD_NAMES, PARTS, RECIPES, STAGES, Recipe, changed, default,
-    explain, option, part_of, recipe)
+from .experiments.recipes import (NAMES, OLD_NAMES, PARTS, RECIPES, STAGES, Recipe, change_recipe,
+    default, explain, option, part_of, recipe)
 
 # %% ../nbs/cli.ipynb #804b4d1e
 def preset(
@@ -177,7 +177,7 @@ def given_fields(
 ) -> dict:  # {field: value}
     "The fields of a recipe that were given as options; raises `InputError` on a value that makes no sense"
     given = {name: v for name in NAMES if (v := getattr(args, name, None)) is not None}
-    changed(Recipe(), **given)
+    change_recipe(Recipe(), **given)
     return given
 
 def chosen_recipe(
@@ -189,7 +189,7 @@ def chosen_recipe(
     own = folder/'recipe.json' if args.recipe is None and folder and (folder/'recipe.json').exists() else None
     if file := own or (args.recipe if isinstance(args.recipe, Path) else None):
         from consistency_cam.experiments.pipeline import read_recipe
-        return _settled(changed(read_recipe(file), **given))
+        return _settled(change_recipe(read_recipe(file), **given))
     return _settled(recipe(args.recipe or 'quick', **given))
 
 def _settled(r):
@@ -379,7 +379,7 @@ def _elsewhere(args, folder):
         for k in ('recipe', 'split') if getattr(args, k) is not None]
     if other:
         raise InputError(f"{other[0]}: {folder} is a run and has its own; an evaluation takes {', '.join(map(option, _WHERE))}")
-    return changed(read_recipe(folder/'recipe.json'), **given)
+    return change_recipe(read_recipe(folder/'recipe.json'), **given)
 
 @subcommand(argument('runs', nargs='+', type=path_argument, metavar='RUN',
     help='folders of runs, or one folder of palette PNGs ID.png'),
@@ -546,7 +546,7 @@ def _compare(args):
     "several methods and seeds under one recipe, with a table, a report and the figures as JSON"
     seeds, methods = list(dict.fromkeys(args.seeds)), _methods(args.methods)
     for m in methods:
-        for s in seeds: changed(Recipe(), method=m, seed=s)
+        for s in seeds: change_recipe(Recipe(), method=m, seed=s)
     from consistency_cam.files.checkpoint import write_json
     from consistency_cam.experiments.compare import compare, table
     from consistency_cam.experiments.pipeline import Run
@@ -710,7 +710,8 @@ def _data_sets(args):
     from consistency_cam.datasets.verify import all_splits, recognise
     for place in args.sets or [None]:
         given = {k: v for k in DATA if (v := getattr(args, k)) is not None}
-        if place is not None and (place/'recipe.json').exists(): r, whole = changed(Run(place).recipe, **given), False
+        if place is not None and (place/'recipe.json').exists():
+            r, whole = change_recipe(Run(place).recipe, **given), False
         else:
             table = given.get('data.kind', 'folder') == 'folder' and Path(given.get('data.labels', '')).is_file()
             found = dict(data='folder', root=str(place))
@@ -745,7 +746,7 @@ def _verify(args):
     for name, r, splits, whole in _data_sets(args):
         sets, errors = {}, []
         for split in splits:
-            try: sets[split] = dataset(changed(r, train=splits[0]) if whole else r, split, errors, not args.quiet)
+            try: sets[split] = dataset(change_recipe(r, train=splits[0]) if whole else r, split, errors, not args.quiet)
             except InputError as e: errors.append(e)
         checked = verify(sets, errors, whole, args.record, args.workers, not args.quiet)
         reports += [f'{name}, {r.data.kind} ({", ".join(splits)}): {checked.summary()}', *checked.lines()]

@@ -16,7 +16,7 @@ from consistency_cam.experiments.compare import compare
 from consistency_cam.datasets.folder import Folder
 from consistency_cam.experiments.imported import import_cams
 from consistency_cam.experiments.pipeline import Run, dataset, run
-from consistency_cam.experiments.recipes import changed, recipe
+from consistency_cam.experiments.recipes import change_recipe, recipe
 from consistency_cam.datasets.samples import read_mask, write_mask
 from consistency_cam.datasets.scenes import Scenes
 
@@ -230,7 +230,7 @@ def test_imported_cams(copy, tmp_path, capsys):
     data, _ = copy
     theirs = tmp_path/'theirs'
     for split in ('train', 'val'): maps_for(data, theirs, split)
-    options, r = ['--quiet', '--epochs', '1'], changed(of(data), affinity='none', segment='none')
+    options, r = ['--quiet', '--epochs', '1'], change_recipe(of(data), affinity='none', segment='none')
     mine = import_cams(theirs, tmp_path/'run', r, 'theirs', progress=False)
     for path in theirs.iterdir(): path.touch()
     before = stages(tmp_path/'run'); import_cams(theirs, tmp_path/'run', r, 'theirs', progress=False)

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from ..files.checkpoint import write_json
 from ..files.errors import InputError
 from ..methods.registry import find_method
-from .recipes import Recipe, changed, fields_of
+from .recipes import Recipe, change_recipe, fields_of
 from .pipeline import EVALUATED, LINE, run
 
 # %% ../../nbs/experiments/09_compare.ipynb #94b30624
@@ -37,7 +37,7 @@ def compare(
     for m in methods: find_method(m).settings(_own_options(r, m, methods))
     for n, (seed, method) in enumerate(jobs, 1):
         if progress: tqdm.write(f'[{n}/{len(jobs)}] {find_method(method).title}, seed {seed}')
-        rows.append(run(changed(r, method=method, seed=seed, options=_own_options(r, method, methods)),
+        rows.append(run(change_recipe(r, method=method, seed=seed, options=_own_options(r, method, methods)),
             folder/f'{method}-{seed}', force, progress, until).row())
         about = _record(rows, command, recipe=_without_folders(r) | {'classify.method': '', 'seed': ''})
         write_json(result or folder/'comparison.json', about)

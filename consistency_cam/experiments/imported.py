@@ -21,7 +21,7 @@ from .._moved import moved
 from ..datasets.samples import InputError, Samples, check_image, file_digest, opened, reading
 from ..files.checkpoint import fingerprint, write_json
 from ..cams import CamStore
-from .recipes import Recipe, changed
+from .recipes import Recipe, change_recipe
 from .pipeline import Run, stage_data
 
 __getattr__ = moved(__name__)
@@ -375,7 +375,7 @@ def import_cams(
     progress: bool = True,  # show bars
 ) -> Run:
     "A run whose CAMs are those of another program, for its training and its held-out split; raises `InputError`"
-    run = Run(into, changed(r, cams=dict(kind='imported'), pretrain=None), force, progress)
+    run = Run(into, change_recipe(r, cams=dict(kind='imported'), pretrain=None), force, progress)
     if (run.folder/'recipe.json').exists() and not Run(run.folder).foreign:
         raise ImportedError(f'{run.folder}: a run with a classifier of its own; choose another folder')
     for split, samples in {s: run.samples(s) for s in run.splits}.items():

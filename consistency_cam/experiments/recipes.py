@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARTS', 'OPTIONAL', 'SHARED', 'NAMES', 'STAGES', 'CHOICES', 'LIMITS', 'LEVELS', 'OLD_NAMES', 'PAPER', 'COCO_DATA',
            'RECIPES', 'Data', 'Pretrain', 'Classify', 'Cams', 'Affinity', 'Walk', 'Pseudo', 'Segment', 'CRF', 'Recipe',
-           'part_of', 'fields_of', 'explain', 'choices', 'default', 'values_by_field', 'changed', 'unknown_field',
+           'part_of', 'fields_of', 'explain', 'choices', 'default', 'values_by_field', 'change_recipe', 'unknown_field',
            'short_name', 'option', 'recipe']
 
 # %% ../../nbs/experiments/01_recipes.ipynb #fcdbf7c8
@@ -309,7 +309,7 @@ def values_by_field(
     return {k: None if v == 'none' and 'none' in choices(k) else v for k, v in found.items()}
 
 # %% ../../nbs/experiments/01_recipes.ipynb #3308c144
-def changed(
+def change_recipe(
     r: Recipe, /,
     **changes,  # fields to set otherwise: seed=1, segment=dict(lr=.005), segment=None, or by old names segment_lr=.005
 ) -> Recipe:
@@ -354,19 +354,20 @@ def _with_parts(r, parts):
     return replace(r, left_out={part: own for part, own in left_out.items() if own != PARTS[part]()})
 
 # %% ../../nbs/experiments/01_recipes.ipynb #db73dc6e
-PAPER = changed(Recipe(), pretrain='imagenet')
+PAPER = change_recipe(Recipe(), pretrain='imagenet')
 # on COCO "hyperparameters identical to the ones used for PASCAL VOC" (Section 4.1)
 COCO_DATA = dict(kind='coco', train='train')
 _RESNETS = dict(resnet101='resnet101', resnest101='resnest101e')
 RECIPES = dict(
     paper=PAPER,
-    **{f'paper-{name}': changed(PAPER, backbone=backbone) for name, backbone in _RESNETS.items()},
-    **{'paper-coco': changed(PAPER, data=COCO_DATA)},
-    **{f'paper-{name}-coco': changed(PAPER, data=COCO_DATA, backbone=backbone) for name, backbone in _RESNETS.items()},
+    **{f'paper-{name}': change_recipe(PAPER, backbone=backbone) for name, backbone in _RESNETS.items()},
+    **{'paper-coco': change_recipe(PAPER, data=COCO_DATA)},
+    **{f'paper-{name}-coco': change_recipe(PAPER, data=COCO_DATA, backbone=backbone)
+        for name, backbone in _RESNETS.items()},
     # as PNOC trains on COCO's pictures of 640 pixels
-    **{'paper-coco-640': changed(PAPER, data=COCO_DATA, classify=dict(lr=.05, crop=640, long_side=(400, 800)))},
-    **{'puzzle-cam': changed(PAPER, pretrain=None, classify=dict(method='puzzle-cam', weight_decay=1e-4))},
-    quick=changed(PAPER, backbone='tf_efficientnet_lite0', batch_norm='frozen', frozen_stages=3, workers=0,
+    **{'paper-coco-640': change_recipe(PAPER, data=COCO_DATA, classify=dict(lr=.05, crop=640, long_side=(400, 800)))},
+    **{'puzzle-cam': change_recipe(PAPER, pretrain=None, classify=dict(method='puzzle-cam', weight_decay=1e-4))},
+    quick=change_recipe(PAPER, backbone='tf_efficientnet_lite0', batch_norm='frozen', frozen_stages=3, workers=0,
         data=dict(kind='scenes', train='train', size=128),
         pretrain=dict(kind=None, rho=.25, k_teacher=10, k_student=10, epochs=8, batch_size=16, lr=.0006,
             crop=128, long_side=(112, 144)),
@@ -378,7 +379,7 @@ RECIPES = dict(
         segment=dict(rates=(2, 4, 6), refinements=1, batch_norm='frozen', scales=(1.,), epochs=3, batch_size=8, lr=.005,
             crop=128, long_side=(112, 160))),
 )
-RECIPES['voc-quick'] = changed(RECIPES['quick'],
+RECIPES['voc-quick'] = change_recipe(RECIPES['quick'],
     data=dict(kind='voc', train='half_train', val='half_val', size=192),
     pretrain=dict(kind=None, k_teacher=60, k_student=60, lr=.00025, crop=160, long_side=(128, 192)),
     classify=dict(tiles=(2, 4, 8), resize_scale=(.5, .75), ramp=.5, epochs=4, lr=.005, crop=256, long_side=(160, 320)),
@@ -406,6 +407,6 @@ def recipe(
     name: str = 'quick',  # of `RECIPES`
     /, **changes,  # fields of `Recipe` to set otherwise
 ) -> Recipe:
-    "A preset with some fields changed; raises `InputError` as `changed` does, and on unknown names"
+    "A preset with some fields changed; raises `InputError` as `change_recipe` does, and on unknown names"
     if name not in RECIPES: raise InputError(unknown('recipe', name, RECIPES))
-    return changed(RECIPES[name], **changes)
+    return change_recipe(RECIPES[name], **changes)

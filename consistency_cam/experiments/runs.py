@@ -24,7 +24,7 @@ from ..datasets.shards import single_label
 from ..datasets.verify import class_lines, everywhere, hold_against_masks, recognise, verify
 from ..datasets.voc import VOC
 from .line import CLASSIFY, LINE, find_stage, needs_maps
-from consistency_cam.experiments.recipes import (NAMES, OLD_NAMES, STAGES, Recipe, changed, default, fields_of,
+from consistency_cam.experiments.recipes import (NAMES, OLD_NAMES, STAGES, Recipe, change_recipe, default, fields_of,
     part_of, recipe, values_by_field)
 from ..files.checkpoint import (CheckpointError, StageFolder, fingerprint, interrupted_by_sigterm, is_main,
     locked, made_from, read_json, read_stage, remove_leftovers, write_json)
@@ -132,7 +132,7 @@ def read_recipe(
         raise CheckpointError(f"{path}: consistency_cam {__version__} knows no field '{strange[0]}'; {hint(strange[0], [*NAMES, *OLD_NAMES])}a newer version may have made this run: update, or choose another run folder")
     elsewhere = None  # a method that need not be at hand
     if (Path(path).parent/'method.json').exists(): elsewhere = found.pop('classify.method', None)
-    try: r = changed(Recipe(), **found)
+    try: r = change_recipe(Recipe(), **found)
     except InputError as e: raise CheckpointError(f'{path}: {e}') from None
     return replace(r, classify=replace(r.classify, method=str(elsewhere))) if elsewhere else r
 

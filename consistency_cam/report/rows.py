@@ -12,7 +12,7 @@ import fastcore.xml as html
 from ..datasets.samples import InputError
 from ..experiments.compare import AFTER, compare, mean_spread, remarks
 from ..experiments.pipeline import EVALUATED, SEGMENT, Run, run
-from ..experiments.recipes import changed, fields_of, recipe, short_name
+from ..experiments.recipes import change_recipe, fields_of, recipe, short_name
 from ..files.checkpoint import locked, runs_root
 from .elements import scroll_box
 
@@ -27,7 +27,7 @@ def example_runs() -> tuple:  # (list of `Run`, their comparison as of `compare`
         segment_crop=96, segment_long_side=(84, 108), segment_epochs=2, segment_batch_size=8, segment_crf=False)
     with locked(folder/'.lock', wait=True):
         comparison = compare(brief, folder, ['cam', 'puzzle-cam'], force=True, progress=False)
-        further = run(changed(brief, method='puzzle-cam'), folder/'puzzle-cam-0', force=True, progress=False)
+        further = run(change_recipe(brief, method='puzzle-cam'), folder/'puzzle-cam-0', force=True, progress=False)
     comparison['rows'][-1], comparison['command'] = further.row(), 'consistency-cam demo'
     return [Run(folder/'cam-0', progress=False), further], comparison
 
