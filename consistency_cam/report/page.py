@@ -257,7 +257,7 @@ def page_title(
     title = f"{'CAMs of' if with_maps else 'Learned from'} {methods}"
     if mious := [f'{v:.1f}' for v in sorted(means(rows, SEGMENT.name).values())]:
         ends = ' to '.join(dict.fromkeys([mious[0], mious[-1]]))
-        title += f", segmenter{'s' * (len(mious) > 1)} of mIoU {ends}"
+        title += f", segmenter{'s' * (len(mious) > 1)} of mIoU\N{NO-BREAK SPACE}{ends}"
     about = f'{_pictures_text(run)} pictures, labels of {len(run.classes)} classes, network {run.recipe.backbone}'
     return title, f"{settings_text(run)['data']}: {about}"
 
