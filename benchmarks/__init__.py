@@ -1,7 +1,7 @@
 """All measuring of speed and memory, and the long measurements behind the figures in `results/`.
 
-`python -m benchmarks` times each stage beside the literal way of doing it (`stages`, by `measure`; the twins are in `literal`).
-The others are scripts of their own, `python -m benchmarks.NAME --help`:
+`python -m benchmarks` times each stage beside the literal way of doing it (`stages`, by `measure`; the twins are in
+`literal`). The others are scripts of their own, `python -m benchmarks.NAME --help`:
 
     memory    the greatest memory of each stage's work
     scale     pictures per second of one, two and four processes, and what they exchange

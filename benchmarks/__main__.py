@@ -20,15 +20,18 @@ def fail(error):
 
 def main(arguments=None):
     "The status of the command: 0, or 1 after one line of what is wrong"
-    parser = argparse.ArgumentParser('python -m benchmarks', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('stages', nargs='*', metavar='STAGE', help='pooling, tiles, step, cams, sweep, walk, affinity, crf or pipeline (default: all)')
+    parser = argparse.ArgumentParser('python -m benchmarks', description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('stages', nargs='*', metavar='STAGE',
+        help='pooling, tiles, step, cams, sweep, walk, affinity, crf or pipeline (default: all)')
     parser.add_argument('--device', default='cpu', help='cpu or cuda (default cpu)')
     parser.add_argument('--rounds', type=int, help="times each work is measured (default: each stage's own)")
     parser.add_argument('--quick', action='store_true', help='one small size, each once, to see that it works')
     parser.add_argument('--result', type=Path, help='JSON file for the figures (default: none)')
     parser.add_argument('--force', action='store_true', help='overwrite that file')
     args, command = parser.parse_args(arguments), sys.argv[1:] if arguments is None else arguments
-    if args.result and args.result.exists() and not args.force: return fail(f'{args.result}: exists already; name another place, or --force to overwrite')
+    if args.result and args.result.exists() and not args.force:
+        return fail(f'{args.result}: exists already; name another place, or --force to overwrite')
     try: found = bench_all(args.stages, args.device, args.rounds, args.quick, lambda line: print(line, flush=True))
     except InputError as e: return fail(e)
     if args.result: write_json(args.result, dict(command=' '.join(['python -m benchmarks', *command]), **found))

@@ -1,9 +1,9 @@
-"""Stage by stage what the formula says and the published programs do, one thing at a time: the fast versions have to equal it.
+"""Stage by stage what formula and published programs do, one thing at a time: the fast versions have to equal it.
 
-Fast code is worth nothing if it computes something else. So here is each stage once more, in the plainest way there is: a
-loop where the formula has an index, one picture at a time, every matrix dense. This is also how the published programs
-(Puzzle-CAM, psa, IRNet) work. `tests/test_literal.py` holds that ours gives the same; `benchmarks.stages` times the two beside
-each other.
+Fast code is worth nothing if it computes something else. So here is each stage once more, in the plainest way there
+is: a loop where the formula has an index, one picture at a time, every matrix dense. This is also how the published
+programs (Puzzle-CAM, psa, IRNet) work. `tests/test_literal.py` holds that ours gives the same; `benchmarks.stages`
+times the two beside each other.
 """
 
 from functools import lru_cache
@@ -82,11 +82,13 @@ class FiveForwards(nn.Module):
         generator = seeded_generator(self.seed, step)
         t = {v.name: v.sample(x.shape[-2:], s, generator) for v in self.views}
         n, c, (H, W) = t['tiles'].n, t['crop'], (t['resize'].height, t['resize'].width)
-        scale = lambda m, size: F.interpolate(m, size, mode='bilinear', align_corners=False, antialias=size[0] < m.shape[-2])
+        scale = lambda m, size: F.interpolate(m, size, mode='bilinear', align_corners=False,
+            antialias=size[0] < m.shape[-2])
         A = net.cams(x)
         pairs = dict(
             tiles=(join(net.cams(torch.cat(cut(x, n))).chunk(n * n), n), A),
-            crop=(net.cams(x[..., c.top:c.top + c.height, c.left:c.left + c.width]), A[..., c.top // s:(c.top + c.height) // s, c.left // s:(c.left + c.width) // s]),
+            crop=(net.cams(x[..., c.top:c.top + c.height, c.left:c.left + c.width]),
+                A[..., c.top // s:(c.top + c.height) // s, c.left // s:(c.left + c.width) // s]),
             flip=(net.cams(x.flip(-1)), A.flip(-1)),
             resize=(net.cams(scale(x, (H, W))), scale(A, (H // s, W // s))))
         losses, alpha = dict(cls=soft_margin(A, y)), alpha_at(step, self.total, self.alpha, self.ramp)
@@ -106,14 +108,15 @@ def cams_one_at_a_time(
     "Normalised CAMs of one picture with its mirror image"
     x, size, total = net.normalize(image[None].to(net.mean.device)), tuple(-(-s // stride) for s in image.shape[1:]), 0
     for scale in scales:
-        y = F.interpolate(x, snapped_size(image.shape[1:], scale, net.stride), mode='bicubic', align_corners=False, antialias=scale < 1)
+        y = F.interpolate(x, snapped_size(image.shape[1:], scale, net.stride), mode='bicubic',
+            align_corners=False, antialias=scale < 1)
         for turn in (lambda m: m, lambda m: m.flip(-1)):
             m = turn(net.cams(turn(y)).float().relu())
             total = total + F.interpolate(m, size, mode='bilinear', align_corners=False)[0]
     return {c + 1: total[c] / (total[c].max() + 1e-5) for c in labels.nonzero().flatten().tolist()}
 
-# Evaluation at one threshold: the background's constant score beside the maps, the highest wins, and the pairs of true and
-# predicted class are counted. A curve over thresholds is that many evaluations.
+# Evaluation at one threshold: the background's constant score beside the maps, the highest wins, and the pairs of
+# true and predicted class are counted. A curve over thresholds is that many evaluations.
 
 def mask_at(
     cams: dict,  # {mask id: map (H,W)}
@@ -131,7 +134,8 @@ def confusion(
 ) -> np.ndarray:  # (classes,classes) true class by predicted class
     "How often each true class was called each class"
     known = target != 255
-    return np.bincount(classes * target[known].astype(np.int64) + pred[known], minlength=classes ** 2).reshape(classes, classes)
+    return np.bincount(classes * target[known].astype(np.int64) + pred[known],
+        minlength=classes ** 2).reshape(classes, classes)
 
 def evaluate_at(
     pictures: list,  # of ({mask id: map (H,W)}, true mask (H,W))
@@ -139,7 +143,8 @@ def evaluate_at(
     classes: int,
 ) -> np.ndarray:  # (classes,classes)
     "One evaluation at one threshold"
-    return sum(confusion(mask_at(cams, threshold, target.shape), np.asarray(target), classes) for cams, target in pictures)
+    return sum(confusion(mask_at(cams, threshold, target.shape), np.asarray(target), classes)
+        for cams, target in pictures)
 
 def mean_iou(
     matrix: np.ndarray,  # (classes,classes)
@@ -148,8 +153,8 @@ def mean_iou(
     hits, all = matrix.diagonal(), matrix.sum(0) + matrix.sum(1) - matrix.diagonal()
     return (hits[all > 0] / all[all > 0]).mean()
 
-# Affinity: which cells lie between the two cells of a pair is written into tables once for a size; with them everything is a
-# gather, picture by picture and offset by offset.
+# Affinity: which cells lie between the two cells of a pair is written into tables once for a size; with them
+# everything is a gather, picture by picture and offset by offset.
 
 @lru_cache(8)
 def path_tables(
@@ -190,10 +195,12 @@ class PairByPair(nn.Module):
         self.net, self.radius = net, radius
 
     def forward(self, batch, step):
-        return losses_pair_by_pair(self.net(batch['image']).float().sigmoid(), to_grid(batch['mask'], self.net.stride).long(), self.radius)
+        return losses_pair_by_pair(self.net(batch['image']).float().sigmoid(),
+            to_grid(batch['mask'], self.net.stride).long(), self.radius)
 
-# Random walk: the affinities of all pairs of cells as one matrix, each column divided by its sum, squared eight times: 256 steps.
-# The errors of each squaring are squared with it: in 32 bits this is further from the same walk in 64 bits than ours is.
+# Random walk: the affinities of all pairs of cells as one matrix, each column divided by its sum, squared eight
+# times: 256 steps. The errors of each squaring are squared with it: in 32 bits this is further from the same walk in
+# 64 bits than ours is.
 
 def dense_affinity(
     edge: torch.Tensor,  # (h,w) in 0..1
@@ -202,7 +209,8 @@ def dense_affinity(
     "1 - the strongest edge between each two cells, 0 for cells further apart than the radius"
     e = edge.flatten()
     A = torch.eye(len(e), dtype=e.dtype, device=e.device)
-    for here, there, way in path_tables(tuple(edge.shape), radius, edge.device): A[here, there] = A[there, here] = 1 - e[way].max(0).values
+    for here, there, way in path_tables(tuple(edge.shape), radius, edge.device):
+        A[here, there] = A[there, here] = 1 - e[way].max(0).values
     return A
 
 def walk_by_squaring(
@@ -228,10 +236,11 @@ def crf_all_classes(
     "Mean field over every class"
     return torch.from_numpy(mean_field(image.permute(1, 2, 0).numpy(), probs.cpu().numpy(), setting))
 
-# All of it: the recipe of a run from the first stage to the last. Each step of a training waits for each of its losses to be told,
-# and the networks are timm's as they are, with PyTorch's own layers. Maps come from four pixels per cell to the picture's size and
-# are divided by their one maximum; hard labels follow the picture's edges. Labels for the affinity network: a class where it wins
-# against a high background score, background where that wins at a low one, unsure elsewhere.
+# All of it: the recipe of a run from the first stage to the last. Each step of a training waits for each of its
+# losses to be told, and the networks are timm's as they are, with PyTorch's own layers. Maps come from four pixels
+# per cell to the picture's size and are divided by their one maximum; hard labels follow the picture's edges. Labels
+# for the affinity network: a class where it wins against a high background score, background where that wins at a low
+# one, unsure elsewhere.
 
 def train_plainly(
     task: nn.Module,  # forward(batch, step) -> {name: loss}
@@ -243,7 +252,8 @@ def train_plainly(
     torch.manual_seed(settings.seed)
     optimizer = torch.optim.SGD(param_groups(task.train(), settings), momentum=settings.momentum)
     batches = Batches(len(data), settings.batch_size, steps, settings.seed)
-    for step, batch in enumerate(DataLoader(data, batch_sampler=batches, collate_fn=collate, generator=torch.Generator())):
+    for step, batch in enumerate(DataLoader(data, batch_sampler=batches,
+        collate_fn=collate, generator=torch.Generator())):
         for g in optimizer.param_groups: g['lr'] = g['first_lr'] * poly(step, steps, settings.power)
         losses = task(batch, step)
         optimizer.zero_grad()
@@ -255,7 +265,8 @@ def train_plainly(
 def _train(run, task, samples, part='classify', masks=False):
     "The task's network after the recipe's training of that part"
     settings, like = run.settings(part), getattr(task.net, 'net', task.net)
-    augment = Augment(settings.crop, settings.long_side, mean=like.mean.flatten().tolist(), std=like.std.flatten().tolist(), masks=masks)
+    augment = Augment(settings.crop, settings.long_side, mean=like.mean.flatten().tolist(),
+        std=like.std.flatten().tolist(), masks=masks)
     return train_plainly(task, Augmented(samples, augment, run.recipe.seed), settings)
 
 def enlarge(
@@ -263,7 +274,8 @@ def enlarge(
     size: tuple,  # (H,W)
 ) -> dict:  # {mask id: map (H,W) in 0..1}
     "Maps at the picture's size, the highest score 1"
-    maps = F.interpolate(torch.stack([*cams.values()])[None], scale_factor=4, mode='bilinear', align_corners=False)[0, :, :size[0], :size[1]]
+    maps = F.interpolate(torch.stack([*cams.values()])[None], scale_factor=4, mode='bilinear',
+        align_corners=False)[0, :, :size[0], :size[1]]
     return dict(zip(cams, maps / maps.max().clamp(min=1e-12)))
 
 def hard_mask(
@@ -279,7 +291,8 @@ def hard_mask(
 def _classify(run, samples):
     "Trained classifier, and the CAMs of every picture at four pixels a cell"
     r, net = run.recipe, plain(run.make_net())
-    task = FiveForwards(net, run.views, total_steps(len(samples), run.settings()), r.classify.alpha, r.classify.ramp, r.seed)
+    task = FiveForwards(net, run.views, total_steps(len(samples), run.settings()),
+        r.classify.alpha, r.classify.ramp, r.seed)
     _train(run, task, samples)
     return [cams_one_at_a_time(net, samples.image(i), samples.labels[i], r.cams.scales, 4) for i in range(len(samples))]
 
@@ -288,15 +301,18 @@ def _walk(run, samples, found, folder):
     (low, high), r = run.recipe.affinity.scores, run.recipe
     useful = [i for i, cams in enumerate(found) if any(m.any() for m in cams.values())]
     for i in useful:
-        image = samples.image(i); cams = enlarge(found[i], tuple(image.shape[1:]))
+        image = samples.image(i)
+        cams = enlarge(found[i], tuple(image.shape[1:]))
         strict, loose = (hard_mask(run, image, cams, t) for t in (high, low))
-        write_mask(torch.where(strict > 0, strict, torch.where(loose == 0, 0, 255).to(strict)), folder/f'{samples.ids[i]}.png')
+        write_mask(torch.where(strict > 0, strict, torch.where(loose == 0, 0, 255).to(strict)),
+            folder/f'{samples.ids[i]}.png')
     net = plain(run.make_affinity(run.start()))
     _train(run, PairByPair(net, r.affinity.radius), WithMasks(samples.subset(useful), folder), 'affinity', True)
     walked = []
     for i, cams in enumerate(found):
         edge = infer_edge(net, samples.image(i))
-        walked.append(dict(zip(cams, random_walk(torch.stack([*cams.values()]), edge, r.walk.radius, r.walk.beta, r.walk.steps))))
+        walked.append(dict(zip(cams, random_walk(torch.stack([*cams.values()]), edge, r.walk.radius,
+            r.walk.beta, r.walk.steps))))
     return walked
 
 @torch.no_grad()
@@ -321,7 +337,8 @@ def _segment(run, samples, folder):
     for i in range(len(samples)):
         image = samples.image(i)
         probs = segment_one_at_a_time(net, image, r.segment.scales)
-        masks.append((crf_all_classes(image, probs, run.crf(SOFTMAX_CRF)) if r.segment.crf else probs).argmax(0).to(torch.uint8))
+        masks.append((crf_all_classes(image, probs, run.crf(SOFTMAX_CRF)) if r.segment.crf
+            else probs).argmax(0).to(torch.uint8))
     return masks
 
 def literal_run(
@@ -333,10 +350,14 @@ def literal_run(
     folder, run = Path(folder), Run(folder, r, progress=False)
     samples, K = run.samples(r.data.train), len(run.classes) + 1
     truth = [samples.mask(i) for i in range(len(samples))]
-    curve = lambda found: [mean_iou(evaluate_at([(enlarge(c, t.shape), t) for c, t in zip(found, truth)], k / 100, K)) for k in range(thresholds)]
-    cams = _classify(run, samples); out = dict(cams=curve(cams))
-    walked = _walk(run, samples, cams, folder/'labels'); out['walk'] = curve(walked)
-    pseudo = [hard_mask(run, samples.image(i), enlarge(c, truth[i].shape), r.pseudo.background[0]) for i, c in enumerate(walked)]
+    curve = lambda found: [mean_iou(evaluate_at([(enlarge(c, t.shape), t) for c, t in zip(found, truth)], k / 100, K))
+        for k in range(thresholds)]
+    cams = _classify(run, samples)
+    out = dict(cams=curve(cams))
+    walked = _walk(run, samples, cams, folder/'labels')
+    out['walk'] = curve(walked)
+    pseudo = [hard_mask(run, samples.image(i), enlarge(c, truth[i].shape), r.pseudo.background[0])
+        for i, c in enumerate(walked)]
     for id, mask in zip(samples.ids, pseudo): write_mask(mask, folder/'pseudo'/f'{id}.png')
     segmented = _segment(run, samples, folder/'pseudo')
     for masks in (pseudo, segmented): mean_iou(sum(confusion(m.numpy(), t.numpy(), K) for m, t in zip(masks, truth)))

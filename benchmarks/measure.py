@@ -1,12 +1,12 @@
 """Two ways of computing the same, on the same inputs: results compared, times taken in turn, work growing in steps.
 
-A time by itself says little: it is that of one machine on one day. So nothing here is timed alone. A stage runs beside the
-literal way of doing it, on the same inputs; first the two results are compared, then the two are timed in turn, and what counts
-is the ratio of the medians.
+A time by itself says little: it is that of one machine on one day. So nothing here is timed alone. A stage runs
+beside the literal way of doing it, on the same inputs; first the two results are compared, then the two are timed in
+turn, and what counts is the ratio of the medians.
 
-A benchmark is a function that makes inputs of a given size and returns the works to be timed on them; sizes that grow; what the
-ratio ought to be at the largest; how far the results may lie apart. Where the literal way is too slow for the largest size, it
-is left out there, and its time follows from the size before by the number of its operations.
+A benchmark is a function that makes inputs of a given size and returns the works to be timed on them; sizes that
+grow; what the ratio ought to be at the largest; how far the results may lie apart. Where the literal way is too slow
+for the largest size, it is left out there, and its time follows from the size before by the number of its operations.
 """
 import statistics, time
 from dataclasses import dataclass, field
@@ -96,19 +96,22 @@ def benchmark(name, title, **about):
 def _measure(b, size, device, rounds, before):
     "One size: {size, seconds, difference, extrapolated}; raises `BenchError`"
     problem, found, results, seconds = b.make(device, **size), {}, {}, {}
-    for name, work in problem.works.items():  # the round that warms up; without another one it is also the one that counts
+    # the round that warms up; without another one it is also the one that counts
+    for name, work in problem.works.items():
         start = time.perf_counter()
         results[name], seconds[name] = work(), time.perf_counter() - start
     truth = results[next(iter(results))] if problem.truth is None else problem.truth()
     for name, most in b.tolerance.items():
         found[name] = max_difference(b.difference, results[name], truth)
-        if not found[name] <= most: raise BenchError(f"{b.name}, {size_text(size)}: '{name}' is {found[name]:.2g} away from the result wanted, more than {most:g}; nothing was timed")
+        if not found[name] <= most:
+            raise BenchError(f"{b.name}, {size_text(size)}: '{name}' is {found[name]:.2g} away from the result wanted, more than {most:g}; nothing was timed")
     del results, truth
     if rounds: seconds = interleaved(problem.works, rounds, device, warm=0)
     missing = []
     for goal in b.goals:
         if goal.against in seconds or not before: continue
-        seconds[goal.against] = before['seconds'][goal.against] * b.operations(**size) / b.operations(**before['size']); missing.append(goal.against)
+        seconds[goal.against] = before['seconds'][goal.against] * b.operations(**size) / b.operations(**before['size'])
+        missing.append(goal.against)
     return dict(size=size, seconds=seconds, difference=found, extrapolated=missing)
 
 def size_text(
@@ -136,7 +139,8 @@ def bench(
 ) -> dict:  # stage, title, device, threads, precision, torch, rounds, steps: for each size seconds, difference, goals
     "Measure a stage at growing sizes; raises `BenchError` where the two ways do not give the same"
     _check_stage(name)
-    if device not in ('cpu', 'cuda') or device == 'cuda' and not torch.cuda.is_available(): raise BenchError(f"device '{device}' is not here; known are cpu, and cuda where there is a GPU")
+    if device not in ('cpu', 'cuda') or device == 'cuda' and not torch.cuda.is_available():
+        raise BenchError(f"device '{device}' is not here; known are cpu, and cuda where there is a GPU")
     if rounds is not None and rounds < 1: raise BenchError(f'{rounds} rounds measure nothing; take 1 or more')
     b, device, steps = BENCHMARKS[name], torch.device(device), []
     gpu = device.type == 'cuda'
@@ -146,13 +150,15 @@ def bench(
         steps.append(step | dict(goals=[_judge(g, step, gpu, size is sizes[-1] and not quick) for g in b.goals]))
         if progress: progress(line(name, steps[-1]))
     precision = {w: b.precision.get(w, 'float32') for w in steps[-1]['seconds']}
-    return dict(stage=name, title=b.title, device=torch.cuda.get_device_name() if gpu else 'CPU', threads=torch.get_num_threads(), precision=precision, torch=torch.__version__, rounds=rounds, steps=steps)
+    return dict(stage=name, title=b.title, device=torch.cuda.get_device_name() if gpu else 'CPU',
+        threads=torch.get_num_threads(), precision=precision, torch=torch.__version__, rounds=rounds, steps=steps)
 
 def duration(
     seconds: float,
 ) -> str:
     "Seconds with a fitting unit"
-    return f'{seconds / 60:.1f} min' if seconds >= 120 else f'{seconds:.3g} s' if seconds >= 1 else f'{1e3 * seconds:.3g} ms'
+    if seconds >= 120: return f'{seconds / 60:.1f} min'
+    return f'{seconds:.3g} s' if seconds >= 1 else f'{1e3 * seconds:.3g} ms'
 
 def factor(
     goal: dict,  # as in a record
@@ -163,7 +169,8 @@ def factor(
 
 def line(name, step):
     "What one size gave"
-    times = ', '.join(f"{k} {duration(v)}{'*' if k in step['extrapolated'] else ''}" for k, v in step['seconds'].items())
+    times = ', '.join(f"{k} {duration(v)}{'*' if k in step['extrapolated'] else ''}"
+        for k, v in step['seconds'].items())
     goals = '; '.join(f"{g['work']}: {factor(g)}" for g in step['goals'])
     return f"{name:9} {size_text(step['size']):32} {times}; {goals}"
 
@@ -178,9 +185,11 @@ def bench_all(
     for name in names: _check_stage(name)
     start = time.perf_counter()
     records = [bench(name, device, rounds, quick, progress) for name in names or BENCHMARKS]
-    return dict(date=datetime.now(timezone.utc).date().isoformat(), **environment(), seconds=round(time.perf_counter() - start, 1), records=records)
+    return dict(date=datetime.now(timezone.utc).date().isoformat(), **environment(),
+        seconds=round(time.perf_counter() - start, 1), records=records)
 
-def _difference_text(step, goal): return f"{step['difference'][goal['work']]:.1g}" if goal['work'] in step['difference'] else '–'
+def _difference_text(step, goal):
+    return f"{step['difference'][goal['work']]:.1g}" if goal['work'] in step['difference'] else '–'
 
 def bench_table(
     found: dict,  # as `bench_all` returns it
@@ -191,6 +200,8 @@ def bench_table(
         last = r['steps'][-1]
         for g in last['goals']:
             time = lambda k: f"{k} {duration(last['seconds'][k])}{'*' if k in last['extrapolated'] else ''}"
-            wanted = '–' if g['wanted'] is None else f"at {'most' if g['most'] else 'least'} {g['wanted']:,g}" + {True: ', reached', False: ', **missed**', None: ''}[g['reached']]
-            rows.append(f"| {r['stage']} | {size_text(last['size'])} | {time(g['work'])}, {time(g['against'])} | {factor(g)} | {wanted} | {_difference_text(last, g)} |")
+            wanted = '–' if g['wanted'] is None else f"at {'most' if g['most'] else 'least'} {g['wanted']:,g}" + {
+                True: ', reached', False: ', **missed**', None: ''}[g['reached']]
+            rows.append(f"| {r['stage']} | {size_text(last['size'])} | {time(g['work'])}, {time(g['against'])} | "
+                f"{factor(g)} | {wanted} | {_difference_text(last, g)} |")
     return '\n'.join(rows)

@@ -17,16 +17,19 @@ SIZE, CLASSES = (375, 500), 20
 def batch(side, n, num_classes=CLASSES):
     "n pictures of noise with three classes each, and masks"
     import torch
-    labels = torch.zeros(n, num_classes); labels[:, :3] = 1
-    return dict(image=torch.randn(n, 3, side, side), labels=labels, mask=torch.randint(0, 4, (n, side, side), dtype=torch.uint8), id=[str(i) for i in range(n)])
+    labels = torch.zeros(n, num_classes)
+    labels[:, :3] = 1
+    return dict(image=torch.randn(n, 3, side, side), labels=labels,
+        mask=torch.randint(0, 4, (n, side, side), dtype=torch.uint8), id=[str(i) for i in range(n)])
 
 
-def trained(task, batch, accumulate=1, step=600):
+def training_step(task, batch, accumulate=1, step=600):
     "One step of a task as the loop takes it; its gradients {name: tensor}"
     import torch
     from consistency_cam.files.memory import reused_memory
     from consistency_cam.tools.training import make_accelerator, step_gradients
-    with reused_memory(): step_gradients(task.train().to(memory_format=torch.channels_last), batch, step, make_accelerator(), accumulate)
+    with reused_memory():
+        step_gradients(task.train().to(memory_format=torch.channels_last), batch, step, make_accelerator(), accumulate)
     return {n: p.grad for n, p in task.named_parameters() if p.grad is not None}
 
 
@@ -43,19 +46,21 @@ def classify(frugal=False, accumulate=1, held=False):
     from consistency_cam.experiments.recipes import recipe
     views = METHODS['consistency-cam'].views(None, recipe('paper', tiles=(4,)))
     net = resnet().freeze() if held else resnet()
-    return trained(ConsistencyTask(net, views, frugal=frugal), batch(256, 4), accumulate)
+    return training_step(ConsistencyTask(net, views, frugal=frugal), batch(256, 4), accumulate)
 
 
 def pretrain():
     from consistency_cam.iterated import IteratedLearning
-    trained(IteratedLearning(resnet(1000, pool='noisy_or', bias=-12.), k_teacher=1, k_student=1), batch(224, 4, 1000), step=1)
+    training_step(IteratedLearning(resnet(1000, pool='noisy_or', bias=-12.), k_teacher=1, k_student=1), batch(224, 4, 1000),
+        step=1)
 
 
 def cams():
     "Sixteen pictures at twice their size and mirrored, the largest of the four scales"
     import torch
     from consistency_cam.cams import infer_batch
-    labels = torch.zeros(16, CLASSES); labels[:, :3] = 1
+    labels = torch.zeros(16, CLASSES)
+    labels[:, :3] = 1
     infer_batch(resnet().eval(), torch.randint(0, 256, (16, 3, *SIZE), dtype=torch.uint8), labels, (2.,), True, 4)
 
 
@@ -68,7 +73,7 @@ def sweep():
 
 def affinity():
     from consistency_cam.affinity import AffinityTask, BoundaryNet
-    trained(AffinityTask(BoundaryNet(resnet(1)), 10), batch(256, 4))
+    training_step(AffinityTask(BoundaryNet(resnet(1)), 10), batch(256, 4))
 
 
 def walk():
@@ -95,7 +100,7 @@ def crf():
 def segment():
     from consistency_cam.deeplab import DeepLabV3Plus
     from consistency_cam.segment import SegmentationTask
-    trained(SegmentationTask(DeepLabV3Plus('resnet50', CLASSES + 1, pretrained=False)), batch(256, 4))
+    training_step(SegmentationTask(DeepLabV3Plus('resnet50', CLASSES + 1, pretrained=False)), batch(256, 4))
 
 
 def masks():
@@ -104,7 +109,8 @@ def masks():
     from consistency_cam.deeplab import DeepLabV3Plus
     from consistency_cam.tools.metrics import ConfusionMatrix
     from consistency_cam.segment import segment_image
-    probs = segment_image(DeepLabV3Plus('resnet50', CLASSES + 1, pretrained=False).eval(), torch.randint(0, 256, (3, *SIZE), dtype=torch.uint8))
+    probs = segment_image(DeepLabV3Plus('resnet50', CLASSES + 1, pretrained=False).eval(),
+        torch.randint(0, 256, (3, *SIZE), dtype=torch.uint8))
     ConfusionMatrix(CLASSES + 1).update(probs.argmax(0), torch.randint(0, CLASSES + 1, SIZE))
 
 
@@ -139,14 +145,18 @@ def _run(folder, pictures):
     from consistency_cam.experiments.recipes import recipe
     from consistency_cam.datasets.samples import write_mask
     from consistency_cam.datasets.scenes import Scenes
-    place = Path(folder)/'data'; made = Scenes(pictures, size=64)
+    place = Path(folder)/'data'
+    made = Scenes(pictures, size=64)
     for kind in ('pictures', 'masks'): (place/kind).mkdir(parents=True)
     rows = ['id,labels']
     for i, id in enumerate(made.ids):
-        Image.fromarray(made.image(i).permute(1, 2, 0).numpy()).save(place/'pictures'/f'{id}.png'); write_mask(made.mask(i), place/'masks'/f'{id}.png')
+        Image.fromarray(made.image(i).permute(1, 2, 0).numpy()).save(place/'pictures'/f'{id}.png')
+        write_mask(made.mask(i), place/'masks'/f'{id}.png')
         rows.append(f"{id},{';'.join(c for c, there in zip(made.classes, made.labels[i]) if there)}")
     (place/'labels.csv').write_text('\n'.join(rows))
-    tiny = recipe('quick', data='folder', root=str(place/'pictures'), masks=str(place/'masks'), labels=str(place/'labels.csv'), train='all', val='', method='cam', epochs=1, crop=64, long_side=(56, 72), batch_size=32)
+    tiny = recipe('quick', data='folder', root=str(place/'pictures'), masks=str(place/'masks'),
+        labels=str(place/'labels.csv'), train='all', val='', method='cam', epochs=1, crop=64,
+        long_side=(56, 72), batch_size=32)
     Run(Path(folder)/'run', tiny, progress=False).classify()
 
 
@@ -154,12 +164,14 @@ def _maps(folder, turn):
     "CAM inference with its sweep, and the evaluation of a copy of a run"
     from consistency_cam.experiments.pipeline import Run
     run = Run(shutil.copytree(Path(folder)/'run', Path(folder)/f'run {turn}'), progress=False)
-    run.cams('all'); run.evaluate('cams')
+    run.cams('all')
+    run.evaluate('cams')
 
 
 def _imports():
     import torch, consistency_cam.experiments.pipeline, consistency_cam.segment, pydensecrf.densecrf
-    torch.set_num_threads(1); torch.manual_seed(0)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
 
 
 def measure(name, folder, turn=0):
@@ -185,19 +197,23 @@ def difference(folder):
 
 
 def call(*arguments):
-    "What another process of this program prints, from JSON; it must be started by one that is small, whose size it inherits"
-    done = subprocess.run([sys.executable, '-m', 'benchmarks.memory', *map(str, arguments)], capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS='1'))
+    "The JSON that another process of this program prints; a small one must start it, for it inherits the size"
+    done = subprocess.run([sys.executable, '-m', 'benchmarks.memory', *map(str, arguments)], capture_output=True,
+        text=True, env=dict(os.environ, OMP_NUM_THREADS='1'))
     if done.returncode: sys.exit(done.stderr)
     return json.loads(done.stdout or 'null')
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--only', nargs='+', metavar='NAME', default=[*WORKS, *(f'cams-{n}' for n in PICTURES)], help='which to measure (default: all)')
+    parser.add_argument('--only', nargs='+', metavar='NAME', default=[*WORKS, *(f'cams-{n}' for n in PICTURES)],
+        help='which to measure (default: all)')
     parser.add_argument('--result', type=Path, help='JSON file for the figures (default: none)')
     parser.add_argument('--do', nargs='+', help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.do: return dict(measure=measure, difference=difference, run=lambda folder, n: _run(folder, int(n)))[args.do[0]](*args.do[1:])
+    if args.do:
+        return dict(measure=measure, difference=difference, run=lambda folder,
+            n: _run(folder, int(n)))[args.do[0]](*args.do[1:])
     stages, growth = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for name in args.only:
@@ -207,14 +223,17 @@ def main():
                 peaks = sorted(call('--do', 'measure', name, place, turn)['peak'] for turn in range(ROUNDS))
                 growth[n] = found = dict(peak=peaks[ROUNDS // 2], peaks=peaks)
             else: stages[name] = found = dict(call('--do', 'measure', name, folder), work=WORKS[name][1])
-            print(f"{name:24} {found['peak'] / 2**20:8,.0f} MiB" + (f", a process of the pool {found['of_a_process'] / 2**20:,.0f} MiB" if 'of_a_process' in found else ''), flush=True)
+            print(f"{name:24} {found['peak'] / 2**20:8,.0f} MiB"
+                + (f", a process of the pool {found['of_a_process'] / 2**20:,.0f} MiB" if 'of_a_process' in found
+                    else ''), flush=True)
         same = call('--do', 'difference', folder) if {'classify', 'classify, frugal'} <= {*stages} else None
     if same is not None: print(f'largest relative difference of a gradient with frugal: {same:.1e}')
     if args.result:
         from datetime import date
         from consistency_cam.files.checkpoint import write_json
         from consistency_cam.experiments.compare import environment
-        write_json(args.result, dict(command='OMP_NUM_THREADS=1 python -m benchmarks.memory', date=str(date.today()), stages=stages, growth=growth, gradient_difference=same, **environment()))
+        write_json(args.result, dict(command='OMP_NUM_THREADS=1 python -m benchmarks.memory', date=str(date.today()),
+            stages=stages, growth=growth, gradient_difference=same, **environment()))
 
 
 if __name__ == '__main__': main()

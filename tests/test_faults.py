@@ -25,7 +25,7 @@ from consistency_cam.datasets.imagenet import OneLabel
 from consistency_cam.iterated import IteratedLearning
 from consistency_cam.experiments.pipeline import Run
 from consistency_cam.pseudo import walk_cams
-from consistency_cam.experiments.recipes import changed, recipe
+from consistency_cam.experiments.recipes import change_recipe, recipe
 from consistency_cam.datasets.samples import InputError, WriteError, read_mask
 from consistency_cam.datasets.scenes import Scenes
 from consistency_cam.segment import SegmentationTask
@@ -339,7 +339,7 @@ def test_maps_without_evidence_are_zeros_to_the_end(sign, whole_run, tmp_path):
     "From the network through store, walk and pseudo-labels: zeros, background, a warning and a line that says why there is nothing to learn; nowhere nan"
     folder = tmp_path/'run'; shutil.copytree(whole_run, folder, ignore=shutil.ignore_patterns('cams', 'affinity', 'walk', 'pseudo', 'segment', 'masks', 'evaluate'))
     state = load_state(folder/'classify'/'weights.safetensors'); state['net']['classifier.weight'] = sign * torch.ones_like(state['net']['classifier.weight'])
-    blind = Run(folder, changed(STAGES, affinity='none', segment='none'), progress=False)
+    blind = Run(folder, change_recipe(STAGES, affinity='none', segment='none'), progress=False)
     # A last map of both signs has evidence under any classifier of one sign: the network's own is made positive.
     features, net = CAMNet.features, None
     save_state(folder/'classify'/'weights.safetensors', state)

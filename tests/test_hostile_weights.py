@@ -22,7 +22,7 @@ from consistency_cam.files.checkpoint import StageFolder, load_state, stage_fing
 from consistency_cam.cli import main
 from consistency_cam.datasets.folder import Folder
 from consistency_cam.experiments.imported import read_arrays
-from consistency_cam.report.paper import opened
+from consistency_cam.report.paper import open_source
 from consistency_cam.experiments.pipeline import Run
 from consistency_cam.pseudo import pseudo_labels
 from consistency_cam.experiments.recipes import recipe
@@ -132,7 +132,7 @@ PLACES = { # where such a file may be put, and what reads it there: a function o
     'losses of a run': lambda d, b: read_metrics(at(d/'metrics.jsonl', b + b'\n')),
     'manifest of pseudo-labels': from_manifest,
     **{f'CAMs of another program as {end}': lambda d, b, end=end: read_arrays(at(d/f'a{end}', b)) for end in ('.npy', '.npz')},
-    'figures for a plot': lambda d, b: opened(at(d/'figures.json', b)),
+    'figures for a plot': lambda d, b: open_source(at(d/'figures.json', b)),
 }
 
 
@@ -261,7 +261,7 @@ def test_a_tensor_of_a_file_of_maps_reads_its_own_numbers_only(tmp_path, change)
 
 FORBIDDEN = r'pickle\.(?:load|Unpickler)|c?[Pp]ickle import|\bdill\b|\bcloudpickle\b|joblib\.load|allow_pickle\s*=\s*True|weights_only\s*=\s*False|yaml\.(?:load|unsafe_load|full_load)|marshal\.load|shelve\.open|(?<![\w.])eval\(|(?<![\w.])exec\(|os\.system\(|shell\s*=\s*True'
 ALLOWED = { # file: reason
-    **{f: 'a subclass that calls nothing of what a file names; the notebook shows it' for f in ('consistency_cam/experiments/imported.py', 'nbs/experiments/03_imported.ipynb')},
+    **{f: 'a subclass that calls nothing of what a file names; the notebook shows it' for f in ('consistency_cam/experiments/imported.py', 'nbs/experiments/08_imported.ipynb')},
     **{f'nbs/explore/{name}.ipynb': 'a test runs the lines of Python that its own explorer has just shown' for name in ('02_cams', '03_views', '04_pooling', '05_iterated', '06_walk', '07_results', '08_own_picture')},
 }
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-import consistency_cam.experiments.pipeline as pipeline
+import consistency_cam.experiments.stages as doing
 from consistency_cam.methods import registry
 from consistency_cam.files.checkpoint import CheckpointError, load_state, read_json, read_metrics
 from consistency_cam.cli import main
@@ -57,11 +57,11 @@ def test_a_term_is_trained_saved_and_resumed_and_its_run_opens_without_the_file(
     assert scale != 1 and torch.equal(whole.net().terms[0].scale.detach().cpu(), scale)
 
     def cut(*given, **more):
-        pipeline_fit(*given, **more, stop_at=3)
+        real_fit(*given, **more, stop_at=3)
         raise KeyboardInterrupt
-    pipeline_fit = pipeline.fit
+    real_fit = doing.fit
     with monkeypatch.context() as m:
-        m.setattr(pipeline, 'fit', cut)
+        m.setattr(doing, 'fit', cut)
         with pytest.raises(KeyboardInterrupt): run(wanted, tmp_path/'cut', progress=False, until='classify')
     assert len(read_metrics(tmp_path/'cut'/'classify'/'metrics.jsonl')) == 3
     run(wanted, tmp_path/'cut', progress=False, until='classify')

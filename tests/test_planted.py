@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from consistency_cam.experiments.pipeline import dataset
-from consistency_cam.experiments.recipes import changed, recipe
+from consistency_cam.experiments.recipes import change_recipe, recipe
 from consistency_cam.datasets.samples import InputError
 from consistency_cam.datasets.verify import all_splits, recognise, verify
 
@@ -127,9 +127,9 @@ def make(place, form, seed):
 def checked(place):
     "What the command does: recognise, read each split, look at everything"
     r, sets, errors = recipe('quick', **recognise(place)), {}, []
-    if r.data.kind == 'coco': r = changed(r, labels='file')
+    if r.data.kind == 'coco': r = change_recipe(r, labels='file')
     for split in (splits := all_splits(r.data.kind, r.data.root)):
-        try: sets[split] = dataset(changed(r, train=splits[0]), split, errors, False)
+        try: sets[split] = dataset(change_recipe(r, train=splits[0]), split, errors, False)
         except InputError as e: errors.append(e)
     return verify(sets, errors, True, None, 0, False)
 

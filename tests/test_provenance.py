@@ -9,14 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-import consistency_cam.experiments.pipeline as pipeline
+import consistency_cam.experiments.stages as doing
 from consistency_cam.files.checkpoint import CheckpointError, read_json, save_state, write_json
 from consistency_cam.cli import main
 from consistency_cam.experiments.compare import compare
 from consistency_cam.datasets.folder import Folder
 from consistency_cam.experiments.imported import import_cams
 from consistency_cam.experiments.pipeline import Run, dataset, run
-from consistency_cam.experiments.recipes import changed, recipe
+from consistency_cam.experiments.recipes import change_recipe, recipe
 from consistency_cam.datasets.samples import read_mask, write_mask
 from consistency_cam.datasets.scenes import Scenes
 
@@ -184,7 +184,7 @@ def test_a_run_of_before_opens_and_goes_on(made, tmp_path, monkeypatch, capsys):
     "Its stages have nothing on record but settings and inputs"
     r, folder = of(made/'data', affinity='none', segment='none'), tmp_path/'run'
     with monkeypatch.context() as before:
-        before.setattr(pipeline, 'stage_data', lambda *a: {})
+        before.setattr(doing, 'stage_data', lambda *a: {})
         for name in ('products', '_compared', 'first_weights'): before.setattr(Run, name, lambda *a: {})
         run(r, folder, progress=False, until='cams')
     assert not any('data' in read_json(p) for p in folder.rglob('stage.json'))
@@ -230,7 +230,7 @@ def test_imported_cams(copy, tmp_path, capsys):
     data, _ = copy
     theirs = tmp_path/'theirs'
     for split in ('train', 'val'): maps_for(data, theirs, split)
-    options, r = ['--quiet', '--epochs', '1'], changed(of(data), affinity='none', segment='none')
+    options, r = ['--quiet', '--epochs', '1'], change_recipe(of(data), affinity='none', segment='none')
     mine = import_cams(theirs, tmp_path/'run', r, 'theirs', progress=False)
     for path in theirs.iterdir(): path.touch()
     before = stages(tmp_path/'run'); import_cams(theirs, tmp_path/'run', r, 'theirs', progress=False)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from consistency_cam.cli import main
 from consistency_cam.datasets.folder import Folder
-from consistency_cam.experiments.pipeline import dataset, settled
+from consistency_cam.experiments.pipeline import dataset, settle_recipe
 from consistency_cam.experiments.recipes import recipe
 from consistency_cam.datasets.samples import InputError, Samples, checked_ids, write_mask
 from consistency_cam.datasets.tables import read_classes
@@ -195,10 +195,10 @@ def test_splits(form, pictures, tmp_path):
     (tmp_path/'t.csv').write_text(content)
     r = recipe('voc-quick', data='folder', root=str(pictures), labels=str(tmp_path/'t.csv'), **given)
     if isinstance(wanted, str):
-        with pytest.raises(InputError, match=wanted.replace('[', r'\[').replace(']', r'\]')): dataset(settled(r), settled(r).data.train)
+        with pytest.raises(InputError, match=wanted.replace('[', r'\[').replace(']', r'\]')): dataset(settle_recipe(r), settle_recipe(r).data.train)
         return
-    r = settled(r)
-    assert (r.data.train, r.data.val) == wanted and settled(r) == r
+    r = settle_recipe(r)
+    assert (r.data.train, r.data.val) == wanted and settle_recipe(r) == r
     used = [id for split in wanted if split for id in dataset(r, split).ids]
     assert sorted(used) == ['p0', 'p1']
 

@@ -30,7 +30,8 @@ def _cell(kind, id, *lines):
 
 def _cells(module, place):
     call = f"explore_{module}({place})" if module in _OF_A_RUN else f'explore_{module}()'
-    return [_cell('markdown', f'{module}-title', f'## {EXPLORERS[module]}'), _cell('code', module, f'from consistency_cam.explore.{module} import explore_{module}', call)]
+    return [_cell('markdown', f'{module}-title', f'## {EXPLORERS[module]}'),
+        _cell('code', module, f'from consistency_cam.explore.{module} import explore_{module}', call)]
 
 def write_notebook(
     folder: str|Path,  # of the run, or of several runs; it is made where it is not there
@@ -39,8 +40,11 @@ def write_notebook(
     "The notebook `explore.ipynb` in the folder, written where there is none yet"
     path = Path(folder)/'explore.ipynb'
     if path.exists(): return path
-    cells = [_cell('markdown', 'title', '# Explore', 'Each explorer needs only its own cell; in JupyterLab, *Run → Run All Cells* opens all of them.')] + [c for m in EXPLORERS for c in _cells(m, place)]
-    about = dict(nbformat=4, nbformat_minor=5, metadata=dict(kernelspec=dict(name='python3', display_name='Python 3', language='python')), cells=cells)
+    cells = [_cell('markdown', 'title', '# Explore',
+        'Each explorer needs only its own cell; in JupyterLab, *Run → Run All Cells* opens all of them.')] + [c
+        for m in EXPLORERS for c in _cells(m, place)]
+    about = dict(nbformat=4, nbformat_minor=5,
+        metadata=dict(kernelspec=dict(name='python3', display_name='Python 3', language='python')), cells=cells)
     atomic_bytes(path, json.dumps(about, indent=1).encode())
     return path
 
@@ -53,10 +57,14 @@ def server_command(
     "What is started to show a notebook; raises `InputError` where it is not installed"
     package = 'voila' if voila else 'jupyterlab'
     if importlib.util.find_spec(package) is None:
-        raise InputError(f'{package} is not installed: pip install ' + ('voila' if voila else '"consistency_cam[notebooks]"'))
-    if voila: return [sys.executable, '-m', 'voila', str(notebook), '--Voila.ip=127.0.0.1', '--Voila.auto_token=True'] + ([] if browser else ['--no-browser'])
+        raise InputError(f'{package} is not installed: pip install '
+            + ('voila' if voila else '"consistency_cam[notebooks]"'))
+    if voila:
+        return [sys.executable, '-m', 'voila', str(notebook), '--Voila.ip=127.0.0.1',
+            '--Voila.auto_token=True'] + ([] if browser else ['--no-browser'])
     root = hasattr(os, 'geteuid') and os.geteuid() == 0
-    return [sys.executable, '-m', 'jupyterlab', str(notebook), '--ServerApp.ip=127.0.0.1', f'--ServerApp.root_dir={notebook.parent}'] + ['--allow-root'] * root + ['--no-browser'] * (not browser)
+    return [sys.executable, '-m', 'jupyterlab', str(notebook), '--ServerApp.ip=127.0.0.1',
+        f'--ServerApp.root_dir={notebook.parent}'] + ['--allow-root'] * root + ['--no-browser'] * (not browser)
 
 # %% ../../nbs/explore/09_notebook.ipynb #4be7afab
 def wait_for(
@@ -92,7 +100,8 @@ def check_jupyter_folders():
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not os.access(folder, os.W_OK): raise PermissionError(13, 'Permission denied')
-        except OSError as e: raise InputError(f'{folder}: cannot be written ({e.strerror}), and Jupyter keeps its settings and records there; name a home of your own: HOME="$PWD" consistency-cam explore ...') from None
+        except OSError as e:
+            raise InputError(f'{folder}: cannot be written ({e.strerror}), and Jupyter keeps its settings and records there; name a home of your own: HOME="$PWD" consistency-cam explore ...') from None
 
 # %% ../../nbs/explore/09_notebook.ipynb #0f700557
 def serve(
@@ -101,7 +110,8 @@ def serve(
     browser: bool = True,  # open it
 ) -> int:  # exit status of the server
     "Show the explorers until the server is stopped; raises `InputError`"
-    if place is not None and not runs_in(place): raise InputError(f'{place}: no run here; make one with `consistency-cam run` or `make demo`')
+    if place is not None and not runs_in(place):
+        raise InputError(f'{place}: no run here; make one with `consistency-cam run` or `make demo`')
     folder = Path(place or (runs_root()/'demo' if runs_in(runs_root()/'demo') else runs_root()/'explore')).resolve()
     command = server_command(folder/'explore.ipynb', voila, browser)
     check_jupyter_folders()
