@@ -52,7 +52,7 @@ def _meant_options(data):
 def check_fields(
     r: Recipe,
 ):
-    "Raises `InputError` where something is said of the data, or of a stage, that would be passed over"
+    "Raise `InputError` where something is said of the data, or of a stage, that would be passed over"
     kind, pretrain, segment = r.data.kind, part_of(r, 'pretrain'), part_of(r, 'segment')
     for k, v in _named_fields(r.data).items():
         if k in _READS.get(kind, ' '.join(_SAYS)).split(): continue
@@ -263,7 +263,7 @@ def share(self: Run,
 def check(self: Run,
     samples: Samples,
 ):
-    "Raises what is wrong with the masks as a whole, or in this process's share; goes on when all have looked at theirs"
+    "Raise what is wrong with the masks as a whole, or in this process's share; goes on when all have looked at theirs"
     if not isinstance(samples, WithMasks): hold_against_masks(samples)
     samples.subset(self.share(range(len(samples)))).check(self.progress and is_main())
     self.share([])
@@ -351,7 +351,7 @@ def product(self: Run,
 def refuse_other_settings(self: Run,
     own: StageFolder,  # that is about to work
 ):
-    "Raises `CheckpointError` where another stage of the folder was made with other settings than the recipe's"
+    "Raise `CheckpointError` where another stage of the folder was made with other settings than the recipe's"
     if (self.folder/'imported.json').exists() and not self.foreign:
         raise CheckpointError(f"{self.folder}: a run of imported CAMs, and not of the method '{self.recipe.classify.method}'; choose another run folder")
     now = json.loads(json.dumps(fields_of(self.recipe)))

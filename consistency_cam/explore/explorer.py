@@ -276,7 +276,7 @@ def open_runs(
     *places: str|Path,  # folders of runs, or of folders of runs; none: the demo's, else small ones, trained first
     progress: bool = True,  # show the bars of that training
 ) -> dict:  # {title: `Run`}, all of the same classes
-    "Runs with trained CAMs, the plain one first; raises `CheckpointError`, `InputError`"
+    "Run with trained CAMs, the plain one first; raises `CheckpointError`, `InputError`"
     folders = [folder for place in places or [runs_root()/'demo'] for folder in runs_in(place)]
     runs = [Run(folder, progress=False) for folder in folders]
     ready = [r for r in runs if _trained(r)]

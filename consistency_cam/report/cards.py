@@ -26,7 +26,7 @@ from ..tools.show import class_name, mask_overlay, overlay, rgb
 def shown_split(
     run: Run,
 ) -> str:
-    "The split to take pictures from: held out rather than training, with masks rather than without."
+    "The split to take pictures from: held out rather than training, with masks rather than without"
     r = run.recipe
     return max([s for s in (r.data.val, r.data.train) if s], key=lambda s: run.samples(s).has_masks)
 
@@ -34,14 +34,14 @@ def evenly_spaced(
     length: int,  # of a list
     most: int,  # how many to choose
 ) -> list:  # of positions 0..length-1
-    "Positions from the first to the last, at equal distances."
+    "Positions from the first to the last, at equal distances"
     return np.unique(np.linspace(0, length - 1, min(most, length)).round().astype(int)).tolist()
 
 def candidates(
     samples: Samples,
     most: int = 300,  # pictures
 ) -> list:  # positions
-    "Evenly spaced pictures; only those that have masks, where any has."
+    "Evenly spaced pictures; only those that have masks, where any has"
     every = evenly_spaced(len(samples), most)
     return [i for i in every if samples.mask(i) is not None] if samples.has_masks else every
 
@@ -51,7 +51,7 @@ def mask_reader(
     split: str,
     stage: str = CAMS.name,  # of `EVALUATED`
 ):  # function from position to class ids (H, W)
-    "A run's masks of a split's pictures."
+    "A run's masks of a split's pictures"
     samples, r, about = run.samples(split), run.recipe, find_stage(stage)
     if about.product == 'masks': return WithMasks(samples, run.made_of(stage, split)).mask
     store = run.made_of(stage, split)
@@ -64,7 +64,7 @@ def picture_ious(
     places: list,  # N positions in it
     stage: str = CAMS.name,  # whose masks, of `EVALUATED`
 ) -> np.ndarray:  # (M, N), 0..1; nan where a mask is all void
-    "The mIoU of each run's masks within each picture, over the classes that occur in it."
+    "The mIoU of each run's masks within each picture, over the classes that occur in it"
     samples, ious = runs[0].samples(split), np.zeros((len(runs), len(places)))
     readers = [mask_reader(run, split, stage) for run in runs]
     for n, i in enumerate(tqdm(places, desc='choosing pictures', disable=not runs[0].progress)):
@@ -79,7 +79,7 @@ def choose(
     names: list,  # of the M methods
     pictures: int = 8,  # how many to choose
 ) -> dict:  # {position 0..N-1: why}
-    "Where the methods differ most, and the best and the worst of the last one; with one method, evenly from best to worst."
+    "Where the methods differ most, and the best and the worst of the last one; with one method, evenly from best to worst"
     known = np.flatnonzero(~np.isnan(scores).any(0))
     ranks = known[np.argsort(-scores[-1, known], kind='stable')].tolist()
     if len(scores) == 1 or pictures < 3 or len(ranks) < 2:
@@ -94,7 +94,7 @@ def rule_text(
     where: str,  # the pictures chosen from
     masks: bool,  # whether they have masks
 ) -> str:
-    "The sentence that says how the pictures were chosen."
+    "The sentence that says how the pictures were chosen"
     if not masks: return f'The pictures were chosen by their place in the list: evenly spaced among {where}.'
     if len(names) == 1:
         how = 'evenly spaced from the best to the worst, by the mIoU within the picture'
@@ -110,7 +110,7 @@ def choose_pictures(
     split: str|None = None,  # to choose from; None: `shown_split`
     stage: str = CAMS.name,  # whose masks decide, of `EVALUATED`
 ) -> tuple:  # (split, {position in it: why}, sentence that states the rule)
-    "The pictures of a page."
+    "The pictures of a page"
     runs, names = list(shown_runs.values()), list(shown_runs)
     split = split or shown_split(runs[0])
     samples = runs[0].samples(split)
@@ -127,7 +127,7 @@ def shown_class(
     cams: dict,  # {mask id: map} of one method
     mask: torch.Tensor|None = None,  # true class ids (H, W)
 ) -> int|None:  # a mask id; None where no class is given
-    "The class whose CAM is shown: of those given the largest in the mask, or without a mask the one with the most evidence."
+    "The class whose CAM is shown: of those given the largest in the mask, or without a mask the one with the most evidence"
     if not cams: return None
     size = {c: float(cams[c].sum()) for c in cams} if mask is None else {c: int((mask == c).sum()) for c in cams}
     return max(size, key=size.get)
@@ -138,7 +138,7 @@ def named_mask(
     mask: torch.Tensor,  # class ids (H, W) of the picture before it was made smaller
     classes: list,  # names of the C foreground classes
 ) -> np.ndarray:  # uint8 (H, W, 3)
-    "The mask's colours over the picture, with the names of the classes in one line each."
+    "The mask's colours over the picture, with the names of the classes in one line each"
     return mask_overlay(picture, shrink(mask.numpy().astype(np.uint8), picture.shape[1]),
         [' '.join(c.split()) for c in classes])
 
@@ -146,7 +146,7 @@ def labels_of(
     samples: Samples,
     i: int,  # position
 ) -> str:
-    "The names of the classes that a picture is said to hold."
+    "The names of the classes that a picture is said to hold"
     return ', '.join(class_name(k, samples.classes) for k in samples.label_ids(i))
 
 def picture_and_mask(
@@ -154,7 +154,7 @@ def picture_and_mask(
     i: int,  # position
     width: int = 320,  # of a picture at most, pixels
 ) -> dict:  # {what: <figure>}, one or two
-    "The picture, and its true mask where there is one."
+    "The picture, and its true mask where there is one"
     picture, mask = shrink(rgb(samples.image(i)), width), samples.mask(i)
     found = {'picture': picture_element(picture, f'picture {samples.ids[i]} with {labels_of(samples, i)}')}
     if mask is not None:
@@ -167,7 +167,7 @@ def picture_column(
     i: int,  # position
     width: int = 320,  # of a picture at most, pixels
 ) -> html.FT:
-    "The picture and its true mask, in one column."
+    "The picture and its true mask, in one column"
     def titled(what, figure): return html.Figure(*figure.children, html.Figcaption(what))
     return column('given', *[titled(*item) for item in picture_and_mask(samples, i, width).items()])
 
@@ -181,7 +181,7 @@ def cam_figure(
     kind: str = 'CAM',  # of map
     width: int = 320,  # of a picture at most, pixels
 ) -> html.FT:
-    "The map of one class over the picture."
+    "The map of one class over the picture"
     picture, what = rgb(samples.image(i)), class_name(told, samples.classes) if told else 'no class'
     cam = cams[told] if told in cams else torch.zeros(picture.shape[:2])
     alt, caption = f'{kind} of {what} by {name}, picture {samples.ids[i]}', f'{kind} of {what}'
@@ -195,7 +195,7 @@ def mask_figure(
     what: str = 'mask',  # caption
     width: int = 320,  # of a picture at most, pixels
 ) -> html.FT:
-    "The mask over the picture; the caption says the mIoU within the picture, and where there is nothing to see."
+    "The mask over the picture; the caption says the mIoU within the picture, and where there is nothing to see"
     true, caption = samples.mask(i), [what] * bool(what)
     if not mask.any(): caption.append('all background')
     if true is not None:
@@ -213,7 +213,7 @@ def method_column(
     told: int|None,  # mask id of the class whose CAM is shown
     width: int = 320,  # of a picture at most, pixels
 ) -> tuple:  # (element, mask (H, W) of class ids)
-    "A run's CAM of one class and its mask."
+    "A run's CAM of one class and its mask"
     samples, mask = run.samples(split), mask_reader(run, split)(i)
     cam = cam_figure(samples, i, run.cams(split).get(samples.ids[i]), told, name, width=width)
     return column(name, cam, mask_figure(samples, i, mask, name, f'mask > {run.threshold():.2f}', width)), mask
@@ -226,7 +226,7 @@ def class_legend(
     classes: list,  # names of the C foreground classes
     maps: bool = True,  # whether there are maps, too
 ) -> html.FT:
-    "The names and colours of the ids, and the scale of the maps."
+    "The names and colours of the ids, and the scale of the maps"
     def key(i):
         colour = 'rgb({},{},{})'.format(*palette()[i].tolist()) if i != 255 else _HATCHED
         return html.Li(html.Span(cls='patch', style=f'background:{colour}'), class_name(i, classes))
@@ -241,7 +241,7 @@ def card(
     columns: list,  # of `column`
     kind: str = 'columns',  # class of the box they are in
 ) -> html.FT:
-    "The columns of a picture under its name and its classes."
+    "The columns of a picture under its name and its classes"
     title = html.H3(samples.ids[i], html.Small(f' {labels_of(samples, i)}', f' · {why}' if why else ''))
     return html.Article(title, html.Div(*columns, cls=kind), style=f'--n:{len(columns)}')
 
@@ -252,7 +252,7 @@ def picture_card(
     why: str,  # it was chosen
     width: int = 320,  # of a picture at most, pixels
 ) -> tuple:  # (element, set of the mask ids that occur)
-    "A picture, its true mask, and each method's CAM and mask."
+    "A picture, its true mask, and each method's CAM and mask"
     *_, last = shown_runs.values()
     samples = last.samples(split)
     true = samples.mask(i)
@@ -267,7 +267,7 @@ def pictures_part(
     chosen: dict,  # {position: why}
     width: int = 320,  # of a picture at most, pixels
 ) -> html.FT:
-    "One card per picture, under the legend of the classes that occur."
+    "One card per picture, under the legend of the classes that occur"
     *_, last = shown_runs.values()
     cards, ids = zip(*[picture_card(shown_runs, split, i, why, width) for i, why in chosen.items()])
     return html.Div(class_legend(set().union(*ids), last.classes), html.Div(*cards, cls='cards'))
@@ -281,7 +281,7 @@ def stage_column(
     told: int|None,  # mask id of the class whose map is shown
     width: int = 320,  # of a picture at most, pixels
 ) -> tuple:  # (element, set of the mask ids that occur)
-    "What a stage made of a picture: the map of one class, or the mask."
+    "What a stage made of a picture: the map of one class, or the mask"
     samples, about = run.samples(split), find_stage(stage)
     name = f'{run.title}, {about.one}'
     if about.product == 'maps':
@@ -299,7 +299,7 @@ def way_card(
     why: str,  # it was chosen
     width: int = 320,  # of a picture at most, pixels
 ) -> tuple:  # (element, set of the mask ids that occur)
-    "A picture, what each stage made of it, and its true mask."
+    "A picture, what each stage made of it, and its true mask"
     samples = run.samples(split)
     true = samples.mask(i)
     first = next((s for s in stages if find_stage(s).product == 'maps'), None)
@@ -314,7 +314,7 @@ def way_choice(
     shown_runs: dict,  # {name: run}
     pictures: int = 4,  # how many of each split
 ) -> tuple:  # (run that went furthest, [(stages of a split, split, {position: why}, sentence)])
-    "The pictures that show the way from CAM to segmenter; None and an empty list where no run went beyond its CAMs."
+    "The pictures that show the way from CAM to segmenter; None and an empty list where no run went beyond its CAMs"
     went = {name: finished_stages(run) for name, run in shown_runs.items()}
     far = [name for name in reversed(went) if {*AFTER} & {*went[name]}]
     if not far: return None, []
@@ -333,7 +333,7 @@ def way_part(
     upper: tuple = (),  # names of the methods whose segmenter learned the true masks
     width: int = 320,  # of a picture at most, pixels
 ) -> list:  # of elements
-    "The table of stages where there are figures, and the cards under the legend of the classes that occur."
+    "The table of stages where there are figures, and the cards under the legend of the classes that occur"
     made, ids = [], set()
     for stages, split, chosen, about in ways:
         if not chosen: continue

@@ -18,7 +18,7 @@ def shrink(
     picture: np.ndarray,  # uint8 (H, W, 3), or class ids (H, W)
     width: int = 320,  # pixels
 ) -> np.ndarray:  # uint8 of the same kind, at most `width` wide
-    "The picture made smaller where it is wider; class ids by the nearest pixel."
+    "The picture made smaller where it is wider; class ids by the nearest pixel"
     if picture.shape[1] <= width: return picture
     size = width, max(1, round(picture.shape[0] * width / picture.shape[1]))
     how = Image.Resampling.NEAREST if picture.ndim == 2 else Image.Resampling.LANCZOS
@@ -29,7 +29,7 @@ def picture_address(
     picture,  # anything that `rgb` takes
     quality: int = 85,  # of the JPEG
 ) -> str:
-    "The picture as an address that holds all of it, as PNG or as JPEG, whichever is smaller."
+    "The picture as an address that holds all of it, as PNG or as JPEG, whichever is smaller"
     files = {}
     for kind, options in dict(png=dict(optimize=True), jpeg=dict(quality=quality, subsampling=0)).items():
         file = io.BytesIO()
@@ -45,7 +45,7 @@ def picture_element(
     *caption,  # text or elements below it
     **attributes,  # of the <figure>
 ) -> html.FT:
-    "The picture as a `<figure>` with its caption."
+    "The picture as a `<figure>` with its caption"
     if isinstance(picture, Figure): picture, scale = Image.open(io.BytesIO(to_png(picture, dpi=192))), 2
     else: scale = 1
     pixels = rgb(picture)
@@ -58,24 +58,24 @@ def scroll_box(
     table: html.FT,
     label: str,  # what the table holds
 ) -> html.FT:
-    "The table in a box that scrolls sideways where the screen is narrow."
+    "The table in a box that scrolls sideways where the screen is narrow"
     return html.Div(table, cls='scroll', role='region', tabindex='0', aria_label=label)
 
 def plots(
     *figures,  # of `picture_element`
 ) -> html.FT:
-    "Plots next to each other, below each other on a phone."
+    "Plots next to each other, below each other on a phone"
     return html.Div(*figures, cls='plots')
 
 def column(
     title: str,  # above
     *pictures,  # <figure>s
 ) -> html.FT:
-    "Pictures that belong together: one above the other, or side by side on a phone."
+    "Pictures that belong together: one above the other, or side by side on a phone"
     return html.Div(html.H4(title), *pictures, cls='column')
 
 def definition_list(
     terms: dict,  # {what: in words}
 ) -> html.FT:
-    "The terms and their meanings as a definition list."
+    "The terms and their meanings as a definition list"
     return html.Dl(*[html.Div(html.Dt(k), html.Dd(v)) for k, v in terms.items()])

@@ -20,13 +20,13 @@ from ..tools.show import BELOW, DASHES, OKABE_ITO, Plot, bars, curve
 def literal_text(
     text: str,
 ) -> str:
-    "The text as matplotlib shows it literally."
+    "The text as matplotlib shows it literally"
     return text.replace('$', r'\$')
 
 def one_column(
     fig: Figure,  # with one legend, as from `curve` and `bars`
 ) -> Figure:  # the same figure
-    "The figure with its legend in one column."
+    "The figure with its legend in one column"
     fig.legends[0].remove()
     fig.legend(**BELOW)
     return fig
@@ -35,7 +35,7 @@ def threshold_curves(
     rows: list,  # of `result_rows` or `compare`
     split: str,  # 'train' or 'val'
 ) -> Figure:
-    "mIoU against the threshold, one line per method, the mean over its seeds."
+    "mIoU against the threshold, one line per method, the mean over its seeds"
     mean = lambda g: np.mean([r[split]['curve'] for r in g if r[split]], 0) / 100
     lines = {literal_text(t): mean(g) for t, g in by_title(rows).items() if any(r[split] for r in g)}
     return one_column(curve({t: (np.arange(len(v)) / 100, v) for t, v in lines.items()}, size=(4.6, 2.8)))
@@ -45,7 +45,7 @@ def mean_class_ious(
     rows: list,  # of `result_rows` or `compare`
     split: str,  # 'train' or 'val'
 ) -> dict:  # {title: {class name: IoU in percent, nan where the class never occurs}}
-    "The IoU of each class at the threshold best on the training masks, the mean over the seeds."
+    "The IoU of each class at the threshold best on the training masks, the mean over the seeds"
     def mean(group): return {c: float(np.mean([r[split]['iou'][c] for r in group])) for c in group[0][split]['iou']}
     groups = by_title([r for r in rows if r[split]])
     return {t: mean(g) for t, g in groups.items()}
@@ -53,7 +53,7 @@ def mean_class_ious(
 def class_bars(
     ious: dict,  # of `mean_class_ious`
 ) -> Figure:
-    "IoU of each class, one bar per method."
+    "IoU of each class, one bar per method"
     def shares(iou): return {literal_text(c): v / 100 for c, v in iou.items()}
     return one_column(bars({literal_text(t): shares(iou) for t, iou in ious.items()}, width=4.6))
 
@@ -61,7 +61,7 @@ def class_table(
     ious: dict,  # of `mean_class_ious`
     title: str = 'as a table',  # what one clicks on to unfold it
 ) -> html.FT:
-    "The IoU of each class as a table that unfolds."
+    "The IoU of each class as a table that unfolds"
     names = list(next(iter(ious.values())))
     cell = lambda v: html.Td('–' if np.isnan(v) else f'{v:.1f}')
     lines = [html.Tr(html.Th(c, scope='row'), *[cell(iou[c]) for iou in ious.values()]) for c in names]
@@ -78,7 +78,7 @@ _LOSSES = dict(
 def loss_sums(
     records: list,  # of a training's metrics.jsonl
 ) -> dict:  # {'cls', 'views', 'other': (steps, values)}, those that the method has
-    "The losses of a training in three sums."
+    "The losses of a training in three sums"
     terms = [k for k in (records[0] if records else {}) if k not in ('step', 'lr', 'seconds')]
     kind = lambda k: 'cls' if k == 'cls' else 'views' if k.endswith('_cls') else 'other'
     steps = [r['step'] for r in records]
@@ -88,7 +88,7 @@ def loss_sums(
 def training_logs(
     groups: dict,  # of `experiments`
 ) -> dict:  # {name: [loss sums, one per run]}
-    "The losses of all runs."
+    "The losses of all runs"
     def sums(run): return loss_sums(read_metrics(run.folder/CLASSIFY.name/'metrics.jsonl'))
     return {name: [sums(run) for run in runs] for name, runs in groups.items()}
 
@@ -96,7 +96,7 @@ def training_logs(
 def loss_curves(
     logs: dict,  # of `training_logs`
 ) -> dict:  # {title: figure}; only sums that occur
-    "The three sums of losses against the step, one line per run, one colour per method."
+    "The three sums of losses against the step, one line per run, one colour per method"
     found = {}
     for s, title in _LOSSES.items():
         if not any(s in log for runs in logs.values() for log in runs): continue

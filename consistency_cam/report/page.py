@@ -32,7 +32,7 @@ _DATA = dict(scenes='Scenes (generated)', cutouts='cut-outs over photographs', v
 def settings_text(
     run: Run,
 ) -> dict:  # {what: in words}
-    "The settings that matter, of the data and of every stage that is done."
+    "The settings that matter, of the data and of every stage that is done"
     r, done = run.recipe, finished_stages(run)
     count = lambda s: f'{len(run.samples(s))} ({s or "all"})'
     folder = f', folder {Path(r.data.root).name}' if r.data.root else ''
@@ -62,7 +62,7 @@ def about_part(
     rows: list,  # of `result_rows` or `compare`
     comparison: dict|None = None,  # of `compare`: its command, date, versions and device are taken
 ) -> html.FT:
-    "What was done, with what, and the whole recipe unfolding below."
+    "What was done, with what, and the whole recipe unfolding below"
     record = dict(date=str(date.today()), **environment()) | (comparison or {})
     terms, texts = {'methods': ', '.join(groups)}, [settings_text(runs[-1]) for runs in groups.values()]
     for text in sorted(texts, key=len, reverse=True):
@@ -94,7 +94,7 @@ def _value_text(field, value):
 def recipe_table(
     run: Run,
 ) -> html.FT:
-    "Every field of the recipe, its value and its meaning, by stages."
+    "Every field of the recipe, its value and its meaning, by stages"
     meaning, done = explain(), finished_stages(run)
     def line(field, value):
         return html.Tr(html.Th(field, scope='row'), html.Td(_value_text(field, value)), html.Td(meaning.get(field)))
@@ -178,7 +178,7 @@ def section(
 def contents(
     sections: list,  # of `section`
 ) -> html.FT:
-    "Links to the parts of the page."
+    "Links to the parts of the page"
     links = [html.A(s.children[0].children[0], href=f"#{s.attrs['id']}") for s in sections]
     return html.Nav(*links, aria_label='contents')
 
@@ -189,7 +189,7 @@ def page(
     title: str,
     *content,  # elements
 ) -> str:
-    "A whole HTML document, with the style inside."
+    "A whole HTML document, with the style inside"
     head = html.Head(html.Meta(charset='utf-8'), html.Meta(http_equiv='Content-Security-Policy', content=POLICY),
         html.Meta(name='viewport', content='width=device-width, initial-scale=1'),
         html.Title(title), html.Style(html.Safe(STYLE)))
@@ -234,7 +234,7 @@ def figures_parts(
 def losses_parts(
     groups: dict,  # of `experiments`
 ) -> list:  # of one element, or none where there are no records
-    "The loss curves of all trainings."
+    "The loss curves of all trainings"
     curves = loss_curves(training_logs(groups))
     found = [picture_element(fig, f'loss against step: {title}', html.B(title)) for title, fig in curves.items()]
     return [section('Losses', plots(*found))] if found else []
@@ -249,7 +249,7 @@ def page_title(
     groups: dict,  # of `experiments`
     rows: list,  # of `result_rows` or `compare`
 ) -> tuple:  # title; a line below it
-    "What the page is about, with the segmenter's mIoU where there is one."
+    "What the page is about, with the segmenter's mIoU where there is one"
     run, with_maps = list(groups.values())[-1][0], [n for n, runs in groups.items() if has_maps(runs[0])]
     names = with_maps or list(groups)
     methods = ' and '.join(filter(None, [', '.join(names[:-1]), names[-1]]))

@@ -35,13 +35,13 @@ def example_runs() -> tuple:  # (list of `Run`, their comparison as of `compare`
 def finished_stages(
     run: Run,
 ) -> dict:  # {stage: the split whose pictures it is shown on; '' for the training of a network}
-    "The stages of the recipe that are done."
+    "The stages of the recipe that are done"
     return {s.name: (s.splits(run) or [''])[0] for s in run.line if run._finished(s.place(run))}
 
 def has_maps(
     run: Run,
 ) -> bool:
-    "Whether the run goes through maps, and does not learn from true masks alone."
+    "Whether the run goes through maps, and does not learn from true masks alone"
     return any(s.product == 'maps' for s in run.line)
 
 # %% ../../nbs/report/02_rows.ipynb #22db9798
@@ -50,7 +50,7 @@ _SAME_EXPERIMENT = 'method cams segment.on seed root labels masks classes worker
 def experiments(
     runs: list,  # of `Run`
 ) -> dict:  # {name: runs that differ in the seed alone}
-    "The runs by method and settings; raises `InputError` where there are none, or their classes differ."
+    "The runs by method and settings; raises `InputError` where there are none, or their classes differ"
     if not runs: raise InputError('no runs to report on; give at least one')
     for run in runs[1:]:
         if run.classes != runs[0].classes:
@@ -67,7 +67,7 @@ def experiments(
 def result_rows(
     groups: dict,  # of `experiments`
 ) -> list:  # of rows as in `compare`
-    "What is known of each run, under the names of the experiments; raises `InputError` where a run has nothing to show."
+    "What is known of each run, under the names of the experiments; raises `InputError` where a run has nothing to show"
     rows = []
     for name, run in [(name, run) for name, runs in groups.items() for run in runs]:
         made = [s for s in EVALUATED if s in finished_stages(run)]
@@ -82,7 +82,7 @@ def result_rows(
 def by_title(
     rows: list,  # of `result_rows` or `compare`
 ) -> dict:  # {title: rows}
-    "The rows of each method, one per seed."
+    "The rows of each method, one per seed"
     return {t: [r for r in rows if r['title'] == t] for t in dict.fromkeys(r['title'] for r in rows)}
 
 def mean_of(
@@ -90,14 +90,14 @@ def mean_of(
     split: str,  # 'train' or 'val' for the CAMs; 'walk', 'pseudo', 'segment'
     key: str = 'miou',  # 'miou' or 'miou_fixed'
 ) -> float:  # percent; nan where there is none
-    "The mean over the seeds."
+    "The mean over the seeds"
     values = [r[split][key] for r in rows if r.get(split)]
     return sum(values) / len(values) if values else float('nan')
 
 def masks_of_best(
     rows: list,  # of `result_rows` or `compare`
 ) -> str:
-    "Whose masks the best threshold was chosen with: the training pictures' where there are any."
+    "Whose masks the best threshold was chosen with: the training pictures' where there are any"
     return 'training' if any(r['train'] for r in rows) else 'held-out'
 
 _COLUMNS = [('train', 'miou'), ('val', 'miou'), ('train', 'miou_fixed'), ('val', 'miou_fixed')]
@@ -111,7 +111,7 @@ def _threshold(rows, key):
 def results_table(
     rows: list,  # of `result_rows` or `compare`
 ) -> html.FT:
-    "CAM mIoU of each method, mean ± sample standard deviation where there are several seeds; the highest of a column is bold."
+    "CAM mIoU of each method, mean ± sample standard deviation where there are several seeds; the highest of a column is bold"
     groups = by_title(rows)
     means = {c: {t: mean_of(g, *c) for t, g in groups.items()} for c in _COLUMNS}
     def cell(title, c):
@@ -133,21 +133,21 @@ def results_table(
 def remarks_part(
     rows: list,  # of `result_rows` or `compare`
 ) -> html.FT:
-    "What the figures do not tell by themselves, one line each; empty where they are what they seem to be."
+    "What the figures do not tell by themselves, one line each; empty where they are what they seem to be"
     return html.Div(*[html.P(html.B(line)) for line in remarks(rows)])
 
 def means(
     rows: list,  # of `result_rows` or `compare`
     split: str,  # as in `mean_of`
 ) -> dict:  # {title: mean mIoU in percent}, only those that have it
-    "The mean over the seeds for each method."
+    "The mean over the seeds for each method"
     return {t: mean_of(g, split) for t, g in by_title(rows).items() if any(r.get(split) for r in g)}
 
 def outcome(
     rows: list,  # of `result_rows` or `compare`
     tried: str = 'held-out',  # the pictures that the segmenter is tried on
 ) -> str:
-    "A sentence with the CAM mIoU of each method, on held-out pictures if they have masks, and one with the segmenters'."
+    "A sentence with the CAM mIoU of each method, on held-out pictures if they have masks, and one with the segmenters'"
     split = 'val' if any(r['val'] for r in rows) else 'train'
     listed = lambda split: ', '.join(f'{t} {v:.1f}' for t, v in means(rows, split).items())
     sentences = []
@@ -161,7 +161,7 @@ def outcome(
 def protocol(
     rows: list,  # of `result_rows` or `compare`
 ) -> html.FT:
-    "What the figures mean and how they were got, in a few sentences."
+    "What the figures mean and how they were got, in a few sentences"
     seeds, masks = max(map(len, by_title(rows).values())), masks_of_best(rows)
     text = [
         'A pixel belongs to the class whose CAM is strongest there if that exceeds the threshold, and to the '
@@ -185,7 +185,7 @@ def way_table(
     rows: list,  # of `result_rows` or `compare`
     tried: str = 'held-out',  # the pictures that the segmenter is tried on
 ) -> html.FT:
-    "mIoU of each stage's maps or masks, for the methods that went beyond their CAMs; means, ± the spread over the seeds."
+    "mIoU of each stage's maps or masks, for the methods that went beyond their CAMs; means, ± the spread over the seeds"
     groups = {t: g for t, g in by_title(rows).items() if any(r.get(k) for r in g for k in AFTER)}
     parts = [p for p in _WAY if any(r.get(p) for g in groups.values() for r in g)]
     def line(title, group):
@@ -205,7 +205,7 @@ def way_protocol(
     tried: str = 'held-out',  # the pictures that the segmenter is tried on
     upper: tuple = (),  # names of the methods whose segmenter learned the true masks
 ) -> html.FT:
-    "What the figures of `way_table` mean, in a few sentences."
+    "What the figures of `way_table` mean, in a few sentences"
     text, has = [], {p for p in _WAY if means(rows, p)}
     if has & {*AFTER} - {*ON_HELD_OUT}:
         text += ['mIoU in percent. CAMs, maps after the walk and pseudo-labels are those of the training pictures, '

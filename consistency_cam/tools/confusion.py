@@ -65,7 +65,7 @@ class ConfusionMatrix:
         target,  # true class ids, same shape
         name: str = '',  # the picture's id, for errors
     ) -> 'ConfusionMatrix':  # itself
-        "Counts of one more picture or batch; `InputError` for ids out of range or unequal shapes"
+        "Count of one more picture or batch; `InputError` for ids out of range or unequal shapes"
         target = class_ids(target, self.num_classes, self.ignore, f'{name} target'.strip())
         pred = class_ids(pred, self.num_classes, self.ignore, f'{name} prediction'.strip()).to(target.device)
         if pred.shape != target.shape:

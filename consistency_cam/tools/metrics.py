@@ -63,7 +63,7 @@ class ThresholdSweep:
         target,  # true class ids (H, W)
         name: str = '',  # the picture's id, for errors
     ) -> 'ThresholdSweep':  # itself
-        "Counts of one more picture at all thresholds; `InputError` for ids out of range or unequal shapes"
+        "Count of one more picture at all thresholds; `InputError` for ids out of range or unequal shapes"
         n = self.num_classes
         if not set(cams) <= set(range(1, n)):
             raise InputError(f'{name} CAMs have ids {sorted(cams)}; a class is 1 to {n - 1}'.strip())
