@@ -650,12 +650,12 @@ def _download(args):
     "a data set from where it is published, or from archives one has, into folders below --root"
     from consistency_cam.datasets.coco import make_masks
     from consistency_cam.datasets.download import get
-    from consistency_cam.datasets.imagenet import LAYOUT, missing
+    from consistency_cam.datasets.imagenet import LAYOUT, missing_parts
     from consistency_cam.datasets.voc import make_train_aug, split_ids
     voc = args.root/'VOC2012'
     if args.data == 'imagenet':
         print(LAYOUT)
-        if lacks := missing(args.root/'imagenet'):
+        if lacks := missing_parts(args.root/'imagenet'):
             raise InputError('; '.join(lacks[:5]) + (f'; and {len(lacks) - 5} more' if len(lacks) > 5 else ''))
         return print(f'{args.root/"imagenet"}: nothing is missing')
     if args.data == 'sbd' and not voc.is_dir():

@@ -16,7 +16,7 @@ from ..datasets.verify import hold_against_masks
 from .line import CAMS, EVALUATED, find_stage, product_folder
 from .runs import Run
 from .stages import new_sweep
-from ..files.checkpoint import CheckpointError, fingerprint, is_main, load_state, made_from
+from ..files.checkpoint import CheckpointError, fingerprint, is_main, load_state, stage_fingerprint
 from ..tools.background import background
 from ..tools.metrics import ConfusionMatrix, ThresholdSweep, cam_mask
 
@@ -31,7 +31,7 @@ def sweep(self: Run,
     if not samples.has_masks: raise InputError(f"split '{split}' has no masks to evaluate against")
     sweep, known = new_sweep(samples), self.folder/'sweeps'/f'{split}.safetensors'
     if stage == CAMS.name and not self.foreign and known.exists():
-        state, of = load_state(known), (made_from(store.folder), samples.masks_fingerprint())
+        state, of = load_state(known), (stage_fingerprint(store.folder), samples.masks_fingerprint())
         if (state['of'], state.get('masks')) == of and state['counts'].shape == sweep.counts.shape:
             sweep.counts = state['counts']
             return sweep
@@ -121,7 +121,7 @@ def evaluate(self: Run,
     folders = {s: self.product(name) for s, name in names.items()}
     fixed = about.fixed(self.recipe) if about.fixed else None
     level = {} if fixed is None else {f'{stage}.threshold': fixed, 'cams.rule': self.recipe.cams.rule}
-    made = fingerprint(*(made_from(f) for f in folders.values()))
+    made = fingerprint(*(stage_fingerprint(f) for f in folders.values()))
     data = self._compared(splits) | self.products(*names.values())
     done = self.stage(f'evaluate/{stage}', dict(splits=splits) | level, made, data=data, again=True)
     if done.outdated and is_main(): tqdm.write(f'{done.folder}: {done.outdated}; evaluated again', sys.stderr)

@@ -10,7 +10,7 @@ import io, json, os
 from pathlib import Path
 from PIL import Image
 from ..files.errors import InputError, refuse_overwrite, unknown
-from ..datasets.samples import Samples, atomic_bytes, masks_hold, opened, read_mask, writing
+from ..datasets.samples import Samples, atomic_bytes, masks_hold, open_image, read_mask, writing
 from ..datasets.archives import staging
 from ..datasets.annotations import write_coco
 
@@ -21,7 +21,7 @@ def picture_file(
 ) -> tuple:  # extension with the dot, bytes
     "A picture as it is passed on, as large and as upright as its mask; raises `InputError`"
     if files := samples.files(i):
-        with opened(files[0]) as im: turned = im.getexif().get(0x0112, 1) != 1
+        with open_image(files[0]) as im: turned = im.getexif().get(0x0112, 1) != 1
         if not turned: return Path(files[0]).suffix, Path(files[0]).read_bytes()
     out = io.BytesIO()
     Image.fromarray(samples.image(i).permute(1, 2, 0).numpy()).save(out, 'PNG')

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load
 from tqdm.auto import tqdm
 from .._moved import moved
-from ..datasets.samples import InputError, Samples, check_image, file_digest, opened, reading
+from ..datasets.samples import InputError, Samples, check_image, file_digest, open_image, reading
 from ..files.checkpoint import fingerprint, write_json
 from ..cams import CamStore
 from .recipes import Recipe, change_recipe
@@ -274,7 +274,7 @@ def sources(
 
 def _grey(path):
     "A grey PNG of 8 or 16 bits, as numbers 0 to 1"
-    with opened(path, ImportedError) as im:
+    with open_image(path, ImportedError) as im:
         most = {'L': 255, 'I;16': 65535}.get(im.mode)
         if not most:
             raise ImportedError(f'{path}: {im.mode} pixels; a map is a grey PNG of 8 or 16 bits, black 0 and white 1')

@@ -22,7 +22,7 @@ from .stages import *
 from .evaluate import *
 from .predict import *
 from .recipes import STAGES, Recipe, recipe
-from ..files.checkpoint import locked, read_metrics, runs_root
+from ..files.checkpoint import hold_lock, read_metrics, runs_root
 
 __getattr__ = moved(__name__)
 
@@ -156,5 +156,5 @@ def small_run(
     "A run on Scenes, made at the first call (about half a minute on two cores) and opened at later ones"
     root, r = runs_root()/'small', recipe('quick', method=method, pictures=64, epochs=4)
     root.mkdir(parents=True, exist_ok=True)
-    with locked(root/f'.{method}.lock', wait=True):
+    with hold_lock(root/f'.{method}.lock', wait=True):
         return run(r, root/method, force=True, progress=progress, until=until)

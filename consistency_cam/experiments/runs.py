@@ -21,13 +21,13 @@ from ..datasets.folder import Folder, WithMasks, find_table, own_labels
 from ..datasets.samples import InputError, LabelError, MaskError, PictureError, Samples, checked_ids
 from ..datasets.scenes import Scenes
 from ..datasets.shards import single_label
-from ..datasets.verify import class_lines, everywhere, hold_against_masks, recognise, verify
+from ..datasets.verify import class_lines, classes_everywhere, hold_against_masks, recognise, verify
 from ..datasets.voc import VOC
 from .line import CLASSIFY, LINE, find_stage, needs_maps
 from consistency_cam.experiments.recipes import (NAMES, OLD_NAMES, STAGES, Recipe, change_recipe, default, fields_of,
     part_of, recipe, values_by_field)
 from ..files.checkpoint import (CheckpointError, StageFolder, fingerprint, interrupted_by_sigterm, is_main,
-    locked, made_from, read_json, read_stage, remove_leftovers, write_json)
+    hold_lock, stage_fingerprint, read_json, read_stage, remove_leftovers, write_json)
 from ..files.errors import hint, not_a_run
 from ..methods.registry import absent_method, find_method, method_names, missing_method, method_origin
 from ..tools.training import Settings, make_accelerator
@@ -231,7 +231,7 @@ def usable(self: Run,
     for e in errors:
         if not isinstance(e, (PictureError, MaskError)): raise e
     record.parent.mkdir(parents=True, exist_ok=True)
-    with locked(record.parent/'.lock', wait=True):
+    with hold_lock(record.parent/'.lock', wait=True):
         bad = verify({name: samples}, record=record, progress=self.progress and is_main()).bad
     reasons = [*map(str, errors), *bad.values()]
     if not reasons: return samples
@@ -274,7 +274,7 @@ def say_classes(self: Run):
     split = self.recipe.data.train
     sets = {split: self.samples(split)}
     if not (is_main() and self.progress): return
-    without_negatives = [f'{c}: {what}' for what, c in everywhere(sets)]
+    without_negatives = [f'{c}: {what}' for what, c in classes_everywhere(sets)]
     for line in class_lines(sets) + without_negatives: tqdm.write(f'{split}: {line}')
 
 # %% ../../nbs/experiments/03_runs.ipynb #022e0ba1
@@ -321,7 +321,7 @@ def products(self: Run,
     *names: str,  # folders of finished stages
 ) -> dict:  # {name: fingerprint}
     "What a stage is made from; raises `CheckpointError` where one of them is not done"
-    return {name: made_from(self.folder/name) for name in names}
+    return {name: stage_fingerprint(self.folder/name) for name in names}
 
 @patch
 def outdated(self: Run,
@@ -331,7 +331,7 @@ def outdated(self: Run,
     "Of what a stage was made from, and that from what it was, the folder that has been made anew since; '' where there is none"
     for k, made in read_stage(self.folder/name/'stage.json').get('data', {}).items():
         if k in seen or not (about := read_stage(self.folder/k/'stage.json')): continue
-        if 'result' not in about or made_from(self.folder/k) != made: return k
+        if 'result' not in about or stage_fingerprint(self.folder/k) != made: return k
         if deeper := self.outdated(k, (*seen, name, k)): return deeper
     return ''
 
@@ -340,7 +340,7 @@ def product(self: Run,
     name: str,  # folder of a stage, with a split's name at its end
 ) -> Path:
     "The folder, where the stage is done and was made from the data as it is now; raises `CheckpointError`"
-    made_from(folder := self.folder/name)
+    stage_fingerprint(folder := self.folder/name)
     held = read_stage(folder/'stage.json').get('data', {})
     now = stage_data(self.samples(name.split('/', 1)[1]))
     if other := [k for k, v in now.items() if v and v != held.get(k, v)] or [k for k in [self.outdated(name)] if k]:
@@ -370,7 +370,7 @@ def work(self: Run,
     "Within the block the stage's folder belongs to this process, and the run's recipe is written down"
     with stage.work(), interrupted_by_sigterm():
         if is_main():
-            with locked(self.folder/'.lock', wait=True):
+            with hold_lock(self.folder/'.lock', wait=True):
                 self.refuse_other_settings(stage)
                 remove_leftovers(self.folder, 'recipe.json')
                 write_json(self.folder/'recipe.json', asdict(_from_anywhere(self.recipe)))

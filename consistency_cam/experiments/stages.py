@@ -18,7 +18,7 @@ from ..affinity import AffinityNet, AffinityTask, BoundaryNet, infer_affinity, i
 from ..camnet import BackboneNet, CAMNet, compiling
 from ..cams import CamStore, full_size, infer
 from ..consistency import ConsistencyTask, with_terms
-from ..crf import LABEL_CRF, SOFTMAX_CRF, CRFSetting, crf_many, dense_crf, scaled
+from ..crf import LABEL_CRF, SOFTMAX_CRF, CRFSetting, crf_many, dense_crf, scaled_setting
 from ..datasets.folder import WithMasks
 from ..datasets.imagenet import OneLabel
 from ..datasets.samples import InputError, Samples, file_digest
@@ -28,8 +28,8 @@ from .line import (AFFINITY, CAMS, CLASSIFY, LINE, PRETRAIN, PSEUDO, SEGMENT, WA
     product_folder, segmentation_config)
 from .recipes import option
 from .runs import Run, example_recipe, stage_data
-from ..files.checkpoint import (CheckpointError, StageFolder, is_main, load_state, load_weights, locked,
-    made_from, runs_root, save_state)
+from ..files.checkpoint import (CheckpointError, StageFolder, is_main, load_state, load_weights, hold_lock,
+    stage_fingerprint, runs_root, save_state)
 from ..iterated import IteratedLearning, first_bias, save_backbone
 from ..pooling import noisy_or_bias
 from ..pseudo import PseudoSetting, pseudo_labels, walk_cams
@@ -143,7 +143,7 @@ def start(self: Run) -> bool|Path:  # as `CAMNet` takes it
 @patch
 def started_from(self: Run) -> list:  # of fingerprints, for a stage's inputs
     "What `start` was made from, where it was made here; raises `CheckpointError` where it is not there yet"
-    return [made_from(self.folder/PRETRAIN.name)] if self.recipe.pretrain is not None else []
+    return [stage_fingerprint(self.folder/PRETRAIN.name)] if self.recipe.pretrain is not None else []
 
 @patch
 def first_weights(self: Run) -> dict:  # {what a training begins with: fingerprint}
@@ -239,7 +239,7 @@ def cams(self: Run,
             raise CheckpointError(f"{self.folder}: no imported CAMs of '{split}' here; `consistency-cam import-cams` brings them")
         return CamStore(self.product(folder), samples.classes)
     data = stage_data(samples) | self.products(CLASSIFY.name) | self.method_data()
-    classifier = made_from(self.folder/CLASSIFY.name)
+    classifier = stage_fingerprint(self.folder/CLASSIFY.name)
     stage = self.stage(folder, CAMS.config(r), classifier, samples.fingerprint(), data=data)
     if not stage.done:
         with self.work(stage):
@@ -249,7 +249,7 @@ def cams(self: Run,
             seconds = round(time.perf_counter() - begin, 2)
             stage.finish(dict(pictures=len(samples), seconds=seconds) | self.skipped(split))
             if sweep and is_main():
-                about = dict(of=made_from(stage.folder), masks=samples.masks_fingerprint())
+                about = dict(of=stage_fingerprint(stage.folder), masks=samples.masks_fingerprint())
                 save_state(self.folder/'sweeps'/f'{split}.safetensors', dict(counts=sweep.counts.cpu(), **about))
     return CamStore(stage.folder, samples.classes)
 
@@ -282,7 +282,7 @@ def crf(self: Run,
     setting: CRFSetting,
 ) -> CRFSetting:
     "A CRF's setting with reach and size of the copy as the recipe wants them"
-    return replace(scaled(setting, (self.recipe.crf.scale,), 1), side=self.recipe.crf.side)
+    return replace(scaled_setting(setting, (self.recipe.crf.scale,), 1), side=self.recipe.crf.side)
 
 @patch
 def pseudo_setting(self: Run, **changes) -> PseudoSetting:
@@ -309,7 +309,7 @@ def affinity(self: Run) -> dict:  # last losses, steps, seconds, pictures
     "Train the affinity network on what the CAMs are sure of, or go on with it, or do nothing where it is done; raises `InputError`"
     r, split = self.recipe, self.recipe.data.train
     samples, cams = self.samples(split), product_folder(CAMS, split)
-    made = made_from(self.folder/cams)
+    made = stage_fingerprint(self.folder/cams)
     data = stage_data(samples, 'pictures') | self.first_weights() | self.products(cams)
     stage = self.stage(AFFINITY.name, AFFINITY.config(r), made, *self.started_from(), data=data)
     if stage.done: return stage.result
@@ -343,7 +343,7 @@ def walk(self: Run,
     "Spread the CAMs of a split by the random walk; those in the store already are not done again"
     samples, cams = self.samples(split), product_folder(CAMS, split)
     products = self.products(cams, AFFINITY.name)
-    inputs = [made_from(self.folder/name) for name in products]
+    inputs = [stage_fingerprint(self.folder/name) for name in products]
     data = stage_data(samples, 'pictures') | products
     stage = self.stage(product_folder(WALK, split), WALK.config(self.recipe), *inputs, data=data)
     if not stage.settled():
@@ -361,7 +361,7 @@ def pseudo(self: Run,
 ) -> Path:  # folder with ID.png and manifest.json
     "Make the pseudo-labels of a split, from the walked maps, or from the CAMs where the recipe has no walk; raises `InputError`"
     maps = product_folder([s for s in self.line if s.product == 'maps'][-1], split)
-    made, store, samples = made_from(self.folder/maps), CamStore(self.folder/maps), self.samples(split)
+    made, store, samples = stage_fingerprint(self.folder/maps), CamStore(self.folder/maps), self.samples(split)
     folder, setting = self.folder/product_folder(PSEUDO, split), self.pseudo_setting(stride=store.stride)
     data = stage_data(samples) | self.products(maps)
     pseudo_labels(samples, store, folder, setting=setting, inputs=made, force=self.force, progress=self.progress,
@@ -393,7 +393,7 @@ def segment(self: Run) -> dict:  # last losses, steps, seconds
         raise InputError(f"split '{r.data.train}' has no masks for a segmenter to learn; take --segment.on pseudo")
     labels = product_folder(PSEUDO, r.data.train)
     learnt = stage_data(samples, 'masks') if true else self.products(labels)
-    made = '' if true else made_from(self.folder/labels)
+    made = '' if true else stage_fingerprint(self.folder/labels)
     data = stage_data(samples) | self.first_weights() | learnt
     stage = self.stage(SEGMENT.name, SEGMENT.config(r), samples.fingerprint(), made, *self.started_from(), data=data)
     if stage.done: return stage.result
@@ -427,7 +427,7 @@ def masks(self: Run,
 ) -> Path:  # folder with ID.png
     "Segment the pictures of a split; those that have a mask already are not done again"
     r, samples = self.recipe, self.samples(split)
-    made, data = made_from(self.folder/SEGMENT.name), stage_data(samples) | self.products(SEGMENT.name)
+    made, data = stage_fingerprint(self.folder/SEGMENT.name), stage_data(samples) | self.products(SEGMENT.name)
     folder = product_folder(SEGMENT, split)
     stage = self.stage(folder, segmentation_config(r), made, samples.fingerprint(), data=data)
     if not stage.done:
@@ -448,7 +448,7 @@ def example_run() -> Run:
     "A run of `example_recipe` that has gone through all stages, made at the first call and opened at later ones"
     root = runs_root()/'example'
     root.mkdir(parents=True, exist_ok=True)
-    with locked(root/'.lock', wait=True):
+    with hold_lock(root/'.lock', wait=True):
         run = Run(root/'tiny', example_recipe(), force=True, progress=False)
         for stage in run.stages(): run.do(stage)
     return run

@@ -21,7 +21,7 @@ from ..datasets.samples import InputError, Samples
 from ..tools.metrics import ConfusionMatrix
 from ..cams import CamStore
 from ..tools.transforms import cells, rescale
-from ..crf import LABEL_CRF, SOFTMAX_CRF, CRFSetting, scaled
+from ..crf import LABEL_CRF, SOFTMAX_CRF, CRFSetting, scaled_setting
 from ..pairs import cell_affinities, offsets, to_grid
 from ..randomwalk import after_steps, movements, power_weights, step_change, walk_inputs
 from ..pseudo import PseudoSetting, class_scores, score_mask
@@ -208,7 +208,7 @@ def walked_mask(
     "The mask after the walk and the CRF; raises `InputError`, `CRFError`"
     size, image = tuple(picture_mask_cams(run, id)[0].shape[1:]), reduced_picture(run, id, side)[0]
     setting = PseudoSetting(stride=relation_of(run, id, edges_from)[1], background=background,
-        rule=run.recipe.cams.rule, crf=crf and scaled(crf, image.shape[1:], max(size)))
+        rule=run.recipe.cams.rule, crf=crf and scaled_setting(crf, image.shape[1:], max(size)))
     scores = class_scores(walked_maps(run, id, edges_from, radius, beta, steps), size, None, setting)
     def enlarged(m): return F.interpolate(m[None, None], image.shape[1:], mode='bilinear', align_corners=False)[0, 0]
     return score_mask(image, {c: enlarged(m) for c, m in scores.items()}, setting)

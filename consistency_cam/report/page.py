@@ -13,7 +13,7 @@ import fastcore.xml as html
 import numpy as np
 import consistency_cam
 from .._moved import moved
-from ..datasets.verify import class_lines, everywhere
+from ..datasets.verify import class_lines, classes_everywhere
 from ..experiments.compare import environment
 from ..experiments.pipeline import SEGMENT, Run
 from ..experiments.recipes import PARTS, STAGES, Recipe, explain, fields_of
@@ -53,7 +53,7 @@ def _network(r):
 def _classes(run):
     "The classes with their training pictures, in words"
     sets = {run.recipe.data.train: run.samples(run.recipe.data.train)}
-    counted = '; '.join([*class_lines(sets, 300), *(f'{c}: {what}' for what, c in everywhere(sets))])
+    counted = '; '.join([*class_lines(sets, 300), *(f'{c}: {what}' for what, c in classes_everywhere(sets))])
     return counted or f'{len(run.classes)}: {", ".join(run.classes)}'
 
 # %% ../../nbs/report/05_page.ipynb #25e84841

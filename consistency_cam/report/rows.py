@@ -13,7 +13,7 @@ from ..datasets.samples import InputError
 from ..experiments.compare import AFTER, compare, mean_spread, remarks
 from ..experiments.pipeline import EVALUATED, SEGMENT, Run, run
 from ..experiments.recipes import change_recipe, fields_of, recipe, short_name
-from ..files.checkpoint import locked, runs_root
+from ..files.checkpoint import hold_lock, runs_root
 from .elements import scroll_box
 
 # %% ../../nbs/report/02_rows.ipynb #2e37af60
@@ -25,7 +25,7 @@ def example_runs() -> tuple:  # (list of `Run`, their comparison as of `compare`
         crop=96, long_side=(84, 108), epochs=3, batch_size=4, lr=.005, alpha=.25, log_every=2,
         affinity_crop=96, affinity_long_side=(84, 108), affinity_epochs=1, affinity_batch_size=4,
         segment_crop=96, segment_long_side=(84, 108), segment_epochs=2, segment_batch_size=8, segment_crf=False)
-    with locked(folder/'.lock', wait=True):
+    with hold_lock(folder/'.lock', wait=True):
         comparison = compare(brief, folder, ['cam', 'puzzle-cam'], force=True, progress=False)
         further = run(change_recipe(brief, method='puzzle-cam'), folder/'puzzle-cam-0', force=True, progress=False)
     comparison['rows'][-1], comparison['command'] = further.row(), 'consistency-cam demo'
