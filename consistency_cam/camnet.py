@@ -82,6 +82,12 @@ def _as_map(final, like, channels_last):
         return final[:, -like[0].numel() // like.shape[1]:].transpose(1, 2).unflatten(2, like.shape[-2:]).contiguous()
     return final.permute(0, 3, 1, 2) if channels_last else final
 
+def _normalised(x):
+    "The pictures, where they are such as `normalize` makes; raises `InputError`"
+    if not torch.is_tensor(x) or x.ndim != 4 or not x.is_floating_point():
+        raise InputError(f'pictures {tuple(getattr(x, "shape", ()))} {getattr(x, "dtype", type(x).__name__)}; give floats (B,3,H,W), net.normalize(as_picture(x)[None]) of one picture')
+    return x
+
 class BackboneNet(nn.Module):
     "A timm backbone with its feature pyramid and normalisation; raises `InputError`, `WeightsError`"
     def __init__(self,
@@ -120,8 +126,8 @@ class BackboneNet(nn.Module):
     def features(self,
         x: torch.Tensor,  # (B,3,H,W) normalised pictures
     ) -> list:  # maps (B,c,ceil(H/s),ceil(W/s)) from fine to coarse; the last one is what a classifier sees
-        "Feature pyramid"
-        h, w = x.shape[-2:]
+        "Feature pyramid; raises `InputError` on what are no normalised pictures"
+        h, w = _normalised(x).shape[-2:]
         if self.grows: x = F.pad(x, (0, -w % self.stride, 0, -h % self.stride), mode='replicate')
         with guard_trace(self.backbone_name): final, maps = self.backbone.forward_intermediates(x, **self._options)
         if self.classifier_layer and not self._options:
@@ -130,13 +136,21 @@ class BackboneNet(nn.Module):
         grids = [cells((h, w), s) for s in self.strides]
         return [m[..., :rows, :columns] for m, (rows, columns) in zip(maps, grids)]
 
+    def __repr__(self):
+        count = sum(p.numel() for p in self.parameters())
+        return f'{type(self).__name__}: {self.backbone_name}, {self._about()}stride {self.stride}, {count / 1e6:.1f} million parameters'
+
+    def _about(self): return ''
+
     def __prepare_scriptable__(self):
         raise InputError('torch.jit.script cannot read these networks; torch.jit.trace(net.eval(), pictures) makes a TorchScript of them that takes pictures of any size')
 
     def normalize(self,
         images: torch.Tensor,  # (...,3,H,W) uint8 pictures
     ) -> torch.Tensor:
-        "Float pictures with the mean and deviation the backbone was trained with"
+        "Float pictures with the mean and deviation the backbone was trained with; raises `InputError`"
+        if not torch.is_tensor(images):
+            raise InputError(f'pictures in {type(images).__name__}; give a uint8 tensor (B,3,H,W), of one picture as_picture(x)[None]')
         return (images.to(self.mean) / 255 - self.mean) / self.std
 
 # %% ../nbs/02_camnet.ipynb #45223703
@@ -199,6 +213,8 @@ class CAMNet(BackboneNet):
         if bias is not None: nn.init.constant_(self.classifier.bias, bias)
         self.classifier.lr_factor = 10.
 
+    def _about(self): return f'{self.num_classes} classes, pooling {self.pool}, '
+
     def cams(self,
         x: torch.Tensor,  # (B,3,H,W) normalised pictures
     ) -> torch.Tensor:
@@ -251,7 +267,9 @@ class ClassifierCAMNet(CAMNet):
     def read(self, x):
         "The last map of pictures (B,3,H,W), and what the classifier reads of it (B,c)"
         if self.grows: x = F.pad(x, (0, -x.shape[-1] % self.stride, 0, -x.shape[-2] % self.stride), mode='replicate')
-        return self.backbone(x)
+        return self.backbone(_normalised(x))
+
+    def _about(self): return f'{self.num_classes} classes, {self.backbone.reading}, '
 
     def features(self, x): return [self.read(x)[0]]
 
