@@ -103,7 +103,8 @@ BRIEF = {  # fields that the help of a command shows
     'pretrain.kind': 'imagenet, one-label, or none', 'affinity.kind': 'boundary, features, or none: no walk',
     'segment.kind': 'deeplabv3plus, deeplabv3, or none', 'segment.epochs': 'passes of the segmenter',
     'cams.threshold': 'fixed background score, beside the best', 'workers': 'loader processes',
-    'precision': 'no, bf16, fp16, or auto', 'seed': 'of everything drawn at random'}
+    'precision': 'no, bf16, fp16, or auto',
+    'track': 'no, or show the losses by tensorboard or wandb', 'seed': 'of everything drawn at random'}
 # what an experiment changes
 MOSTLY = [name for name in BRIEF if name not in ('data.classes', 'data.size',
     'pretrained', 'precision', 'cams.threshold')]

@@ -24,6 +24,7 @@ from .evaluate import *
 from .predict import *
 from .recipes import STAGES, Recipe, recipe
 from ..files.checkpoint import hold_lock, read_metrics, runs_root
+from ..tools.training import check_tracker
 from ..tools.show import Plot, class_name, grid, mask_overlay, overlay
 
 __getattr__ = moved(__name__)
@@ -35,6 +36,7 @@ def all_stages(self: Run,
 ) -> Run:
     "Do what the recipe asks for and is not done yet, and evaluate it where there are masks; raises `InputError`"
     r, names = self.recipe, self.stages(until)
+    check_tracker(r.track)
     wanted = [s for s in self.line if s.name in names]
     if any(s.crf for s in wanted): masks_hold(self.classes)
     if any(s.crf(r) for s in wanted if s.crf): _check_crf()

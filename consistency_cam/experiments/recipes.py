@@ -168,6 +168,7 @@ class Recipe:
     workers: int = 4  # loader processes
     save_every: int = 200  # steps between checkpoints
     log_every: int = 10  # steps between records in metrics.jsonl
+    track: str = 'no'  # a program that shows these records while they come: 'no', 'tensorboard' or 'wandb'
     # a picture or mask that cannot be read: 'refuse' to begin, or 'skip' it: all are looked at before the stage, the
     # bad ones left out and listed in its record
     on_bad_picture: str = 'refuse'
@@ -228,7 +229,7 @@ CHOICES = {'data.kind': 'scenes cutouts voc folder imagenet coco', 'cams.kind': 
     'segment.kind': 'deeplabv3plus deeplabv3',
     'batch_norm': f'{_BATCH_NORM} frozen-views', 'segment.batch_norm': _BATCH_NORM,
     'segment.on': 'pseudo masks', 'segment.norm': 'batch group',
-    'precision': 'no bf16 fp16 auto', 'on_bad_picture': 'refuse skip'}
+    'precision': 'no bf16 fp16 auto', 'track': 'no tensorboard wandb', 'on_bad_picture': 'refuse skip'}
 
 LIMITS = {  # least and largest number of the fields whose names end so; of the others, 0 and ten million
     (1, 10_000_000): 'epochs batch_size save_every log_every k_teacher steps accumulate',
