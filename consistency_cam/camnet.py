@@ -255,7 +255,9 @@ class ClassifierCAMNet(CAMNet):
         std: tuple|None = None,  # their deviation
     ):
         nn.Module.__init__(self)
-        self.backbone_name, self.pool, self.one_class = type(model).__name__, 'gap', one_class
+        config = getattr(model, 'pretrained_cfg', None) or {}
+        self.backbone_name = config.get('architecture') or type(model).__name__
+        self.pool, self.one_class = 'gap', one_class
         self.frozen_bn = self.grows = False
         self.backbone, self.classifier = split_classifier(deepcopy(model), side)
         self.stride, self.strides, self.channels = self.backbone.stride, [self.backbone.stride], [self.backbone.channels]

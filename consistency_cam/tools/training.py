@@ -123,7 +123,7 @@ def check_tracker(
 ):
     "Go on where the tracker is installed; raises `InputError`"
     if name == 'no' or find_spec(name): return
-    raise InputError(f"track '{name}': the package {name} is not installed: pip install \"consistency_cam[{name}]\", or leave --track out")
+    raise InputError(f"track '{name}': the package {name} is not installed: pip install \"consistency_cam[{name}]\", or take --track no")
 
 def make_accelerator(precision='no', track='no', folder=None):
     "accelerate's handle on device, precision and processes, and a tracker; a changed precision starts it again"
