@@ -10,6 +10,7 @@ MODULES = {old: f'{house}.{old}' for house, names in dict(
     tools='transforms metrics batchnorm training show',
     experiments='recipes pipeline imported compare formats submit',
     report='paper').items() for old in names.split()}  # the module `report` is answered for by the package of that name
+MODULES['datasets.sources'] = 'datasets.kinds'
 NAMES = {  # 'module.NAME' -> where it is now, both within the package
     'camnet.DilatedDepthwise': 'fast.convolutions.DilatedDepthwise',
     'camnet.exporting': 'fast.kernels.exporting',

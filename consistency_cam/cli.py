@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from . import __version__
+from .datasets.kinds import KINDS
 from .files.errors import InputError, hint, not_a_run, runs_in, unknown
-from .experiments.recipes import (NAMES, OLD_NAMES, PARTS, RECIPES, STAGES, Recipe, change_recipe,
+from .experiments.recipes import (NAMES, OLD_NAMES, PARTS, PLACES, RECIPES, STAGES, Recipe, change_recipe,
     default, explain, option, part_of, recipe)
 
 # %% ../nbs/cli.ipynb #804b4d1e
@@ -73,11 +74,9 @@ class _Dictionary(argparse.Action):
     "Makes pairs of names and values a dictionary"
     def __call__(self, parser, namespace, values, option=None): setattr(namespace, self.dest, dict(values))
 
-_PLACES = 'data.root data.labels data.masks pretrained pretrain.root'.split()  # fields that may name a file or a folder
-
 def _reader(name):
     "What reads the value of a field from an argument"
-    if name in _PLACES: return lambda text: str(path_argument(text)) if text.startswith('~') else text
+    if name in PLACES: return lambda text: str(path_argument(text)) if text.startswith('~') else text
     usual = default(name)
     kind = type(usual[0] if isinstance(usual, tuple) else usual)
     return kind if kind is str else number(kind)
@@ -91,11 +90,11 @@ def _settings(name):
 
 # %% ../nbs/cli.ipynb #c5708363
 BRIEF = {  # fields that the help of a command shows
-    'data.kind': 'scenes, voc, folder (own pictures), coco, imagenet', 'data.root': 'folder of the data set',
+    'data.kind': ', '.join(f"{name} ({kind.fields['kind']})" for name, kind in KINDS.items()), 'data.root': 'folder of the data set',
     'data.labels': 'table or kind of the labels (default: found)',
     'data.masks': 'folder of true masks, where there are any', 'data.classes': 'file with the names of the classes',
     'data.train': 'split to train on', 'data.val': "split held out; '' for none",
-    'data.pictures': 'the first so many training pictures only', 'data.size': 'scenes: side of a picture, pixels',
+    'data.pictures': 'the first so many training pictures only', 'data.size': 'side of a made picture, pixels',
     'classify.method': 'cam, puzzle-cam, consistency-cam, …',
     'backbone': 'timm name of the network', 'pretrained': "'imagenet', a weights file, or 'random'",
     'classify.epochs': 'passes over the training pictures', 'classify.batch_size': 'pictures per step',
@@ -185,18 +184,12 @@ def chosen_recipe(
     folder: Path|None = None,  # of the run, whose own recipe is the start where there is one
 ) -> Recipe:
     "The preset, or the run's recipe, with the given options in place"
+    from consistency_cam.experiments.runs import read_recipe, settle_recipe
     given = given_fields(args)
     own = folder/'recipe.json' if args.recipe is None and folder and (folder/'recipe.json').exists() else None
     if file := own or (args.recipe if isinstance(args.recipe, Path) else None):
-        from consistency_cam.experiments.pipeline import read_recipe
-        return _settled(change_recipe(read_recipe(file), **given))
-    return _settled(recipe(args.recipe or 'quick', **given))
-
-def _settled(r):
-    "The recipe with the splits that own pictures have"
-    if r.data.kind != 'folder': return r
-    from consistency_cam.experiments.pipeline import settle_recipe
-    return settle_recipe(r)
+        return settle_recipe(change_recipe(read_recipe(file), **given))
+    return settle_recipe(recipe(args.recipe or 'quick', **given))
 
 # %% ../nbs/cli.ipynb #d4f60b7d
 def refuse_existing(
@@ -292,9 +285,11 @@ def next_steps(
     return '\n'.join([f'masks: {masks}'] * made + lines)
 
 # %% ../nbs/cli.ipynb #504abd50
+_MADE = [kind.name for kind in KINDS.values() if kind.made]
+
 @subcommand(argument('--folder', type=path_argument,
     help='where the runs and the report go (default: runs/demo; for cut-outs runs/demo-cutouts)'),
-    argument('--data', choices=['scenes', 'cutouts'], default='scenes',
+    argument('--data', choices=_MADE, default=_MADE[0],
         help='generated scenes, or objects cut out and set over photographs: `make photos` unpacks some '
             '(default: scenes)'),
     argument('--root', type=path_argument, help='folder of the cut-outs (default: photos, which `make photos` fills)'))
@@ -306,7 +301,7 @@ def _demo(args):
     from consistency_cam.report.page import write_report
     r, show = recipe('quick', data=dict(kind=args.data, root=str(args.root or ''))), not args.quiet
     methods = ['cam', 'puzzle-cam', 'consistency-cam']
-    args.folder = args.folder or Path('runs/demo' if args.data == 'scenes' else f'runs/demo-{args.data}')
+    args.folder = args.folder or Path('runs/demo' if args.data == _MADE[0] else f'runs/demo-{args.data}')
     check_runs_folder(args.force, args.folder, [f'{m}-{r.seed}' for m in methods])
     found = compare(r, args.folder, methods, force=args.force, progress=show)
     last = run(r, args.folder/f'{r.classify.method}-{r.seed}', args.force, show)
@@ -713,10 +708,8 @@ def _data_sets(args):
         if place is not None and (place/'recipe.json').exists():
             r, whole = change_recipe(Run(place).recipe, **given), False
         else:
-            table = given.get('data.kind', 'folder') == 'folder' and Path(given.get('data.labels', '')).is_file()
-            found = dict(data='folder', root=str(place))
-            if place is None: found = {}
-            elif not table: found = recognise(place, given.get('data.kind', ''))
+            said = [given.get(f'data.{k}', '') for k in ('kind', 'labels')]
+            found = recognise(place, *said) if place else {}
             r = recipe(args.recipe or 'quick', **(found | given))
             whole = not (args.recipe or {'data.train', 'data.val'} & {*given})
         splits = [s for s in dict.fromkeys((r.data.train, r.data.val)) if s]

@@ -19,6 +19,7 @@ import torch
 from fastcore.basics import patch
 from matplotlib.figure import Figure
 from .._moved import moved
+from ..datasets.kinds import COCO_LAYOUT, VOC_LAYOUT
 from ..datasets.samples import InputError, read_mask
 from ..tools.show import BELOW, DASHES, OKABE_ITO, Plot, class_name, grid, legend, mask_overlay, overlay, to_png
 from ..files.checkpoint import atomic_bytes, read_json, write_json
@@ -119,7 +120,7 @@ class PaperTable:
     name: str  # as on the command line
     title: str
     note: str  # below the table
-    data: str  # that it is about, as in a recipe
+    data: str  # kind that it is about, of `KINDS`
     stage: str  # whose products it rates, of `EVALUATED`
     columns: dict  # {heading: key in a row}
     printed: list  # rows of the paper
@@ -182,11 +183,11 @@ _COLUMNS = {'method': 'method', 'backbone': 'backbone', 'supervision': 'supervis
 table1 = PaperTable('table1', "Table 1: segmenters on VOC 2012",
     f'{_SUPERVISION} The printed rows learnt from train_aug (10,582 pictures) and were measured on val (1,449) and, by '
     f'the server, on test (1,456). {INCONSISTENT}',
-    'voc', SEGMENT.name, _COLUMNS | {'test mIoU': 'test'}, tables()['table1_voc'], _segmenter_row)
+    VOC_LAYOUT.name, SEGMENT.name, _COLUMNS | {'test mIoU': 'test'}, tables()['table1_voc'], _segmenter_row)
 table2 = PaperTable('table2', 'Table 2: segmenters on COCO 2014',
     f'{_SUPERVISION} The printed rows learnt from train (82,783 pictures) and were measured on val (40,137 with '
     'annotations).',
-    'coco', SEGMENT.name, _COLUMNS, tables()['table2_coco'], _segmenter_row)
+    COCO_LAYOUT.name, SEGMENT.name, _COLUMNS, tables()['table2_coco'], _segmenter_row)
 
 # %% ../../nbs/report/06_paper.ipynb #1a8c6e26
 def loss_parts(
@@ -201,7 +202,7 @@ def loss_parts(
 table3 = PaperTable('table3', 'Table 3: CAMs on the training pictures of VOC 2012',
     "mIoU in percent, with the background score that is best on the true masks of these pictures; ours also with the "
     "run's fixed one. The printed rows were measured on train (1,464 pictures).",
-    'voc', CAMS.name, {'method': 'method', 'backbone': 'backbone', 'puzzle': 'puzzle',
+    VOC_LAYOUT.name, CAMS.name, {'method': 'method', 'backbone': 'backbone', 'puzzle': 'puzzle',
         'transformations': 'transformations', 'multi-resolution': 'multi_resolution',
         'train mIoU': 'train', 'fixed score': 'fixed'},
     [r | {k: '✓' * r[k] for k in ('puzzle', 'transformations', 'multi_resolution')}
@@ -213,7 +214,8 @@ table3 = PaperTable('table3', 'Table 3: CAMs on the training pictures of VOC 201
 _PER_CLASS = tables()['table4_per_class_val']
 table4 = PaperTable('table4', 'Table 4: segmenters on VOC 2012, class by class',
     f'IoU in percent. The printed rows were measured on val (1,449 pictures). {INCONSISTENT}',
-    'voc', SEGMENT.name, {'method': 'method', 'backbone': 'backbone'} | {name: name for name in _PER_CLASS['columns']},
+    VOC_LAYOUT.name, SEGMENT.name,
+    {'method': 'method', 'backbone': 'backbone'} | {name: name for name in _PER_CLASS['columns']},
     [dict(zip(_PER_CLASS['columns'], ious), method=method) for method, ious in _PER_CLASS['rows'].items()],
     lambda run, figures: dict(figures['iou'], method=run.title, backbone=run.recipe.backbone, mIoU=figures['miou']))
 
@@ -240,7 +242,7 @@ noisy_or_table = PaperTable('noisy-or', 'Supervised segmenters on VOC 2012, with
     'mIoU in percent; multiply-adds (G: 10⁹) for a picture of 513 x 513 pixels. The printed rows learnt the true '
     'masks of train_aug (10,582 pictures) and were measured on val (1,449); a pre-training of none stands for ImageNet '
     'weights as they are.',
-    'voc', SEGMENT.name, {'model': 'model', 'backbone': 'backbone', 'multiply-adds (G)': 'gflops',
+    VOC_LAYOUT.name, SEGMENT.name, {'model': 'model', 'backbone': 'backbone', 'multiply-adds (G)': 'gflops',
         'pre-training': 'pretrained', 'val mIoU': 'val'},
     [dict(r, pretrained=p, val=r[k]) for r in tables()['supervised_noisy_or']
         for p, k in zip(_PRETRAINED, ('base', 'noisy_or'))], _supervised_row)
