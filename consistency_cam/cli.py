@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BRIEF', 'MOSTLY', 'DATA', 'GROUPS', 'SHOWN', 'COMMANDS', 'preset', 'path_argument', 'number', 'assignment',
            'method_file', 'recipe_options', 'Help', 'stage_help', 'ShowHelp', 'given_fields', 'chosen_recipe',
-           'refuse_existing', 'check_run_folder', 'check_runs_folder', 'Command', 'argument', 'subcommand', 'command',
-           'next_steps', 'one_line', 'Parser', 'make_parser', 'error_text', 'plain_warnings', 'main']
+           'check_run_folder', 'check_runs_folder', 'Command', 'argument', 'subcommand', 'command', 'next_steps',
+           'one_line', 'Parser', 'make_parser', 'error_text', 'plain_warnings', 'main']
 
 # %% ../nbs/cli.ipynb #00dd3e85
 import argparse, contextlib, os, shlex, shutil, sys, warnings
@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from . import __version__
-from .datasets.kinds import KINDS
-from .files.errors import InputError, hint, not_a_run, runs_in, unknown
+from .datasets.kinds import KINDS, OWN_PICTURES
+from .files.errors import InputError, hint, not_a_run, refuse_overwrite, runs_in, unknown
+from .experiments.line import CAMS, CLASSIFY, LINE, PSEUDO, SEGMENT, product_folder
 from .experiments.recipes import (NAMES, OLD_NAMES, PARTS, PLACES, RECIPES, STAGES, Recipe, change_recipe,
     default, explain, option, part_of, recipe)
 
@@ -90,7 +91,8 @@ def _settings(name):
 
 # %% ../nbs/cli.ipynb #c5708363
 BRIEF = {  # fields that the help of a command shows
-    'data.kind': ', '.join(f"{name} ({kind.fields['kind']})" for name, kind in KINDS.items()), 'data.root': 'folder of the data set',
+    'data.kind': f"{', '.join(KINDS)} ({OWN_PICTURES.name}: {OWN_PICTURES.title})",
+    'data.root': 'folder of the data set',
     'data.labels': 'table or kind of the labels (default: found)',
     'data.masks': 'folder of true masks, where there are any', 'data.classes': 'file with the names of the classes',
     'data.train': 'split to train on', 'data.val': "split held out; '' for none",
@@ -192,14 +194,6 @@ def chosen_recipe(
     return settle_recipe(recipe(args.recipe or 'quick', **given))
 
 # %% ../nbs/cli.ipynb #d4f60b7d
-def refuse_existing(
-    force: bool,  # overwrite
-    *files: Path|None,  # to be written; None: none
-):
-    "Go on where none of the files is there; raises `InputError`"
-    taken = [f for f in files if f and f.exists()]
-    if taken and not force: raise InputError(f'{taken[0]}: exists already; name another place, or --force to overwrite')
-
 def check_run_folder(
     force: bool,
     folder: Path,  # of the run
@@ -208,8 +202,8 @@ def check_run_folder(
     there = next(p for p in (folder, *folder.parents) if p.exists())
     if not there.is_dir(): raise InputError(f'{there}: a file, where a folder is wanted; name another place')
     if not any(any(folder.glob(p)) for p in ('recipe.json', '*/stage.json', '*/*/stage.json')):
-        names = *STAGES, 'masks', 'evaluate', 'report.html'
-        refuse_existing(force, *(folder/n for n in names if _holds_files(folder/n)))
+        names = *STAGES, *(s.folder for s in LINE if s.folder), 'evaluate', 'report.html'
+        refuse_overwrite(*(folder/n for n in names if _holds_files(folder/n)), force=force)
 
 def _holds_files(place):
     "Whether it is a file, or a folder with more in it than what a command leaves that could not write anything"
@@ -218,8 +212,8 @@ def _holds_files(place):
 def check_runs_folder(force, folder, names, *files):
     "The same for a folder of runs with a page and figures of its own, and for further files"
     for n in names: check_run_folder(force, folder/n)
-    if not any(folder.glob('*/recipe.json')): refuse_existing(force, folder/'report.html', folder/'comparison.json')
-    refuse_existing(force, *files)
+    of_folder = () if any(folder.glob('*/recipe.json')) else (folder/'report.html', folder/'comparison.json')
+    refuse_overwrite(*of_folder, *files, force=force)
 
 # %% ../nbs/cli.ipynb #99d5f1e4
 @dataclass(frozen=True)
@@ -258,8 +252,8 @@ _FILES = argument('--methods', dest='files', nargs='+', type=method_file, metava
     help='Python files that register further methods '
         '(default: none; a run names its own, and imports no file by itself)')
 def _until(usual):
-    return argument('--until', choices=STAGES, default=usual, metavar='STAGE',
-        help=f"the last stage to do (default: {usual})")
+    return argument('--until', choices=STAGES, default=usual.name, metavar='STAGE',
+        help=f"the last stage to do (default: {usual.name})")
 def _result(text): return argument('--result', type=path_argument, metavar='FILE', help=text)
 
 # %% ../nbs/cli.ipynb #5eedcb5b
@@ -275,7 +269,7 @@ def next_steps(
     place: Path|None = None,  # what to explore; None: the run
 ) -> str:  # lines
     "Where a run's masks are, and the commands that go on from them"
-    folder, masks = shlex.quote(str(run.folder)), run.folder/'pseudo'/run.recipe.data.train
+    folder, masks = shlex.quote(str(run.folder)), run.folder/product_folder(PSEUDO, run.recipe.data.train)
     made = (masks/'stage.json').exists() or (masks/'manifest.json').exists()
     steps = {f"explore {shlex.quote(str(place or run.folder))}": 'look at it under sliders'}
     export = f'export {folder} --as coco --out {folder}/coco'
@@ -313,7 +307,7 @@ def _demo(args):
     print(next_steps(last, args.folder))
 
 # %% ../nbs/cli.ipynb #c0966db6
-@subcommand(_RUN, _until('segment'), _FILES, fields=NAMES)
+@subcommand(_RUN, _until(SEGMENT), _FILES, fields=NAMES)
 def _run(args):
     "do a whole recipe, stage by stage, from labels to a segmenter; whatever is done already is not done again"
     from consistency_cam.files.checkpoint import is_main
@@ -323,7 +317,7 @@ def _run(args):
     check_run_folder(args.force, args.run)
     done = run(chosen_recipe(args, args.run), args.run, args.force, not args.quiet, args.until)
     if not is_main(): return
-    if done.figures() or done.figures('segment'): print(table(dict(rows=[done.row()])))
+    if done.figures() or done.figures(SEGMENT.name): print(table(dict(rows=[done.row()])))
     for line in done.short_trainings(): print(line)
     if not {*finished_stages(done)} & {*EVALUATED}:
         return print(f'{args.run}: done up to {args.until}; a report comes with the CAMs')
@@ -344,7 +338,7 @@ def _train(args):
     from consistency_cam.experiments.pipeline import Run
     from consistency_cam.files.checkpoint import is_main
     check_run_folder(args.force, args.run)
-    run = Run(args.run, chosen_recipe(args, args.run), args.force, not args.quiet).all_stages('classify')
+    run = Run(args.run, chosen_recipe(args, args.run), args.force, not args.quiet).all_stages(CLASSIFY.name)
     result = run.classify()
     if not is_main(): return
     steps = f"{result['steps']} steps in {result['seconds']:.0f} s"
@@ -360,7 +354,7 @@ def _cams(args):
     for split in args.split or run.splits:
         of = 'the given labels'
         if not run.samples(split).labelled: of = 'the classes predicted above .5, as it has no labels'
-        print(f'{split}: CAMs of {len(run.cams(split))} pictures in {args.run}/cams/{split}, of {of}')
+        print(f'{split}: CAMs of {len(run.cams(split))} pictures in {args.run/product_folder(CAMS, split)}, of {of}')
 
 # fields that may be told anew of a run that is evaluated
 _WHERE = [name for name in DATA if name != 'data.size'] + ['cams.threshold']
@@ -382,7 +376,7 @@ def _elsewhere(args, folder):
     _result('JSON file for the figures of the runs (default: none)'), fields=NAMES, shown=[*DATA, 'cams.threshold'])
 def _evaluate(args):
     "mIoU of all that runs have made, or of any folder of palette PNGs against a data set's masks"
-    refuse_existing(args.force, args.result)
+    refuse_overwrite(args.result, force=args.force)
     runs = [run for place in args.runs for run in runs_in(place)]
     if all(map(runs_in, args.runs)):
         from consistency_cam.experiments.compare import collect, table
@@ -445,10 +439,8 @@ def _pictures_left(pictures, out, made, force):
     for name, path in pictures.items():
         there = [p for p in (out/f'{name}.png', out/f'{name}.overlay.png') if p.exists()]
         ours = name in known and there and known[name] == made(path)
-        if there and not ours and not force:
-            raise InputError(f'{there[0]}: exists already'
-                + (', made from another picture, by another network or with other settings' if name in known else '')
-                + '; name another place, or --force to overwrite')
+        other = ', made from another picture, by another network or with other settings' if name in known else ''
+        if not ours: refuse_overwrite(*there, force=force, about=other)
         if force or not ours or len(there) < 2: left[name] = path
     return left
 
@@ -457,8 +449,8 @@ def _legend(out, classes, force):
     import json
     from consistency_cam.datasets.samples import InputError
     path, content = out/'classes.json', json.dumps(dict(enumerate(classes, 1)), ensure_ascii=False, indent=1).encode()
-    if path.exists() and path.read_bytes() != content and not force:
-        raise InputError(f'{path}: exists already, of other classes; name another place, or --force to overwrite')
+    if not (path.exists() and path.read_bytes() == content):
+        refuse_overwrite(path, force=force, about=', of other classes')
     return path, content
 
 @subcommand(_RUN, argument('pictures', nargs='+', type=path_argument, metavar='PICTURE',
@@ -530,7 +522,7 @@ def _methods(names):
     return list(dict.fromkeys(m for n in names for m in (use_files([path_argument(n)]) if n.endswith('.py') else [n])))
 
 @subcommand(argument('folder', type=path_argument, help='folder for the runs METHOD-SEED and the report'),
-    _until('cams'),
+    _until(CAMS),
     argument('--methods', nargs='+', default=['cam', 'puzzle-cam', 'consistency-cam'],
         help='methods to compare, or Python files that register some (default: cam puzzle-cam consistency-cam)'),
     argument('--seeds', nargs='+', type=number(int), default=[0],
@@ -581,7 +573,7 @@ def _import_cams(args):
     check_run_folder(args.force, args.run)
     run = import_cams(args.cams, args.run, chosen_recipe(args), args.title, args.force, not args.quiet)
     for split in run.splits:
-        print(f"{split}: {import_summary(read_stage(args.run/'cams'/split/'stage.json')['result'])}")
+        print(f"{split}: {import_summary(read_stage(args.run/product_folder(CAMS, split)/'stage.json')['result'])}")
     print(f'next: consistency-cam evaluate {args.run}')
 
 @subcommand(_RUN, argument('--as', dest='form', choices=['png', 'coco', 'folder'], default='png',
@@ -592,12 +584,12 @@ def _export(args):
     "a run's pseudo-labels for other programs: palette PNGs, a COCO file, or a folder with a table"
     from consistency_cam.experiments.formats import export_masks
     from consistency_cam.experiments.pipeline import Run
-    refuse_existing(args.force, args.out)
+    refuse_overwrite(args.out, force=args.force)
     run = Run(args.run, progress=not args.quiet)
     split = args.split or run.recipe.data.train
-    if split != run.recipe.data.train and not (args.run/'pseudo'/split).exists():
+    if split != run.recipe.data.train and not (args.run/product_folder(PSEUDO, split)).exists():
         raise InputError(f"{args.run}: pseudo-labels are those of the training split, '{run.recipe.data.train}'; leave --split out")
-    masks, samples = run.product(f'pseudo/{split}'), run.samples(split)
+    masks, samples = run.product(product_folder(PSEUDO, split)), run.samples(split)
     out = export_masks(samples, masks, args.out, args.form, args.force)
     print(f'{out}: pseudo-labels of {len(samples)} pictures of {split}')
 
@@ -612,7 +604,7 @@ def _submit(args):
     from consistency_cam.experiments.pipeline import Run
     from consistency_cam.experiments.submit import submission_paths, submission
     out = args.out or args.run/'submission'
-    refuse_existing(args.force, *submission_paths(out, args.competition))
+    refuse_overwrite(*submission_paths(out, args.competition), force=args.force)
     run = Run(args.run, progress=not args.quiet)
     archive, n = submission(run, out, args.competition, args.force), len(run.samples('test'))
     print(f'{archive}: masks of {n:,} pictures' + (" (VOC 2012's own list has 1,456)" if n != 1456 else ''))
@@ -646,7 +638,8 @@ def _download(args):
     from consistency_cam.datasets.coco import make_masks
     from consistency_cam.datasets.download import get
     from consistency_cam.datasets.imagenet import LAYOUT, missing_parts
-    from consistency_cam.datasets.voc import make_train_aug, split_ids
+    from consistency_cam.datasets.sbd import make_train_aug
+    from consistency_cam.datasets.voc import split_ids
     voc = args.root/'VOC2012'
     if args.data == 'imagenet':
         print(LAYOUT)
@@ -735,7 +728,7 @@ def _verify(args):
     from consistency_cam.datasets.samples import InputError, atomic_bytes
     from consistency_cam.datasets.verify import verify
     reports, status = [], 0
-    refuse_existing(args.force, args.report)
+    refuse_overwrite(args.report, force=args.force)
     for name, r, splits, whole in _data_sets(args):
         sets, errors = {}, []
         for split in splits:

@@ -6,7 +6,7 @@
 __all__ = ['PARTS', 'OPTIONAL', 'SHARED', 'PLACES', 'NAMES', 'STAGES', 'CHOICES', 'LIMITS', 'LEVELS', 'OLD_NAMES', 'PAPER',
            'COCO_DATA', 'RECIPES', 'Data', 'Pretrain', 'Classify', 'Cams', 'Affinity', 'Walk', 'Pseudo', 'Segment',
            'CRF', 'Recipe', 'part_of', 'fields_of', 'explain', 'choices', 'default', 'values_by_field', 'change_recipe',
-           'unknown_field', 'short_name', 'option', 'recipe']
+           'unknown_field', 'short_name', 'option', 'check_choices', 'recipe']
 
 # %% ../../nbs/experiments/01_recipes.ipynb #fcdbf7c8
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -394,6 +394,16 @@ def option(
 ) -> str:
     "What sets the field on the command line"
     return '--' + short_name(name).replace('_', '-')
+
+def check_choices(
+    r: Recipe,
+    *names: str,  # of fields
+):
+    "Raise `InputError` where one of the fields is none of its `choices`, in a recipe that was put together by hand"
+    for name in names:
+        value = fields_of(r)[name]
+        if str(value).lower() not in choices(name):
+            raise InputError(unknown(short_name(name), value, choices(name)))
 
 # %% ../../nbs/experiments/01_recipes.ipynb #d46da199
 def recipe(

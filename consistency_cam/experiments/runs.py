@@ -19,9 +19,9 @@ from ..datasets.folder import WithMasks
 from ..datasets.kinds import check_data, find_kind, full_paths, open_split
 from ..datasets.samples import InputError, MaskError, PictureError, Samples, checked_ids
 from ..datasets.verify import class_lines, classes_everywhere, hold_against_masks, verify
-from .line import CLASSIFY, LINE, PRETRAIN, SEGMENT, find_stage, needs_maps
-from consistency_cam.experiments.recipes import (NAMES, OLD_NAMES, STAGES, Recipe, change_recipe, default, fields_of,
-    part_of, recipe, values_by_field)
+from .line import CLASSIFY, LINE, PRETRAIN, SEGMENT, find_stage, needs_maps, stage_of
+from .recipes import (NAMES, OLD_NAMES, STAGES, Recipe, change_recipe, check_choices,
+    default, fields_of, part_of, recipe, values_by_field)
 from ..files.checkpoint import (CheckpointError, StageFolder, fingerprint, interrupted_by_sigterm, is_main,
     hold_lock, stage_fingerprint, read_json, read_stage, remove_leftovers, write_json)
 from ..files.errors import hint, not_a_run
@@ -167,9 +167,8 @@ def usable(self: Run,
     make,  # its samples; called with a list, what is wrong with lists and labels is collected there
 ) -> Samples:
     "The samples, without bad pictures where the recipe says so; raises `InputError`"
+    check_choices(self.recipe, 'on_bad_picture')
     if self.recipe.on_bad_picture == 'refuse': return make()
-    if self.recipe.on_bad_picture != 'skip':
-        raise InputError(f"unknown on_bad_picture '{self.recipe.on_bad_picture}'; known: refuse, skip")
     samples, record = make(errors := []), self.folder/'verified'/f'{name}.jsonl'
     for e in errors:
         if not isinstance(e, (PictureError, MaskError)): raise e
@@ -260,11 +259,19 @@ def method_data(self: Run) -> dict:  # {what: fingerprint}; empty where the meth
     return {'method file': self.source['sha256'][:16]} if 'sha256' in self.source else {}
 
 @patch
+def product_fingerprint(self: Run,
+    name: str,  # folder of a finished stage
+) -> str:
+    "Fingerprint of what a stage made; raises `CheckpointError` with the command that makes it where it is not done"
+    todo = f'`consistency-cam run {self.folder} --until {stage_of(name)}` does it'
+    return stage_fingerprint(self.folder/name, todo)
+
+@patch
 def products(self: Run,
     *names: str,  # folders of finished stages
 ) -> dict:  # {name: fingerprint}
     "What a stage is made from; raises `CheckpointError` where one of them is not done"
-    return {name: stage_fingerprint(self.folder/name) for name in names}
+    return {name: self.product_fingerprint(name) for name in names}
 
 @patch
 def outdated(self: Run,
@@ -283,7 +290,8 @@ def product(self: Run,
     name: str,  # folder of a stage, with a split's name at its end
 ) -> Path:
     "The folder, where the stage is done and was made from the data as it is now; raises `CheckpointError`"
-    stage_fingerprint(folder := self.folder/name)
+    self.product_fingerprint(name)
+    folder = self.folder/name
     held = read_stage(folder/'stage.json').get('data', {})
     now = stage_data(self.samples(name.split('/', 1)[1]))
     if other := [k for k, v in now.items() if v and v != held.get(k, v)] or [k for k in [self.outdated(name)] if k]:

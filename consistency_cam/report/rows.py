@@ -87,7 +87,7 @@ def by_title(
 
 def mean_of(
     rows: list,  # of one method
-    split: str,  # 'train' or 'val' for the CAMs; 'walk', 'pseudo', 'segment'
+    split: str,  # 'train' or 'val' for the CAMs, else the name of a stage
     key: str = 'miou',  # 'miou' or 'miou_fixed'
 ) -> float:  # percent; nan where there is none
     "The mean over the seeds"
