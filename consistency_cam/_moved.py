@@ -38,6 +38,8 @@ NAMES = {  # 'module.NAME' -> where it is now, both within the package
     'datasets.verify.mask_ids': 'datasets.scan.ids_in_mask',
     'datasets.verify.slips': 'datasets.verify.doubtful_classes',
     'datasets.verify.unlisted': 'datasets.verify.unused_files',
+    'datasets.voc.make_train_aug': 'datasets.sbd.make_train_aug',
+    'datasets.voc.sbd_mask': 'datasets.sbd.sbd_mask',
     'deeplab.AtrousConv': 'fast.convolutions.AtrousConv',
     'deeplab.conv_enlarged': 'fast.convolutions.conv_enlarged',
     'deeplab.enlargement': 'fast.convolutions.enlargement',
