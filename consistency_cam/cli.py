@@ -362,7 +362,6 @@ _WHERE = [name for name in DATA if name != 'data.size'] + ['cams.threshold']
 def _elsewhere(args, folder):
     "A run's recipe with its data where the options say; raises `InputError` on options that evaluating passes over"
     from consistency_cam.experiments.pipeline import read_recipe
-    from consistency_cam.datasets.samples import InputError
     given = given_fields(args)
     other = [option(k) for k in given if k not in _WHERE] + [f'--{k}'
         for k in ('recipe', 'split') if getattr(args, k) is not None]
@@ -405,7 +404,6 @@ def _evaluate_masks(args, folder):
 # %% ../nbs/cli.ipynb #a0bbce99
 def _pictures(paths, out):
     "{name of the mask: path} of pictures and of those in folders, without what is in `out`; raises `InputError`"
-    from consistency_cam.datasets.samples import InputError
     from consistency_cam.datasets.folder import find_pictures
     found, out = {}, out.resolve()
     for path in paths:
@@ -426,7 +424,6 @@ def _pictures(paths, out):
 def _predictions(record):
     "{mask: what it was made from} of a folder of predictions; raises `InputError`"
     import json
-    from consistency_cam.datasets.samples import InputError
     lines = record.read_bytes().split(b'\n')[:-1] if record.exists() else []
     try: return {r['mask']: r['made'] for r in map(json.loads, lines)}
     except (ValueError, TypeError, KeyError):
@@ -434,7 +431,6 @@ def _predictions(record):
 
 def _pictures_left(pictures, out, made, force):
     "The pictures that have no mask of this network yet; raises `InputError` where the files of others are in the way"
-    from consistency_cam.datasets.samples import InputError
     known, left = _predictions(out/'predictions.jsonl'), {}
     for name, path in pictures.items():
         there = [p for p in (out/f'{name}.png', out/f'{name}.overlay.png') if p.exists()]
@@ -447,7 +443,6 @@ def _pictures_left(pictures, out, made, force):
 def _legend(out, classes, force):
     "Path and content of the file that says which id is which class, as `export` writes it; raises `InputError`"
     import json
-    from consistency_cam.datasets.samples import InputError
     path, content = out/'classes.json', json.dumps(dict(enumerate(classes, 1)), ensure_ascii=False, indent=1).encode()
     if not (path.exists() and path.read_bytes() == content):
         refuse_overwrite(path, force=force, about=', of other classes')
@@ -725,7 +720,7 @@ def _data_sets(args):
 def _verify(args):
     "look at every list, picture, mask and label of data sets and say all that is wrong; status 1 where something is"
     from consistency_cam.experiments.pipeline import dataset
-    from consistency_cam.datasets.samples import InputError, atomic_bytes
+    from consistency_cam.files.disk import atomic_bytes
     from consistency_cam.datasets.verify import verify
     reports, status = [], 0
     refuse_overwrite(args.report, force=args.force)

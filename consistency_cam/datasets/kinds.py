@@ -119,8 +119,8 @@ OWN_PICTURES = Kind('folder', 'own pictures', _open_own, files=_WHICH, auto=('tr
     fields=dict(kind='own pictures', root="the folder of one's own pictures",
         labels="the table of labels (CSV or JSON), or 'auto': labels.csv, tags.csv or metadata.jsonl among the "
             'pictures or beside them, or a folder for each class',
-        masks='where the palette PNGs are, if there are any',
-        classes='file with the names of the classes in the order of their ids in the masks, one per line; '
+        masks='of palette PNGs, if there are any',
+        classes='in the order of their ids in the masks, one per line; '
             "'': classes.txt beside pictures or masks, else the sorted names in the table",
         train="'auto' (unless given): 'train' where the table has splits, else 'all'",
         val="'auto' (unless given): 'val' where the table has it, else none"))

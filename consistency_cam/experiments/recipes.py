@@ -24,7 +24,7 @@ __getattr__ = moved(__name__)
 @dataclass(frozen=True)
 class Data:
     "Which pictures, labels and masks"
-    kind: str = 'voc'  # of data set, of `KINDS`
+    kind: str = 'voc'  # of data set
     root: str = ''  # folder of the data set
     labels: str = 'auto'  # which labels, or where they are
     masks: str = ''  # folder of true masks

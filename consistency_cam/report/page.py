@@ -194,7 +194,7 @@ def page(
     return f'<!doctype html>\n{html.to_xml(document, indent=False)}\n'
 
 # %% ../../nbs/report/05_page.ipynb #1821bf2a
-_SPLITS = dict(train='training pictures', val='held-out pictures')
+_SPLITS = {split: f'{words} pictures' for split, words in SPLIT_WORDS.items()}
 
 def _curve_element(rows, split):
     "The threshold curves of a split as an element"
@@ -238,8 +238,9 @@ def losses_parts(
 # %% ../../nbs/report/05_page.ipynb #1d1d6c49
 def _pictures_text(run):
     "How many pictures of which kind"
-    kinds = {run.recipe.data.train: 'training'} | ({run.recipe.data.val: 'held-out'} if run.recipe.data.val else {})
-    return ' and '.join(f'{len(run.samples(split))} {kind}' for split, kind in kinds.items())
+    d = run.recipe.data
+    splits = {d.train: SPLIT_WORDS['train']} | ({d.val: SPLIT_WORDS['val']} if d.val else {})
+    return ' and '.join(f'{len(run.samples(split))} {words}' for split, words in splits.items())
 
 def page_title(
     groups: dict,  # of `experiments`
