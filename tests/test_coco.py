@@ -148,10 +148,11 @@ def test_a_full_disk_while_masks_are_made_is_one_line(tmp_path, n):
     root, old = small_coco(tmp_path/'COCO2014', n, ('train',), 32), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, old[1]))
     try:
-        with pytest.raises(WriteError, match='.png: cannot be written .File too large.; what is finished is kept'): COCO(root, progress=False)
+        with pytest.raises(WriteError, match='.png: cannot be written .File too large.; what is finished is kept') as error: COCO(root, progress=False)
     finally: resource.setrlimit(resource.RLIMIT_FSIZE, old)
     assert not [n for n in left(root) if not n.startswith('.')]
     COCO(root, progress=False).check()
+    del error  # so far its frames lived, as in a notebook; the pool within them does not, or this would wait for its lock for ever
 
 
 def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path):
