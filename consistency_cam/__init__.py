@@ -4,20 +4,21 @@ __version__ = "0.1.0"
 
 from importlib import import_module
 
-from . import _moved, _torchvision
+from . import _docments, _moved, _torchvision
 
 _torchvision.install()
+_docments.install()
 _moved.install()
 
 NAMES = {name: module for module, names in {  # loaded when first asked for
-    'pooling': 'gap noisy_or', 'camnet': 'CAMNet', 'cams': 'CamStore infer_cams', 'tiling': 'merge tile',
-    'views': 'HFlip RandomCrop RandomResize Tiles',
+    'pooling': 'gap noisy_or register_pooling', 'camnet': 'CAMNet', 'cams': 'CamStore infer_cams',
+    'tiling': 'merge tile', 'views': 'HFlip RandomCrop RandomResize Tiles',
     'consistency': 'ConsistencyTask Method alpha_at consistency_loss register', 'iterated': 'IteratedLearning',
     'crf': 'dense_crf', 'affinity': 'AffinityNet BoundaryNet', 'randomwalk': 'random_walk',
     'deeplab': 'DeepLabV3 DeepLabV3Plus', 'datasets.scenes': 'Scenes', 'datasets.voc': 'VOC', 'datasets.coco': 'COCO',
-    'datasets.folder': 'Folder', 'files.errors': 'InputError', 'tools.metrics': 'ConfusionMatrix',
-    'experiments.recipes': 'recipe', 'experiments.pipeline': 'Run run',
-    'experiments.imported': 'import_cams'}.items() for name in names.split()}
+    'datasets.folder': 'Folder', 'files.errors': 'InputError', 'files.images': 'as_picture',
+    'tools.metrics': 'ConfusionMatrix', 'tools.show': 'overlay', 'experiments.recipes': 'recipe',
+    'experiments.pipeline': 'Run run', 'experiments.imported': 'import_cams'}.items() for name in names.split()}
 
 
 def __getattr__(name):

@@ -4,9 +4,15 @@ A torchvision wheel built for CUDA beside a torch built for the CPU fails on imp
 torchvision::nms does not exist". Nothing in this package needs these operators, so they are declared,
 without an implementation, and torchvision is imported once more. A torchvision that imports well is left
 alone, and nothing is imported before somebody asks for torchvision.
+
+A program that imports timm or torchvision before this package gets the error; after `import consistency_cam` the
+same import works, also in the same session. `repair_environment`, which `make install` calls, has all programs
+of an environment whose torchvision is such a one import this package as they start.
 """
 import sys
+import sysconfig
 from importlib.abc import MetaPathFinder
+from pathlib import Path
 
 SCHEMAS = [f'{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor' for op in ('nms', 'qnms')]
 library = None # the declarations live as long as this object
@@ -46,3 +52,12 @@ def install():
     "Put the finder first, once; a torchvision that is already imported never meets it"
     if not any(type(finder).__name__ == 'TorchvisionFinder' for finder in sys.meta_path):
         sys.meta_path.insert(0, TorchvisionFinder())
+
+
+def repair_environment(folder=None):
+    "Where torchvision needs it, write a .pth file into `folder` or site-packages: then python itself installs the finder"
+    import torchvision  # noqa: F401
+    if library is None: return None
+    path = Path(folder or sysconfig.get_path('purelib'))/'consistency_cam_torchvision.pth'
+    path.write_text("import importlib.util as u; u.find_spec('consistency_cam') and __import__('consistency_cam')\n")
+    return path

@@ -13,7 +13,8 @@ from .files.memory import reused_memory
 from .tools.transforms import cells
 from .pairs import *
 from .camnet import CAMNet
-from .cams import as_picture, eval_mode
+from .cams import eval_mode
+from .files.images import as_picture
 
 # %% ../nbs/10_affinity.ipynb #2dbcff60
 def _grow(x, multiple):

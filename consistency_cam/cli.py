@@ -104,7 +104,8 @@ BRIEF = {  # fields that the help of a command shows
     'pretrain.kind': 'imagenet, one-label, or none', 'affinity.kind': 'boundary, features, or none: no walk',
     'segment.kind': 'deeplabv3plus, deeplabv3, or none', 'segment.epochs': 'passes of the segmenter',
     'cams.threshold': 'fixed background score, beside the best', 'workers': 'loader processes',
-    'precision': 'no, bf16, fp16, or auto', 'seed': 'of everything drawn at random'}
+    'precision': 'no, bf16, fp16, or auto',
+    'track': 'no, or show the losses by tensorboard or wandb', 'seed': 'of everything drawn at random'}
 # what an experiment changes
 MOSTLY = [name for name in BRIEF if name not in ('data.classes', 'data.size',
     'pretrained', 'precision', 'cams.threshold')]
@@ -273,7 +274,7 @@ def next_steps(
     made = (masks/'stage.json').exists() or (masks/'manifest.json').exists()
     steps = {f"explore {shlex.quote(str(place or run.folder))}": 'look at it under sliders'}
     export = f'export {folder} --as coco --out {folder}/coco'
-    if made: steps[export] = 'the masks for other programs (or --as png, --as folder)'
+    if made: steps[export] = 'the masks for other programs (--as png, grey, folder, cvat, label-studio)'
     if not run.foreign: steps[f'predict {folder} PICTURES'] = 'masks of other pictures'
     lines = [f'next: {command()} {step}  # {what}' for step, what in steps.items()]
     return '\n'.join([f'masks: {masks}'] * made + lines)
@@ -372,7 +373,7 @@ def _elsewhere(args, folder):
 @subcommand(argument('runs', nargs='+', type=path_argument, metavar='RUN',
     help='folders of runs, or one folder of palette PNGs ID.png'),
     argument('--split', help="for a folder of PNGs: the split to evaluate against (default: the recipe's val)"),
-    _result('JSON file for the figures of the runs (default: none)'), fields=NAMES, shown=[*DATA, 'cams.threshold'])
+    _result('file for the figures of the runs: JSON, or a table where it is NAME.csv (default: none)'), fields=NAMES, shown=[*DATA, 'cams.threshold'])
 def _evaluate(args):
     "mIoU of all that runs have made, or of any folder of palette PNGs against a data set's masks"
     refuse_overwrite(args.result, force=args.force)
@@ -522,21 +523,20 @@ def _methods(names):
         help='methods to compare, or Python files that register some (default: cam puzzle-cam consistency-cam)'),
     argument('--seeds', nargs='+', type=number(int), default=[0],
         help='seeds, each a run of every method (default: 0)'),
-    _result('JSON file for the figures (default: FOLDER/comparison.json)'),
+    _result('file for the figures: JSON, or a table where it is NAME.csv (default: FOLDER/comparison.json)'),
     fields=[name for name in NAMES if name not in ('classify.method', 'seed')])
 def _compare(args):
     "several methods and seeds under one recipe, with a table, a report and the figures as JSON"
     seeds, methods = list(dict.fromkeys(args.seeds)), _methods(args.methods)
     for m in methods:
         for s in seeds: change_recipe(Recipe(), method=m, seed=s)
-    from consistency_cam.files.checkpoint import write_json
-    from consistency_cam.experiments.compare import compare, table
+    from consistency_cam.experiments.compare import compare, table, write_figures
     from consistency_cam.experiments.pipeline import Run
     from consistency_cam.report.page import write_report
     check_runs_folder(args.force, args.folder, [f'{m}-{s}' for m in methods for s in seeds], args.result)
     r = chosen_recipe(args)
     found = compare(r, args.folder, methods, seeds, None, args.force, not args.quiet, args.until)
-    if args.result: write_json(args.result, found)
+    if args.result: write_figures(found, args.result)
     print(table(found))
     runs = [Run(args.folder/f'{m}-{seeds[0]}') for m in methods]
     print(f'report: {write_report(runs, args.folder/"report.html", found)}')
@@ -571,16 +571,22 @@ def _import_cams(args):
         print(f"{split}: {import_summary(read_stage(args.run/product_folder(CAMS, split)/'stage.json')['result'])}")
     print(f'next: consistency-cam evaluate {args.run}')
 
-@subcommand(_RUN, argument('--as', dest='form', choices=['png', 'coco', 'folder'], default='png',
-    help='palette PNGs ID.png; images and annotations.json; or images, masks and metadata.jsonl (default: png)'),
+@subcommand(_RUN, argument('--as', dest='form', default='png', metavar='FORM',
+    choices=['png', 'grey', 'coco', 'folder', 'cvat', 'label-studio', 'onnx'],
+    help='png: palette PNGs ID.png; grey: the same as grey pictures; coco: images and annotations.json; folder: images, '
+        'masks and metadata.jsonl; cvat, label-studio: for these tools; onnx: the networks (default: png)'),
     argument('--out', type=path_argument, required=True, help='a new folder'),
     argument('--split', help="whose pseudo-labels (default: the run's training split)"), opens=True)
 def _export(args):
-    "a run's pseudo-labels for other programs: palette PNGs, a COCO file, or a folder with a table"
+    "a run's pseudo-labels for other programs and labelling tools, or its networks as ONNX files"
     from consistency_cam.experiments.formats import export_masks
+    from consistency_cam.experiments.networks import export_networks
     from consistency_cam.experiments.pipeline import Run
     refuse_overwrite(args.out, force=args.force)
     run = Run(args.run, progress=not args.quiet)
+    if args.form == 'onnx':
+        if args.split: raise InputError(f'--split {args.split}: networks are of no split; leave it out')
+        return print(*export_networks(run, args.out, args.force), sep='\n')
     split = args.split or run.recipe.data.train
     if split != run.recipe.data.train and not (args.run/product_folder(PSEUDO, split)).exists():
         raise InputError(f"{args.run}: pseudo-labels are those of the training split, '{run.recipe.data.train}'; leave --split out")

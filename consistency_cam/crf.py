@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 from .files.processes import cores, in_processes
-from .datasets.samples import InputError
+from .files.errors import InputError
+from .files.images import PictureError, as_picture
 from .tools.transforms import rescale
 from ._moved import moved
 
@@ -57,9 +58,8 @@ def mean_field(
 # %% ../nbs/08_crf.ipynb #7fb68355
 def _check_inputs(image, probs):
     "Picture (3,H,W) and float32 probabilities (K,H,W), when they fit together and are such"
-    image, probs = torch.as_tensor(image), torch.as_tensor(probs).float()
-    if image.dtype != torch.uint8 or image.ndim != 3 or len(image) != 3 or not image.numel():
-        raise CRFError(f'the picture is {image.dtype} {tuple(image.shape)}; give uint8 (3,H,W)')
+    try: image, probs = as_picture(image), torch.as_tensor(probs).float()
+    except PictureError as e: raise CRFError(str(e)) from None
     if probs.ndim != 3 or probs.shape[1:] != image.shape[1:]:
         raise CRFError(f'probabilities {tuple(probs.shape)} for a picture of {tuple(image.shape[1:])}; give (K,H,W), resized to the picture')
     total = probs.sum(0)
@@ -81,7 +81,7 @@ def _on_copy(image, probs, setting):
     return F.interpolate(found[None], size, mode='bilinear', align_corners=False)[0] if smaller else found
 
 def dense_crf(
-    image: torch.Tensor,  # (3,H,W) uint8 picture
+    image,  # what `as_picture` takes: (3,H,W) uint8 tensor, array, Pillow image or path
     probs: torch.Tensor,  # (K,H,W) probabilities of K classes, background among them; sum 1 at every pixel
     setting: CRFSetting = SOFTMAX_CRF,
     present: list|None = None,  # places 0..K-1 of the classes that can be in it; None: those with any probability

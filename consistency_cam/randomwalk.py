@@ -151,6 +151,9 @@ def random_walk(
     steps: int = 256,  # t
 ) -> torch.Tensor:  # (K,h,w)
     "The class maps times 1 - edge, after a walk that crosses no boundary (IRNet, Puzzle-CAM); raises `InputError`"
-    if cams.ndim != 3 or cams.shape[1:] != edge.shape:
-        raise InputError(f'class maps {tuple(cams.shape)} and edges {tuple(edge.shape)} are on different grids; resize the maps to (K,h,w) of the edges')
+    cams, edge = torch.as_tensor(cams), torch.as_tensor(edge)
+    if cams.ndim != 3 or edge.ndim != 2:
+        raise InputError(f'class maps {tuple(cams.shape)} and edges {tuple(edge.shape)}; give (K,h,w), one map as cams[None], and (h,w)')
+    if cams.shape[1:] != edge.shape:
+        raise InputError(f'class maps {tuple(cams.shape)} and edges {tuple(edge.shape)} are on different grids; resize the maps to (K,{edge.shape[0]},{edge.shape[1]})')
     return walk(*walk_inputs(cams, edge, radius), beta, steps)

@@ -1,4 +1,4 @@
-"""`import consistency_cam` is light, and torchvision can be imported after it, also without its compiled operators."""
+"""`import consistency_cam` is light, and torchvision can be imported with it, also without its compiled operators."""
 import subprocess
 import sys
 
@@ -40,6 +40,27 @@ def test_missing_operators_are_declared(torchvision):
     path = torchvision(BROKEN)
     assert 'torchvision::nms does not exist' in python('import torchvision', path)
     assert python('import consistency_cam, torchvision; print(torchvision.nms.__name__)', path) == 'nms'
+
+
+def test_a_session_in_which_it_failed_goes_on_after_our_import(torchvision):
+    code = """
+try: import torchvision
+except RuntimeError: pass
+import consistency_cam, torchvision; print(torchvision.nms.__name__)"""
+    assert python(code, torchvision(BROKEN)) == 'nms'
+
+
+def test_a_pth_file_repairs_what_is_imported_before_us(torchvision):
+    write = "import consistency_cam._torchvision as t, pathlib; print(t.repair_environment({!r}))"
+    path = torchvision(BROKEN)
+    file = python(write.format(str(path)), path)
+    assert file.endswith('.pth') and python(f'import site; site.addsitedir({str(path)!r}); import torchvision; print(torchvision.nms.__name__)', path) == 'nms'
+
+
+def test_an_environment_that_needs_none_gets_no_pth_file(torchvision):
+    path = torchvision('')
+    assert python(f'import consistency_cam._torchvision as t; print(t.repair_environment({str(path)!r}))', path) == 'None'
+    assert not [*path.glob('*.pth')]
 
 
 def test_complete_torchvision_is_left_alone(torchvision):

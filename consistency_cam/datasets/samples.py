@@ -66,6 +66,10 @@ class Sample:
     image: torch.Tensor  # uint8 (3, H, W), RGB
     labels: torch.Tensor  # float32 (C,): 1 for the classes in the picture
     mask: torch.Tensor = None  # uint8 (H, W): 0 background, 1..C classes, 255 void; None where there is none
+    def __repr__(self):
+        ids = ', '.join(str(c) for c in (self.labels.nonzero()[:, 0] + 1).tolist())
+        size = 'x'.join(map(str, self.image.shape[1:]))
+        return f"Sample {self.id}: {size} pixels, mask ids {ids or 'none'}, {'no' if self.mask is None else 'with'} mask"
 
 # %% ../../nbs/datasets/01_samples.ipynb #e7ef342d
 class Samples(Dataset):

@@ -73,7 +73,7 @@ def _segment_words(run):
 # %% ../../nbs/experiments/02_line.ipynb #32340642
 def _training_config(r, stage, *parts):
     "What decides the weights of a training: the stage's part of the recipe, further ones, and what all trainings share"
-    aside = 'cache', 'workers', 'save_every', 'log_every', 'on_bad_picture'
+    aside = 'cache', 'workers', 'save_every', 'log_every', 'track', 'on_bad_picture'
     return fields_of(r, stage.name, *parts) | {k: getattr(r, k) for k in SHARED if k not in aside}
 
 def needs_maps(

@@ -8,6 +8,7 @@ __all__ = ['run', 'small_run']
 # %% ../../nbs/experiments/07_pipeline.ipynb #0f97c404
 import os
 from pathlib import Path
+import fastcore.xml as html
 import numpy as np
 import torch
 from fastcore.basics import patch
@@ -15,7 +16,7 @@ from .._moved import moved
 from ..camnet import try_compiler
 from ..consistency import Method, view_names
 from ..crf import LABEL_CRF, mean_field
-from ..datasets.samples import masks_hold
+from ..datasets.samples import InputError, masks_hold, read_mask
 from .line import *
 from .runs import *
 from .stages import *
@@ -23,6 +24,8 @@ from .evaluate import *
 from .predict import *
 from .recipes import STAGES, Recipe, recipe
 from ..files.checkpoint import hold_lock, read_metrics, runs_root
+from ..tools.training import check_tracker
+from ..tools.show import Plot, class_name, grid, mask_overlay, overlay
 
 __getattr__ = moved(__name__)
 
@@ -33,6 +36,7 @@ def all_stages(self: Run,
 ) -> Run:
     "Do what the recipe asks for and is not done yet, and evaluate it where there are masks; raises `InputError`"
     r, names = self.recipe, self.stages(until)
+    check_tracker(r.track)
     wanted = [s for s in self.line if s.name in names]
     if any(s.crf for s in wanted): masks_hold(self.classes)
     if any(s.crf(r) for s in wanted if s.crf): _check_crf()
@@ -146,6 +150,59 @@ def _result_words(self: Run, name, result):
     trains = name in [s.name for s in LINE if s.trains]
     if trains and isinstance(steps, int) and self.few_steps(name, steps): words.append('very short')
     return words
+
+# %% ../../nbs/experiments/07_pipeline.ipynb #04dc0096
+@patch
+def __repr__(self: Run):
+    done = sum(bool(self._finished(s.place(self))) for s in self.line)
+    return (f'Run {self.folder}: {self.title}, {self.recipe.backbone}, {self.recipe.data.kind}; '
+        f'{done} of {len(self.line)} stages done')
+
+@patch
+def _repr_html_(self: Run) -> str:
+    "Title and `status`, as a notebook shows them"
+    left, about = 'text-align:left', f' in {self.folder}: {self.recipe.backbone}, {self.recipe.data.kind}'
+    lines = [html.Tr(html.Td(what, style=left), html.Td(state, style=left)) for what, state in self.status()]
+    return html.to_xml(html.Div(html.P(html.B(self.title), about), html.Table(*lines)), indent=False)
+
+# %% ../../nbs/experiments/07_pipeline.ipynb #32eecf05
+@patch
+def shown_products(self: Run,
+    split: str,
+) -> list:  # of `Stage`
+    "The stages whose maps or masks of a split are there"
+    return [s for s in self.line if s.product and split in s.splits(self) and self._finished(product_folder(s, split))]
+
+def _product_picture(run, stage, split, i, told):
+    "What a stage made of a picture, over the picture"
+    samples, made = run.samples(split), run.made_of(stage.name, split)
+    image, id = samples.image(i), samples.ids[i]
+    if stage.product == 'masks': return mask_overlay(image, read_mask(made/f'{id}.png'), samples.classes)
+    cams = made.get(id)
+    return overlay(image, cams[told] if told in cams else torch.zeros(image.shape[1:]))
+
+@patch
+def show(self: Run,
+    split: str|None = None,  # whose pictures; None: held-out ones where a stage made something of them
+    pictures: int|list = 3,  # how many, evenly spaced, or their ids
+) -> Plot:
+    "Some pictures, what each stage made of them, and their true masks; raises `InputError` where there is nothing yet"
+    split = split or next((s for s in reversed(self.splits) if self.shown_products(s)), self.splits[0])
+    stages, samples = self.shown_products(split), self.samples(split)
+    if not stages:
+        raise InputError(f'{self.folder}: no maps or masks of {split!r} here yet; `consistency-cam run {self.folder}` makes them')
+    n = min(pictures, len(samples)) if isinstance(pictures, int) else 0
+    places = np.linspace(0, len(samples) - 1, n).round().astype(int).tolist() or [samples.index(id) for id in pictures]
+    rows, names = [], []
+    for i in places:
+        cams = self.made_of(stages[0].name, split).get(samples.ids[i]) if stages[0].product == 'maps' else {}
+        told = max(cams, key=lambda c: float(cams[c].sum()), default=None)
+        mask = samples.mask(i)
+        rows.append([samples.image(i), *(_product_picture(self, s, split, i, told) for s in stages),
+            *([] if mask is None else [mask_overlay(samples.image(i), mask, samples.classes)])])
+        names.append(samples.ids[i] + (f': {class_name(told, samples.classes)}' if told else ''))
+    titles = ['picture', *(s.one for s in stages), *['true mask'] * samples.has_masks]
+    return grid(rows, titles, names, 1.8)
 
 # %% ../../nbs/experiments/07_pipeline.ipynb #2ddd2aaa
 def small_run(

@@ -15,7 +15,7 @@ from .._moved import moved
 from ..datasets.kinds import KINDS
 from ..tools.background import RULES
 from ..files.errors import InputError, hint, unknown
-from ..methods.registry import method_names
+from ..methods.registry import method_names, pooling_names
 from ..tools.stage import Training
 
 __getattr__ = moved(__name__)
@@ -60,7 +60,7 @@ class Classify(Training):
     method: str = 'consistency-cam'
     # the method's own settings {name: value}, where they are not its defaults
     options: dict = field(default_factory=dict)
-    pool: str = 'gap'  # from CAM to class logit: 'gap', 'noisy_or', 'max' or 'lse'
+    pool: str = 'gap'  # from CAM to class logit: 'gap', 'noisy_or', 'max', 'lse', or another that is registered
     tiles: tuple = (2, 4, 8, 16)  # tiles per side, one of them drawn per step (Section 3.2)
     crop_side: tuple = (.5, .9)  # crop view: range of its side, share of the picture's
     resize_scale: tuple = (.5, 1.25)  # resize view: range of the new side, share of the old
@@ -157,6 +157,7 @@ class Recipe:
     workers: int = 4  # loader processes
     save_every: int = 200  # steps between checkpoints
     log_every: int = 10  # steps between records in metrics.jsonl
+    track: str = 'no'  # a program that shows these records while they come: 'no', 'tensorboard' or 'wandb'
     # a picture or mask that cannot be read: 'refuse' to begin, or 'skip' it: all are looked at before the stage, the
     # bad ones left out and listed in its record
     on_bad_picture: str = 'refuse'
@@ -219,10 +220,9 @@ _BATCH_NORM = 'trained synchronised frozen'
 CHOICES = {'cams.kind': 'inferred imported',
     'pretrain.kind': 'imagenet one-label', 'affinity.kind': 'boundary features',
     'segment.kind': 'deeplabv3plus deeplabv3',
-    'classify.pool': 'gap noisy_or max lse', 'pretrain.pool': 'gap noisy_or max lse',
     'batch_norm': f'{_BATCH_NORM} frozen-views', 'segment.batch_norm': _BATCH_NORM,
     'segment.on': 'pseudo masks', 'segment.norm': 'batch group',
-    'precision': 'no bf16 fp16 auto', 'on_bad_picture': 'refuse skip'}
+    'precision': 'no bf16 fp16 auto', 'track': 'no tensorboard wandb', 'on_bad_picture': 'refuse skip'}
 
 LIMITS = {  # least and largest number of the fields whose names end so; of the others, 0 and ten million
     (1, 10_000_000): 'epochs batch_size save_every log_every k_teacher steps accumulate',
@@ -242,6 +242,7 @@ def choices(
     "The values that a field may have; 'none' for a stage that may be left out"
     if name == 'data.kind': return list(KINDS)
     if name == 'classify.method': return method_names()
+    if name in ('classify.pool', 'pretrain.pool'): return pooling_names()
     if name == 'cams.rule': return list(RULES)
     return CHOICES.get(name, '').split() + ['none'] * (name in (f'{part}.kind' for part in OPTIONAL))
 

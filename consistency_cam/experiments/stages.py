@@ -31,6 +31,7 @@ from .runs import Run, example_recipe, stage_data
 from ..files.checkpoint import (CheckpointError, StageFolder, is_main, load_state, load_weights, hold_lock,
     stage_fingerprint, runs_root, save_state)
 from ..iterated import IteratedLearning, first_bias, save_backbone
+from ..methods.registry import find_pooling
 from ..pooling import noisy_or_bias
 from ..pseudo import PseudoSetting, pseudo_labels, walk_cams
 from ..segment import SegmentationTask, write_masks
@@ -126,7 +127,9 @@ def _frozen_as_asked(net, batch_norm, frozen_stages):
 def _camnet(r, num_classes, pretrained, make=CAMNet, **more):
     "A classifier on the recipe's backbone"
     usual = dict(backbone=r.backbone, pool=r.classify.pool, output_stride=r.output_stride)
-    return make(**usual | dict(num_classes=num_classes, pretrained=pretrained) | more)
+    wanted = usual | dict(num_classes=num_classes, pretrained=pretrained) | more
+    find_pooling(wanted['pool'])
+    return make(**wanted)
 
 def _named_weights(r):
     "The weights a recipe names, as `CAMNet` takes them"

@@ -45,7 +45,7 @@ def has_maps(
     return any(s.product == 'maps' for s in run.line)
 
 # %% ../../nbs/report/02_rows.ipynb #22db9798
-_SAME_EXPERIMENT = 'method cams segment.on seed root labels masks classes workers save_every log_every'.split()
+_SAME_EXPERIMENT = 'method cams segment.on seed root labels masks classes workers save_every log_every track'.split()
 
 def experiments(
     runs: list,  # of `Run`

@@ -8,6 +8,7 @@ __all__ = ['BELOW', 'OKABE_ITO', 'DASHES', 'rgb', 'Plot', 'to_png', 'grid', 'hea
 
 # %% ../../nbs/tools/08_show.ipynb #3b71507a
 import base64, io, textwrap
+from pathlib import Path
 import numpy as np
 import torch
 from matplotlib import colormaps
@@ -15,13 +16,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image, ImageDraw, ImageFont
 from torch.nn.functional import interpolate
-from ..datasets.samples import InputError, palette
+from ..datasets.samples import InputError, palette, read_image
 
 # %% ../../nbs/tools/08_show.ipynb #66bef312
 def rgb(
-    image,  # uint8 tensor (3, H, W), array (H, W, 3) or grey (H, W), or a Pillow picture
+    image,  # uint8 tensor (3, H, W), array (H, W, 3) or grey (H, W), a Pillow picture, or the path of one
 ) -> np.ndarray:  # uint8 (H, W, 3)
     "The picture as an array; `InputError` for other types or shapes"
+    if isinstance(image, (str, Path)): image = read_image(image)
     if isinstance(image, Image.Image): return np.array(image.convert('RGB'))
     array = np.asarray(image.detach().cpu() if torch.is_tensor(image) else image)
     if torch.is_tensor(image) and image.ndim == 3: array = np.moveaxis(array, 0, -1)

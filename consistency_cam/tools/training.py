@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['poly', 'Settings', 'param_groups', 'training_state', 'restore', 'sum_over_processes', 'shared_mean', 'computes_bf16',
-           'make_accelerator', 'Watch', 'pieces', 'step_gradients', 'total_steps', 'fit', 'Training']
+           'check_tracker', 'make_accelerator', 'tracked', 'Watch', 'pieces', 'step_gradients', 'total_steps', 'fit',
+           'Training']
 
 # %% ../../nbs/tools/07_training.ipynb #cb94869a
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, asdict
+from importlib.util import find_spec
 from pathlib import Path
 import torch
 import torch.distributed as dist
@@ -50,6 +52,7 @@ class Settings(Training):
     workers: int = 0  # loader processes
     save_every: int = 200  # steps between checkpoints
     log_every: int = 10  # steps between records in metrics.jsonl
+    track: str = 'no'  # a program that shows these records while they come: 'no', 'tensorboard' or 'wandb'
     seed: int = 0  # of everything drawn at random
 
 # %% ../../nbs/tools/07_training.ipynb #52a3d047
@@ -115,13 +118,39 @@ def computes_bf16() -> bool:
     if torch.cuda.is_available(): return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_amx_tile_supported()
 
-def make_accelerator(precision='no'):
-    "accelerate's handle on device, precision and processes; a changed precision starts it again"
+def check_tracker(
+    name: str,  # 'no', 'tensorboard' or 'wandb'
+):
+    "Go on where the tracker is installed; raises `InputError`"
+    if name == 'no' or find_spec(name): return
+    raise InputError(f"track '{name}': the package {name} is not installed: pip install \"consistency_cam[{name}]\", or leave --track out")
+
+def make_accelerator(precision='no', track='no', folder=None):
+    "accelerate's handle on device, precision and processes, and a tracker; a changed precision starts it again"
+    check_tracker(track)
     together = processes()[1] > 1
     if precision == 'auto': precision = 'bf16' if computes_bf16() else 'no'
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
         AcceleratorState._reset_state()
-    return Accelerator(mixed_precision=precision, cpu=together and not torch.cuda.is_available())
+    tracker = {} if track == 'no' else dict(log_with=track, project_dir=folder)
+    return Accelerator(mixed_precision=precision, cpu=together and not torch.cuda.is_available(), **tracker)
+
+@contextmanager
+def tracked(
+    accelerator: Accelerator,
+    settings: Settings,
+    folder: str|Path,  # of the training
+    title: str,  # of the training
+    start: int = 0,  # the first step of this part of it
+):
+    "Within the block the tracker that the settings name takes what `accelerator.log` is given"
+    if settings.track != 'no':
+        project = dict(tensorboard='tensorboard', wandb='consistency_cam')[settings.track]
+        about = dict(name=f'{Path(folder).parent.name}: {title}', dir=str(folder), config=asdict(settings))
+        accelerator.init_trackers(project, init_kwargs=dict(wandb=about, tensorboard=dict(purge_step=start)))
+    try: yield
+    finally:
+        for tracker in accelerator.trackers: tracker.finish()  # `end_training` would part the processes, too
 
 # %% ../../nbs/tools/07_training.ipynb #4a62b53d
 class Watch:
@@ -207,9 +236,9 @@ def _record(log, bar, accelerator, losses, step, optimizer, begun):
     names = list(losses)
     values = accelerator.reduce(torch.stack([losses[n].detach().float() for n in names]), 'mean').tolist()
     if not accelerator.is_main_process: return
-    found = {n: round(v, 5) for n, v in zip(names, values)}
-    append_metrics(log, dict(step=step, **found, lr=optimizer.param_groups[0]['lr'],
-        seconds=round(time.perf_counter() - begun, 2)))
+    found, lr = {n: round(v, 5) for n, v in zip(names, values)}, optimizer.param_groups[0]['lr']
+    append_metrics(log, dict(step=step, **found, lr=lr, seconds=round(time.perf_counter() - begun, 2)))
+    accelerator.log(found | dict(lr=lr), step)
     bar.set_postfix_str(' '.join(f'{n} {v:.3f}' for n, v in found.items()))
 
 # %% ../../nbs/tools/07_training.ipynb #c6112014
@@ -226,7 +255,7 @@ def fit(
     "Train a task to the end of its schedule, from its last checkpoint if there is one; raises `CheckpointError`"
     saved, log = Path(folder)/'checkpoint.safetensors', Path(folder)/'metrics.jsonl'
     steps = total_steps(len(data), settings)
-    accelerator = make_accelerator(settings.precision)
+    accelerator = make_accelerator(settings.precision, settings.track, folder)
     torch.manual_seed(settings.seed)
     optimizer = torch.optim.SGD(param_groups(task.train().to(memory_format=torch.channels_last), settings),
         momentum=settings.momentum)
@@ -237,20 +266,21 @@ def fit(
     bar = tqdm(total=steps, initial=start, desc=title, disable=not (progress and accelerator.is_main_process),
         smoothing=.1)
     begun, watch = time.perf_counter(), Watch()
-    for step, batch in enumerate(_batches(data, settings, start, accelerator), start):
-        for g in optimizer.param_groups: g['lr'] = g['first_lr'] * poly(step, steps, settings.power)
-        losses = step_gradients(task, batch, step, accelerator, settings.accumulate)
-        for values in ({f'loss {k}': v for k, v in losses.items()}, _gradients(task, accelerator)):
-            watch.see(step, batch['id'], values)
-        optimizer.step()
-        optimizer.zero_grad()
-        bar.update()
-        last = step + 1 in (steps, stop_at)
-        record, save = step % settings.log_every == 0 or last, (step + 1) % settings.save_every == 0 or last
-        if record or save: watch.look()
-        if record: _record(log, bar, accelerator, losses, step, optimizer, begun)
-        if accelerator.is_main_process and save:
-            save_state(saved, training_state(task, optimizer, step + 1, accelerator))
-        if last: break
+    with tracked(accelerator, settings, folder, title, start):
+        for step, batch in enumerate(_batches(data, settings, start, accelerator), start):
+            for g in optimizer.param_groups: g['lr'] = g['first_lr'] * poly(step, steps, settings.power)
+            losses = step_gradients(task, batch, step, accelerator, settings.accumulate)
+            for values in ({f'loss {k}': v for k, v in losses.items()}, _gradients(task, accelerator)):
+                watch.see(step, batch['id'], values)
+            optimizer.step()
+            optimizer.zero_grad()
+            bar.update()
+            last = step + 1 in (steps, stop_at)
+            record, save = step % settings.log_every == 0 or last, (step + 1) % settings.save_every == 0 or last
+            if record or save: watch.look()
+            if record: _record(log, bar, accelerator, losses, step, optimizer, begun)
+            if accelerator.is_main_process and save:
+                save_state(saved, training_state(task, optimizer, step + 1, accelerator))
+            if last: break
     bar.close()
     return read_metrics(log)
