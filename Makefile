@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 TORCH := $(shell grep '^torch==' constraints.txt)
 ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
-PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest tests -n $(JOBS) --dist load --maxschedchunk 1 --durations 20 --durations-min 1
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest tests -n $(JOBS) --dist load --maxschedchunk 1 --timeout 900 --durations 20 --durations-min 1
 
 .PHONY: help install demo photos test test-all reliability bench browser lab notebooks export readme clean
 .DEFAULT_GOAL := help

@@ -34,7 +34,7 @@ def main():
     parser.add_argument('--result', type=Path, help='JSON file for the figures (default: none)')
     args = parser.parse_args()
     found = recipe('quick', **recognise(args.root))
-    splits = args.splits or all_splits(found.data, found.root)
+    splits = args.splits or all_splits(found.data.kind, found.data.root)
     sets = {s: dataset(change_recipe(found, train=splits[0]), s) for s in splits}
     jobs = list({(*map(str, s.files(i)), len(s.classes)) if s.has_masks else (str(s.files(i)[0]), None,
         len(s.classes)) for s in sets.values() for i in range(len(s))})

@@ -10,6 +10,7 @@ MODULES = {old: f'{house}.{old}' for house, names in dict(
     tools='transforms metrics batchnorm training show',
     experiments='recipes pipeline imported compare formats submit',
     report='paper').items() for old in names.split()}  # the module `report` is answered for by the package of that name
+MODULES['datasets.sources'] = 'datasets.kinds'
 NAMES = {  # 'module.NAME' -> where it is now, both within the package
     'camnet.DilatedDepthwise': 'fast.convolutions.DilatedDepthwise',
     'camnet.exporting': 'fast.kernels.exporting',
@@ -37,6 +38,8 @@ NAMES = {  # 'module.NAME' -> where it is now, both within the package
     'datasets.verify.mask_ids': 'datasets.scan.ids_in_mask',
     'datasets.verify.slips': 'datasets.verify.doubtful_classes',
     'datasets.verify.unlisted': 'datasets.verify.unused_files',
+    'datasets.voc.make_train_aug': 'datasets.sbd.make_train_aug',
+    'datasets.voc.sbd_mask': 'datasets.sbd.sbd_mask',
     'deeplab.AtrousConv': 'fast.convolutions.AtrousConv',
     'deeplab.conv_enlarged': 'fast.convolutions.conv_enlarged',
     'deeplab.enlargement': 'fast.convolutions.enlargement',

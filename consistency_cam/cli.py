@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BRIEF', 'MOSTLY', 'DATA', 'GROUPS', 'SHOWN', 'COMMANDS', 'preset', 'path_argument', 'number', 'assignment',
            'method_file', 'recipe_options', 'Help', 'stage_help', 'ShowHelp', 'given_fields', 'chosen_recipe',
-           'refuse_existing', 'check_run_folder', 'check_runs_folder', 'Command', 'argument', 'subcommand', 'command',
-           'next_steps', 'one_line', 'Parser', 'make_parser', 'error_text', 'plain_warnings', 'main']
+           'check_run_folder', 'check_runs_folder', 'Command', 'argument', 'subcommand', 'command', 'next_steps',
+           'one_line', 'Parser', 'make_parser', 'error_text', 'plain_warnings', 'main']
 
 # %% ../nbs/cli.ipynb #00dd3e85
 import argparse, contextlib, os, shlex, shutil, sys, warnings
@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from . import __version__
-from .files.errors import InputError, hint, not_a_run, runs_in, unknown
-from .experiments.recipes import (NAMES, OLD_NAMES, PARTS, RECIPES, STAGES, Recipe, change_recipe,
+from .datasets.kinds import KINDS, OWN_PICTURES
+from .files.errors import InputError, hint, not_a_run, refuse_overwrite, runs_in, unknown
+from .experiments.line import CAMS, CLASSIFY, LINE, PSEUDO, SEGMENT, product_folder
+from .experiments.recipes import (NAMES, OLD_NAMES, PARTS, PLACES, RECIPES, STAGES, Recipe, change_recipe,
     default, explain, option, part_of, recipe)
 
 # %% ../nbs/cli.ipynb #804b4d1e
@@ -73,11 +75,9 @@ class _Dictionary(argparse.Action):
     "Makes pairs of names and values a dictionary"
     def __call__(self, parser, namespace, values, option=None): setattr(namespace, self.dest, dict(values))
 
-_PLACES = 'data.root data.labels data.masks pretrained pretrain.root'.split()  # fields that may name a file or a folder
-
 def _reader(name):
     "What reads the value of a field from an argument"
-    if name in _PLACES: return lambda text: str(path_argument(text)) if text.startswith('~') else text
+    if name in PLACES: return lambda text: str(path_argument(text)) if text.startswith('~') else text
     usual = default(name)
     kind = type(usual[0] if isinstance(usual, tuple) else usual)
     return kind if kind is str else number(kind)
@@ -91,11 +91,12 @@ def _settings(name):
 
 # %% ../nbs/cli.ipynb #c5708363
 BRIEF = {  # fields that the help of a command shows
-    'data.kind': 'scenes, voc, folder (own pictures), coco, imagenet', 'data.root': 'folder of the data set',
+    'data.kind': f"{', '.join(KINDS)} ({OWN_PICTURES.name}: {OWN_PICTURES.title})",
+    'data.root': 'folder of the data set',
     'data.labels': 'table or kind of the labels (default: found)',
     'data.masks': 'folder of true masks, where there are any', 'data.classes': 'file with the names of the classes',
     'data.train': 'split to train on', 'data.val': "split held out; '' for none",
-    'data.pictures': 'the first so many training pictures only', 'data.size': 'scenes: side of a picture, pixels',
+    'data.pictures': 'the first so many training pictures only', 'data.size': 'side of a made picture, pixels',
     'classify.method': 'cam, puzzle-cam, consistency-cam, …',
     'backbone': 'timm name of the network', 'pretrained': "'imagenet', a weights file, or 'random'",
     'classify.epochs': 'passes over the training pictures', 'classify.batch_size': 'pictures per step',
@@ -186,28 +187,14 @@ def chosen_recipe(
     folder: Path|None = None,  # of the run, whose own recipe is the start where there is one
 ) -> Recipe:
     "The preset, or the run's recipe, with the given options in place"
+    from consistency_cam.experiments.runs import read_recipe, settle_recipe
     given = given_fields(args)
     own = folder/'recipe.json' if args.recipe is None and folder and (folder/'recipe.json').exists() else None
     if file := own or (args.recipe if isinstance(args.recipe, Path) else None):
-        from consistency_cam.experiments.pipeline import read_recipe
-        return _settled(change_recipe(read_recipe(file), **given))
-    return _settled(recipe(args.recipe or 'quick', **given))
-
-def _settled(r):
-    "The recipe with the splits that own pictures have"
-    if r.data.kind != 'folder': return r
-    from consistency_cam.experiments.pipeline import settle_recipe
-    return settle_recipe(r)
+        return settle_recipe(change_recipe(read_recipe(file), **given))
+    return settle_recipe(recipe(args.recipe or 'quick', **given))
 
 # %% ../nbs/cli.ipynb #d4f60b7d
-def refuse_existing(
-    force: bool,  # overwrite
-    *files: Path|None,  # to be written; None: none
-):
-    "Go on where none of the files is there; raises `InputError`"
-    taken = [f for f in files if f and f.exists()]
-    if taken and not force: raise InputError(f'{taken[0]}: exists already; name another place, or --force to overwrite')
-
 def check_run_folder(
     force: bool,
     folder: Path,  # of the run
@@ -216,8 +203,8 @@ def check_run_folder(
     there = next(p for p in (folder, *folder.parents) if p.exists())
     if not there.is_dir(): raise InputError(f'{there}: a file, where a folder is wanted; name another place')
     if not any(any(folder.glob(p)) for p in ('recipe.json', '*/stage.json', '*/*/stage.json')):
-        names = *STAGES, 'masks', 'evaluate', 'report.html'
-        refuse_existing(force, *(folder/n for n in names if _holds_files(folder/n)))
+        names = *STAGES, *(s.folder for s in LINE if s.folder), 'evaluate', 'report.html'
+        refuse_overwrite(*(folder/n for n in names if _holds_files(folder/n)), force=force)
 
 def _holds_files(place):
     "Whether it is a file, or a folder with more in it than what a command leaves that could not write anything"
@@ -226,8 +213,8 @@ def _holds_files(place):
 def check_runs_folder(force, folder, names, *files):
     "The same for a folder of runs with a page and figures of its own, and for further files"
     for n in names: check_run_folder(force, folder/n)
-    if not any(folder.glob('*/recipe.json')): refuse_existing(force, folder/'report.html', folder/'comparison.json')
-    refuse_existing(force, *files)
+    of_folder = () if any(folder.glob('*/recipe.json')) else (folder/'report.html', folder/'comparison.json')
+    refuse_overwrite(*of_folder, *files, force=force)
 
 # %% ../nbs/cli.ipynb #99d5f1e4
 @dataclass(frozen=True)
@@ -266,8 +253,8 @@ _FILES = argument('--methods', dest='files', nargs='+', type=method_file, metava
     help='Python files that register further methods '
         '(default: none; a run names its own, and imports no file by itself)')
 def _until(usual):
-    return argument('--until', choices=STAGES, default=usual, metavar='STAGE',
-        help=f"the last stage to do (default: {usual})")
+    return argument('--until', choices=STAGES, default=usual.name, metavar='STAGE',
+        help=f"the last stage to do (default: {usual.name})")
 def _result(text): return argument('--result', type=path_argument, metavar='FILE', help=text)
 
 # %% ../nbs/cli.ipynb #5eedcb5b
@@ -283,7 +270,7 @@ def next_steps(
     place: Path|None = None,  # what to explore; None: the run
 ) -> str:  # lines
     "Where a run's masks are, and the commands that go on from them"
-    folder, masks = shlex.quote(str(run.folder)), run.folder/'pseudo'/run.recipe.data.train
+    folder, masks = shlex.quote(str(run.folder)), run.folder/product_folder(PSEUDO, run.recipe.data.train)
     made = (masks/'stage.json').exists() or (masks/'manifest.json').exists()
     steps = {f"explore {shlex.quote(str(place or run.folder))}": 'look at it under sliders'}
     export = f'export {folder} --as coco --out {folder}/coco'
@@ -293,9 +280,11 @@ def next_steps(
     return '\n'.join([f'masks: {masks}'] * made + lines)
 
 # %% ../nbs/cli.ipynb #504abd50
+_MADE = [kind.name for kind in KINDS.values() if kind.made]
+
 @subcommand(argument('--folder', type=path_argument,
     help='where the runs and the report go (default: runs/demo; for cut-outs runs/demo-cutouts)'),
-    argument('--data', choices=['scenes', 'cutouts'], default='scenes',
+    argument('--data', choices=_MADE, default=_MADE[0],
         help='generated scenes, or objects cut out and set over photographs: `make photos` unpacks some '
             '(default: scenes)'),
     argument('--root', type=path_argument, help='folder of the cut-outs (default: photos, which `make photos` fills)'))
@@ -307,7 +296,7 @@ def _demo(args):
     from consistency_cam.report.page import write_report
     r, show = recipe('quick', data=dict(kind=args.data, root=str(args.root or ''))), not args.quiet
     methods = ['cam', 'puzzle-cam', 'consistency-cam']
-    args.folder = args.folder or Path('runs/demo' if args.data == 'scenes' else f'runs/demo-{args.data}')
+    args.folder = args.folder or Path('runs/demo' if args.data == _MADE[0] else f'runs/demo-{args.data}')
     check_runs_folder(args.force, args.folder, [f'{m}-{r.seed}' for m in methods])
     found = compare(r, args.folder, methods, force=args.force, progress=show)
     last = run(r, args.folder/f'{r.classify.method}-{r.seed}', args.force, show)
@@ -319,7 +308,7 @@ def _demo(args):
     print(next_steps(last, args.folder))
 
 # %% ../nbs/cli.ipynb #c0966db6
-@subcommand(_RUN, _until('segment'), _FILES, fields=NAMES)
+@subcommand(_RUN, _until(SEGMENT), _FILES, fields=NAMES)
 def _run(args):
     "do a whole recipe, stage by stage, from labels to a segmenter; whatever is done already is not done again"
     from consistency_cam.files.checkpoint import is_main
@@ -329,7 +318,7 @@ def _run(args):
     check_run_folder(args.force, args.run)
     done = run(chosen_recipe(args, args.run), args.run, args.force, not args.quiet, args.until)
     if not is_main(): return
-    if done.figures() or done.figures('segment'): print(table(dict(rows=[done.row()])))
+    if done.figures() or done.figures(SEGMENT.name): print(table(dict(rows=[done.row()])))
     for line in done.short_trainings(): print(line)
     if not {*finished_stages(done)} & {*EVALUATED}:
         return print(f'{args.run}: done up to {args.until}; a report comes with the CAMs')
@@ -350,7 +339,7 @@ def _train(args):
     from consistency_cam.experiments.pipeline import Run
     from consistency_cam.files.checkpoint import is_main
     check_run_folder(args.force, args.run)
-    run = Run(args.run, chosen_recipe(args, args.run), args.force, not args.quiet).all_stages('classify')
+    run = Run(args.run, chosen_recipe(args, args.run), args.force, not args.quiet).all_stages(CLASSIFY.name)
     result = run.classify()
     if not is_main(): return
     steps = f"{result['steps']} steps in {result['seconds']:.0f} s"
@@ -366,7 +355,7 @@ def _cams(args):
     for split in args.split or run.splits:
         of = 'the given labels'
         if not run.samples(split).labelled: of = 'the classes predicted above .5, as it has no labels'
-        print(f'{split}: CAMs of {len(run.cams(split))} pictures in {args.run}/cams/{split}, of {of}')
+        print(f'{split}: CAMs of {len(run.cams(split))} pictures in {args.run/product_folder(CAMS, split)}, of {of}')
 
 # fields that may be told anew of a run that is evaluated
 _WHERE = [name for name in DATA if name != 'data.size'] + ['cams.threshold']
@@ -374,7 +363,6 @@ _WHERE = [name for name in DATA if name != 'data.size'] + ['cams.threshold']
 def _elsewhere(args, folder):
     "A run's recipe with its data where the options say; raises `InputError` on options that evaluating passes over"
     from consistency_cam.experiments.pipeline import read_recipe
-    from consistency_cam.datasets.samples import InputError
     given = given_fields(args)
     other = [option(k) for k in given if k not in _WHERE] + [f'--{k}'
         for k in ('recipe', 'split') if getattr(args, k) is not None]
@@ -388,7 +376,7 @@ def _elsewhere(args, folder):
     _result('file for the figures of the runs: JSON, or a table where it is NAME.csv (default: none)'), fields=NAMES, shown=[*DATA, 'cams.threshold'])
 def _evaluate(args):
     "mIoU of all that runs have made, or of any folder of palette PNGs against a data set's masks"
-    refuse_existing(args.force, args.result)
+    refuse_overwrite(args.result, force=args.force)
     runs = [run for place in args.runs for run in runs_in(place)]
     if all(map(runs_in, args.runs)):
         from consistency_cam.experiments.compare import collect, table
@@ -417,7 +405,6 @@ def _evaluate_masks(args, folder):
 # %% ../nbs/cli.ipynb #a0bbce99
 def _pictures(paths, out):
     "{name of the mask: path} of pictures and of those in folders, without what is in `out`; raises `InputError`"
-    from consistency_cam.datasets.samples import InputError
     from consistency_cam.datasets.folder import find_pictures
     found, out = {}, out.resolve()
     for path in paths:
@@ -438,7 +425,6 @@ def _pictures(paths, out):
 def _predictions(record):
     "{mask: what it was made from} of a folder of predictions; raises `InputError`"
     import json
-    from consistency_cam.datasets.samples import InputError
     lines = record.read_bytes().split(b'\n')[:-1] if record.exists() else []
     try: return {r['mask']: r['made'] for r in map(json.loads, lines)}
     except (ValueError, TypeError, KeyError):
@@ -446,25 +432,21 @@ def _predictions(record):
 
 def _pictures_left(pictures, out, made, force):
     "The pictures that have no mask of this network yet; raises `InputError` where the files of others are in the way"
-    from consistency_cam.datasets.samples import InputError
     known, left = _predictions(out/'predictions.jsonl'), {}
     for name, path in pictures.items():
         there = [p for p in (out/f'{name}.png', out/f'{name}.overlay.png') if p.exists()]
         ours = name in known and there and known[name] == made(path)
-        if there and not ours and not force:
-            raise InputError(f'{there[0]}: exists already'
-                + (', made from another picture, by another network or with other settings' if name in known else '')
-                + '; name another place, or --force to overwrite')
+        other = ', made from another picture, by another network or with other settings' if name in known else ''
+        if not ours: refuse_overwrite(*there, force=force, about=other)
         if force or not ours or len(there) < 2: left[name] = path
     return left
 
 def _legend(out, classes, force):
     "Path and content of the file that says which id is which class, as `export` writes it; raises `InputError`"
     import json
-    from consistency_cam.datasets.samples import InputError
     path, content = out/'classes.json', json.dumps(dict(enumerate(classes, 1)), ensure_ascii=False, indent=1).encode()
-    if path.exists() and path.read_bytes() != content and not force:
-        raise InputError(f'{path}: exists already, of other classes; name another place, or --force to overwrite')
+    if not (path.exists() and path.read_bytes() == content):
+        refuse_overwrite(path, force=force, about=', of other classes')
     return path, content
 
 @subcommand(_RUN, argument('pictures', nargs='+', type=path_argument, metavar='PICTURE',
@@ -536,7 +518,7 @@ def _methods(names):
     return list(dict.fromkeys(m for n in names for m in (use_files([path_argument(n)]) if n.endswith('.py') else [n])))
 
 @subcommand(argument('folder', type=path_argument, help='folder for the runs METHOD-SEED and the report'),
-    _until('cams'),
+    _until(CAMS),
     argument('--methods', nargs='+', default=['cam', 'puzzle-cam', 'consistency-cam'],
         help='methods to compare, or Python files that register some (default: cam puzzle-cam consistency-cam)'),
     argument('--seeds', nargs='+', type=number(int), default=[0],
@@ -586,7 +568,7 @@ def _import_cams(args):
     check_run_folder(args.force, args.run)
     run = import_cams(args.cams, args.run, chosen_recipe(args), args.title, args.force, not args.quiet)
     for split in run.splits:
-        print(f"{split}: {import_summary(read_stage(args.run/'cams'/split/'stage.json')['result'])}")
+        print(f"{split}: {import_summary(read_stage(args.run/product_folder(CAMS, split)/'stage.json')['result'])}")
     print(f'next: consistency-cam evaluate {args.run}')
 
 @subcommand(_RUN, argument('--as', dest='form', default='png', metavar='FORM',
@@ -600,15 +582,15 @@ def _export(args):
     from consistency_cam.experiments.formats import export_masks
     from consistency_cam.experiments.networks import export_networks
     from consistency_cam.experiments.pipeline import Run
-    refuse_existing(args.force, args.out)
+    refuse_overwrite(args.out, force=args.force)
     run = Run(args.run, progress=not args.quiet)
     if args.form == 'onnx':
         if args.split: raise InputError(f'--split {args.split}: networks are of no split; leave it out')
         return print(*export_networks(run, args.out, args.force), sep='\n')
     split = args.split or run.recipe.data.train
-    if split != run.recipe.data.train and not (args.run/'pseudo'/split).exists():
+    if split != run.recipe.data.train and not (args.run/product_folder(PSEUDO, split)).exists():
         raise InputError(f"{args.run}: pseudo-labels are those of the training split, '{run.recipe.data.train}'; leave --split out")
-    masks, samples = run.product(f'pseudo/{split}'), run.samples(split)
+    masks, samples = run.product(product_folder(PSEUDO, split)), run.samples(split)
     out = export_masks(samples, masks, args.out, args.form, args.force)
     print(f'{out}: pseudo-labels of {len(samples)} pictures of {split}')
 
@@ -623,7 +605,7 @@ def _submit(args):
     from consistency_cam.experiments.pipeline import Run
     from consistency_cam.experiments.submit import submission_paths, submission
     out = args.out or args.run/'submission'
-    refuse_existing(args.force, *submission_paths(out, args.competition))
+    refuse_overwrite(*submission_paths(out, args.competition), force=args.force)
     run = Run(args.run, progress=not args.quiet)
     archive, n = submission(run, out, args.competition, args.force), len(run.samples('test'))
     print(f'{archive}: masks of {n:,} pictures' + (" (VOC 2012's own list has 1,456)" if n != 1456 else ''))
@@ -657,7 +639,8 @@ def _download(args):
     from consistency_cam.datasets.coco import make_masks
     from consistency_cam.datasets.download import get
     from consistency_cam.datasets.imagenet import LAYOUT, missing_parts
-    from consistency_cam.datasets.voc import make_train_aug, split_ids
+    from consistency_cam.datasets.sbd import make_train_aug
+    from consistency_cam.datasets.voc import split_ids
     voc = args.root/'VOC2012'
     if args.data == 'imagenet':
         print(LAYOUT)
@@ -719,10 +702,8 @@ def _data_sets(args):
         if place is not None and (place/'recipe.json').exists():
             r, whole = change_recipe(Run(place).recipe, **given), False
         else:
-            table = given.get('data.kind', 'folder') == 'folder' and Path(given.get('data.labels', '')).is_file()
-            found = dict(data='folder', root=str(place))
-            if place is None: found = {}
-            elif not table: found = recognise(place, given.get('data.kind', ''))
+            said = [given.get(f'data.{k}', '') for k in ('kind', 'labels')]
+            found = recognise(place, *said) if place else {}
             r = recipe(args.recipe or 'quick', **(found | given))
             whole = not (args.recipe or {'data.train', 'data.val'} & {*given})
         splits = [s for s in dict.fromkeys((r.data.train, r.data.val)) if s]
@@ -745,10 +726,10 @@ def _data_sets(args):
 def _verify(args):
     "look at every list, picture, mask and label of data sets and say all that is wrong; status 1 where something is"
     from consistency_cam.experiments.pipeline import dataset
-    from consistency_cam.datasets.samples import InputError, atomic_bytes
+    from consistency_cam.files.disk import atomic_bytes
     from consistency_cam.datasets.verify import verify
     reports, status = [], 0
-    refuse_existing(args.force, args.report)
+    refuse_overwrite(args.report, force=args.force)
     for name, r, splits, whole in _data_sets(args):
         sets, errors = {}, []
         for split in splits:

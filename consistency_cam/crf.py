@@ -7,6 +7,7 @@ __all__ = ['SOFTMAX_CRF', 'LABEL_CRF', 'CRFError', 'CRFSetting', 'mean_field', '
            'label_crf', 'crf_many']
 
 # %% ../nbs/08_crf.ipynb #044fec6a
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 import numpy as np
@@ -176,7 +177,8 @@ def crf_many(
         function, jobs = partial(_work, function), ((id, (_each(_pack, arguments),)) for id, arguments in jobs)
     def ended(ids):
         return CRFError(f"a process of the pool was ended from outside, at picture '{ids[-1]}' or one of the {2 * workers} before it; often memory is short: make room and do the same again, or take fewer workers")
-    for id, get in in_processes(function, jobs, workers, 2, ended): yield _result_of(id, get)
+    with closing(in_processes(function, jobs, workers, 2, ended)) as results:
+        for id, get in results: yield _result_of(id, get)
 
 def _result_of(id, get):
     "The id and what `get` returns; what it raises becomes a `CRFError` that names the picture"

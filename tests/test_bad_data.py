@@ -1,6 +1,5 @@
 """Data that is not as it should be, disks that are full and folders that are closed: one line, and nothing half-made that looks whole."""
 import contextlib
-import io
 import json
 import multiprocessing
 import os
@@ -9,7 +8,6 @@ import shutil
 import signal
 import threading
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,22 +17,15 @@ from consistency_cam import crf
 
 from consistency_cam.datasets import scan
 from consistency_cam.cams import CamStore
-from consistency_cam.cli import main
 from consistency_cam.datasets.folder import Folder
 from consistency_cam.pseudo import PseudoSetting, pseudo_labels
 from consistency_cam.datasets.samples import InputError, write_mask
 from consistency_cam.datasets.scenes import Scenes
 from consistency_cam.datasets.voc import CLASSES, VOC
+from commands import command
 
 TINY = ('--method cam --backbone resnet10t --pretrained random --epochs 1 --batch-size 4 --crop 64 --long-side 56 80 --affinity none --no-pseudo-crf --no-segment-crf --segment-scales 1 --segment-epochs 1 '
         '--segment-batch-size 4 --segment-crop 64 --segment-long-side 56 80 --quiet').split()
-
-
-def command(*arguments):
-    "The command in this process: status, and what it wrote"
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err): status = main([*map(str, arguments)])
-    return SimpleNamespace(status=status, out=out.getvalue(), err=err.getvalue())
 
 
 @contextlib.contextmanager

@@ -43,6 +43,11 @@ def process(arguments, **more):
     return done.returncode, *(text.decode(errors='replace') for text in (done.stdout, done.stderr))
 
 
+def children_seconds():
+    "Seconds of a processor that ended child processes took: a busy machine changes them little"
+    return sum(os.times()[2:4])
+
+
 def assert_readable(arguments, status, out, err):
     "Status 0, 1 or 2; where it is not 0, one line that a person can read"
     said = f'consistency-cam {" ".join(map(str, arguments))!r}: status {status}\n{err}'
@@ -239,12 +244,12 @@ def test_a_reader_that_leaves_is_no_error(ground):
 def test_help_answers_at_once(command):
     times = []
     for _ in range(3):
-        begun = time.perf_counter()
+        before = children_seconds()
         status, out, err = process([*command.split(), '--help'])
-        times.append(time.perf_counter() - begun)
+        times.append(children_seconds() - before)
         assert status == 0 and out.startswith('usage: consistency-cam') and not err
         if times[-1] < 1: return
-    pytest.fail(f'consistency-cam {command} --help took {min(times):.2f} s at best')
+    pytest.fail(f'consistency-cam {command} --help took {min(times):.2f} s of a processor at best')
 
 
 @pytest.mark.parametrize('command', EVERY)

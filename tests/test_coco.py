@@ -1,6 +1,4 @@
 """A COCO data set goes through the command line, from its JSON to masks, to a report and to the paper's table."""
-import contextlib
-import io
 import json
 import multiprocessing
 import os
@@ -8,7 +6,6 @@ import resource
 import signal
 import threading
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,11 +14,11 @@ from PIL import Image
 pytest.importorskip('pycocotools')
 
 from consistency_cam.datasets import coco
-from consistency_cam.cli import main
 from consistency_cam.datasets.coco import CATEGORIES, COCO, make_masks
 from consistency_cam.pseudo import write_coco
 from consistency_cam.datasets.samples import InputError, MaskError, WriteError, write_mask
 from consistency_cam.datasets.scenes import SCENE_CLASSES, Scenes
+from commands import command
 
 AS = dict(cat=17, dog=18, rabbit=88, sheep=20, taxi=3, ambulance=8, sailboat=9, steamer=7)  # what the scenes show, as COCO's categories
 
@@ -42,20 +39,13 @@ def small_coco(root, n=8, splits=('train', 'val'), size=96):
     return root
 
 
-def command(*arguments):
-    "The command in this process: status, and what it wrote"
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err): status = main([*map(str, arguments)])
-    return SimpleNamespace(returncode=status, stdout=out.getvalue(), stderr=err.getvalue())
-
-
 def test_verify_knows_coco(tmp_path):
     root = small_coco(tmp_path/'COCO2014', 4)
     done = command('verify', tmp_path, '--quiet')
-    assert done.returncode == 0 and 'coco (train, val): 8 pictures, 8 masks: no problem' in done.stdout, done.stdout + done.stderr
+    assert done.status == 0 and 'coco (train, val): 8 pictures, 8 masks: no problem' in done.out, done.out + done.err
     (root/'val2014'/'val-0-00001.jpg').unlink()
     done = command('verify', root, '--quiet')
-    assert done.returncode == 1 and 'PictureError' in done.stdout and 'val-0-00001.jpg: no such file' in done.stdout, done.stdout + done.stderr
+    assert done.status == 1 and 'PictureError' in done.out and 'val-0-00001.jpg: no such file' in done.out, done.out + done.err
 
 
 TINY = ('--recipe quick --data coco --train train --val val --epochs 1 --batch-size 4 --crop 64 --long-side 64 80 --method cam --pretrained random --backbone resnet10t --output-stride 32 --frozen-stages 0 --batch-norm trained '
@@ -69,7 +59,7 @@ def test_run_on_coco(tmp_path):
     root = small_coco(tmp_path/'COCO2014')
     for seed in (0, 1):
         done = command('run', tmp_path/f'run{seed}', '--root', root, '--seed', seed, *TINY)
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.status == 0, done.out + done.err
     assert sum(p.suffix == '.png' for p in (root/'masks'/'train2014').iterdir()) == 8
     figures = {stage: json.loads((tmp_path/'run0'/'evaluate'/stage/'stage.json').read_text())['result'] for stage in ('cams', 'walk', 'pseudo', 'segment')}
     assert all(len(f['iou']) == 81 for stage in figures.values() for f in stage.values()), 'background and 80 classes'
@@ -80,14 +70,14 @@ def test_run_on_coco(tmp_path):
     assert 'coco' in page and page.count('data:image') > 8
 
     done = command('paper', 'table2', tmp_path/'run0', tmp_path/'run1', '--result', tmp_path/'table2.json')
-    assert done.returncode == 0, done.stderr
-    ours = [line for line in done.stdout.splitlines() if 'ours' in line]
+    assert done.status == 0, done.err
+    ours = [line for line in done.out.splitlines() if 'ours' in line]
     mean = sum(json.loads((tmp_path/f'run{seed}'/'evaluate'/'segment'/'stage.json').read_text())['result']['val']['miou'] for seed in (0, 1)) / 2
-    assert len(ours) == 1 and f'| {mean:.1f}' in ours[0] and 'ours, seeds 0, 1: learnt from train (8 pictures), measured on val (8 pictures)' in ours[0], done.stdout
+    assert len(ours) == 1 and f'| {mean:.1f}' in ours[0] and 'ours, seeds 0, 1: learnt from train (8 pictures), measured on val (8 pictures)' in ours[0], done.out
     rows = json.loads((tmp_path/'table2.json').read_text())['rows']
     assert len(rows) == 9 + 1 and rows[-1]['val'] == [json.loads((tmp_path/f'run{seed}'/'evaluate'/'segment'/'stage.json').read_text())['result']['val']['miou'] for seed in (0, 1)]
     done = command('paper', 'table1', tmp_path/'run0')
-    assert done.returncode == 1 and "table1 is about --data voc, this run's pictures are coco" in done.stderr
+    assert done.status == 1 and "table1 is about --data voc, this run's pictures are coco" in done.err
 
 
 # The categories
@@ -104,19 +94,19 @@ def test_categories_are_the_official_ones_unless_others_are_wanted(tmp_path):
     few(root, names := {id: CATEGORIES[id] for id in sorted(AS.values(), reverse=True)})
     for arguments in (['verify', root], ['run', tmp_path/'run', '--data', 'coco', '--root', root, '--train', 'train', '--val=']):
         done = command(*arguments, '--quiet')
-        assert done.returncode == 1 and len(done.stderr.splitlines()) <= 1, done.stderr
-        assert 'move the folder away' in done.stdout + done.stderr, 'the masks are of the other list'
+        assert done.status == 1 and len(done.err.splitlines()) <= 1, done.err
+        assert 'move the folder away' in done.out + done.err, 'the masks are of the other list'
     for p in (root/'masks'/'train2014').iterdir(): p.unlink()
     (root/'masks'/'train2014').rmdir()
     for arguments in (['verify', root], ['run', tmp_path/'run', '--data', 'coco', '--root', root, '--train', 'train', '--val=']):
         done = command(*arguments, '--quiet')
-        assert done.returncode == 1 and "not the 80 categories of COCO 2014: 1 is missing here, 'person' there, and 71 more differ" in done.stdout + done.stderr
+        assert done.status == 1 and "not the 80 categories of COCO 2014: 1 is missing here, 'person' there, and 71 more differ" in done.out + done.err
     assert not (root/'masks'/'train2014').exists()
     done = command('verify', root, '--labels', 'file', '--quiet')
-    assert done.returncode == 0 and '2 pictures, 2 masks: no problem' in done.stdout, done.stdout + done.stderr
+    assert done.status == 0 and '2 pictures, 2 masks: no problem' in done.out, done.out + done.err
     assert COCO(root, categories=None).classes == [names[id] for id in sorted(names)], 'in the order of the ids'
     done = command('verify', root, '--labels', 'xml', '--quiet')
-    assert done.returncode == 1 and "labels='xml': for COCO, 'auto' wants the official 80 categories" in done.stdout
+    assert done.status == 1 and "labels='xml': for COCO, 'auto' wants the official 80 categories" in done.out
 
 
 def test_an_annotation_of_a_category_that_is_not_listed_is_named(tmp_path):
@@ -125,9 +115,9 @@ def test_an_annotation_of_a_category_that_is_not_listed_is_named(tmp_path):
     content = json.loads(path.read_text()); content['annotations'][0]['category_id'] = 12
     path.write_text(json.dumps(content))
     done = command('run', tmp_path/'run', '--data', 'coco', '--root', root, '--train', 'train', '--val=', '--quiet')
-    assert done.returncode == 1 and done.stderr.count('\n') == 1 and 'annotation 1 is of category 12, which is not listed' in done.stderr, done.stderr
+    assert done.status == 1 and done.err.count('\n') == 1 and 'annotation 1 is of category 12, which is not listed' in done.err, done.err
     done = command('verify', root, '--quiet')
-    assert done.returncode == 1 and done.stdout.count('annotation 1 is of category 12') == 1 and '2 pictures' in done.stdout, done.stdout
+    assert done.status == 1 and done.out.count('annotation 1 is of category 12') == 1 and '2 pictures' in done.out, done.out
 
 
 # Masks that cannot be made to the end
@@ -158,10 +148,11 @@ def test_a_full_disk_while_masks_are_made_is_one_line(tmp_path, n):
     root, old = small_coco(tmp_path/'COCO2014', n, ('train',), 32), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, old[1]))
     try:
-        with pytest.raises(WriteError, match='.png: cannot be written .File too large.; what is finished is kept'): COCO(root, progress=False)
+        with pytest.raises(WriteError, match='.png: cannot be written .File too large.; what is finished is kept') as error: COCO(root, progress=False)
     finally: resource.setrlimit(resource.RLIMIT_FSIZE, old)
     assert not [n for n in left(root) if not n.startswith('.')]
     COCO(root, progress=False).check()
+    del error  # so far its frames lived, as in a notebook; the pool within them does not, or this would wait for its lock for ever
 
 
 def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path):
@@ -177,7 +168,7 @@ def test_a_cut_file_of_annotations_is_one_line(tmp_path):
         path.write_text(whole[:at])
         with pytest.raises(InputError, match='instances_train2014.json: no whole JSON file .*; it is cut off or damaged'): COCO(root, progress=False)
     done = command('verify', root, '--quiet')
-    assert done.returncode == 1 and 'no whole JSON file' in done.stdout and not [n for n in left(root) if not n.startswith('.')]
+    assert done.status == 1 and 'no whole JSON file' in done.out and not [n for n in left(root) if not n.startswith('.')]
 
 
 def test_one_mask_that_is_missing_is_named(tmp_path):
@@ -185,4 +176,4 @@ def test_one_mask_that_is_missing_is_named(tmp_path):
     COCO(root, progress=False).mask_paths[1].unlink()
     for arguments in (['verify', root], ['run', tmp_path/'run', '--data', 'coco', '--root', root, '--train', 'train', '--val=']):
         done = command(*arguments, '--quiet')
-        assert done.returncode == 1 and '1 of 3 masks are missing, first that of train-0-00001.jpg; move the folder away' in done.stdout + done.stderr
+        assert done.status == 1 and '1 of 3 masks are missing, first that of train-0-00001.jpg; move the folder away' in done.out + done.err

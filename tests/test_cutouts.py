@@ -1,19 +1,16 @@
 """Folders of cut-outs that are not as they should be: one line each, by the class, by `dataset` and by the command."""
-import contextlib
-import io
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from consistency_cam.cli import main
 from consistency_cam.datasets.cutouts import Cutouts
 from consistency_cam.experiments.pipeline import Run, dataset, recipe
 from consistency_cam.datasets.samples import InputError
 from consistency_cam.datasets.verify import recognise
+from commands import command
 
 pytestmark = pytest.mark.situation('broken and hostile data')
 CLASSES = 'disc', 'square'
@@ -107,13 +104,6 @@ def test_what_is_wrong_is_said_in_one_line(kind, root):
     spoil(root)
     with pytest.raises(InputError) as error: both(root)
     assert said in str(error.value) and '\n' not in str(error.value) and str(error.value).startswith(str(root))
-
-
-def command(*arguments):
-    "The command in this process: status, and what it wrote"
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err): status = main([*map(str, arguments)])
-    return SimpleNamespace(status=status, out=out.getvalue(), err=err.getvalue())
 
 
 def test_verify_names_every_bad_cutout(root):

@@ -12,7 +12,7 @@ import pytest
 
 from consistency_cam import cli
 from consistency_cam.experiments.recipes import recipe
-from test_cli import call, process
+from test_cli import call, children_seconds, process
 
 pytestmark = pytest.mark.situation('slips on the command line')
 
@@ -100,12 +100,12 @@ def test_warnings_are_sentences(ground, monkeypatch):
 def test_a_slip_is_answered_at_once(tmp_path, line):
     took = []
     for _ in range(3):
-        begun = time.perf_counter()
+        before = children_seconds()
         status = process(line.split(), cwd=tmp_path)[0]
-        took.append(time.perf_counter() - begun)
+        took.append(children_seconds() - before)
         assert status in (1, 2)
         if took[-1] < 1: return
-    pytest.fail(f'{min(took):.2f} s at best')
+    pytest.fail(f'{min(took):.2f} s of a processor at best')
 
 
 @pytest.mark.parametrize('line', ['status nowhere >&- 2>&-', 'status nowhere <&- >&-', 'COLUMNS=20 --help >/dev/null', 'LC_ALL=C status r\u00e9sum\u00e9'])

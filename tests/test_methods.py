@@ -137,10 +137,10 @@ def test_a_package_brings_a_method_by_an_entry_point(file, tmp_path, monkeypatch
     (about/'entry_points.txt').write_text('[consistency_cam.methods]\nplugged = plug_module\nabsent = plug_absent\ncam = plug_module\n')
     (tmp_path/'plug_module.py').write_text(HEAD + "register(Method('plugged', 'Plugged'))")
     monkeypatch.syspath_prepend(tmp_path)
-    registry._installed.cache_clear()
+    registry._installed_methods.cache_clear()
     try:
         assert 'plugged' in registry.method_names() and 'plugged' not in METHODS
         assert registry.find_method('plugged').title == 'Plugged' and registry.origin('plugged') == dict(package='plug 1.5')
         with pytest.raises(InputError, match='the package plug: cannot be imported .ModuleNotFoundError'): registry.find_method('absent')
         with pytest.raises(InputError, match="two methods are registered as 'cam', in consistency_cam.consistency and the package plug"): registry.find_method('cam')
-    finally: registry._installed.cache_clear()
+    finally: registry._installed_methods.cache_clear()

@@ -165,6 +165,14 @@ def test_notebooks_are_small():
     assert not big, f'{big}: 1 MB or more, make the pictures smaller'
 
 
+def test_a_notebook_is_one_subject():
+    "At most 60 cells, or a sentence that says why: This notebook is longer than others: …"
+    def says_why(path):
+        return any('This notebook is longer than others:' in ''.join(cell['source']) for cell in cells(path) if cell['cell_type'] == 'markdown')
+    long = {path.relative_to(NBS).as_posix() for path in notebooks() if len(cells(path)) > 60 and not says_why(path)}
+    assert long <= {'explore/02_cams.ipynb', 'explore/08_own_picture.ipynb'}, f'{long} have more than 60 cells: two subjects, or say why'
+
+
 # The README
 
 def test_readme_is_fresh():

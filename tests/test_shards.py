@@ -1,10 +1,8 @@
 """Pictures in shards train as those in folders do, whatever the processes, and a shard that is not safe is refused."""
-import contextlib
 import io
 import os
 import tarfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +11,6 @@ from torch.utils.data import DataLoader
 
 from consistency_cam.datasets import shards
 from consistency_cam.files.checkpoint import load_state
-from consistency_cam.cli import main
 from consistency_cam.datasets.imagenet import ImageNet
 from consistency_cam.iterated import IteratedLearning
 from consistency_cam.experiments.pipeline import Run
@@ -21,6 +18,7 @@ from consistency_cam.experiments.recipes import recipe
 from consistency_cam.datasets.samples import InputError, WriteError
 from consistency_cam.datasets.scenes import Scenes
 from consistency_cam.datasets.shards import Shards
+from commands import command as in_this_process
 from test_download import tar, tgz, zipped
 
 CLASSES, EACH = 3, 6
@@ -97,10 +95,7 @@ def test_workers_share_no_file(both):
 
 # From the command line
 
-def command(*arguments):
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err): status = main([*map(str, arguments), '--quiet'])
-    return SimpleNamespace(status=status, out=out.getvalue(), err=err.getvalue())
+def command(*arguments): return in_this_process(*arguments, '--quiet')
 
 
 def test_the_command_takes_shards(both, tmp_path):

@@ -1,6 +1,4 @@
 """Own pictures with every form of table that people have: read rightly, or refused with the place and what to do; and what lies in no table."""
-import contextlib
-import io
 import json
 import unicodedata
 from types import SimpleNamespace
@@ -9,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from consistency_cam.cli import main
 from consistency_cam.datasets.folder import Folder
 from consistency_cam.experiments.pipeline import dataset, settle_recipe
 from consistency_cam.experiments.recipes import recipe
 from consistency_cam.datasets.samples import InputError, Samples, checked_ids, write_mask
 from consistency_cam.datasets.tables import read_classes
+from commands import command
 
 pytestmark = pytest.mark.situation('tables, names and labels of own pictures')
 
@@ -319,13 +317,6 @@ def test_lists_of_classes(content, tmp_path):
 
 
 # The whole way
-
-def command(*arguments):
-    "The command in this process: status, and what it wrote"
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err): status = main([*map(str, arguments)])
-    return SimpleNamespace(status=status, out=out.getvalue(), err=err.getvalue())
-
 
 TINY = ('--recipe quick --method cam --pool noisy_or --backbone resnet10t --output-stride 32 --frozen-stages 0 --pretrained random --epochs 1 --batch-size 4 --crop 64 --long-side 64 64 --scales 1 --workers 0 --no-pseudo-crf '
         '--affinity-crop 64 --affinity-long-side 64 64 --affinity-epochs 1 --affinity-batch-size 2 --walk-steps 2 --segment none --quiet').split()

@@ -9,6 +9,7 @@ __all__ = ['CATEGORIES', 'checked_categories', 'own_categories', 'entries', 'Ins
 # %% ../../nbs/datasets/07_coco.ipynb #708ca7b9
 import hashlib, json, math, os, re, shutil
 from array import array
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -293,10 +294,11 @@ def _make_all(jobs, numbers, workers, bar):
     parts, wrong = [jobs[k:k+16] for k in range(0, len(jobs), 16)], {}
     def ended(paths):
         return MaskError(f'{paths[0]}: a process that makes masks was ended from outside at this one or one of the next {64*workers}; often memory is short: make room, then run the same command again, it goes on from what is made')
-    made = in_processes(_make, ((part[0][-1], (part, numbers)) for part in parts), workers, ended=ended)
-    for (_, get), part in zip(made, parts):
-        wrong |= get()
-        bar.update(len(part))
+    pool = in_processes(_make, ((part[0][-1], (part, numbers)) for part in parts), workers, ended=ended)
+    with closing(pool) as made:  # processes that outlive an error would go on holding the folder's lock
+        for (_, get), part in zip(made, parts):
+            wrong |= get()
+            bar.update(len(part))
     return wrong
 
 # %% ../../nbs/datasets/07_coco.ipynb #d063b00d

@@ -7,6 +7,7 @@ __all__ = ['HANDFUL', 'picture_notes', 'inspect_picture', 'ids_in_mask', 'Record
 
 # %% ../../nbs/datasets/14_scan.ipynb #b7a10f04
 import json, os
+from contextlib import closing
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -126,7 +127,8 @@ def _handfuls(jobs, workers):
     def ended(pictures):
         return InputError(f'{pictures[0]}: a process of the pool was ended from outside at this picture or one of the next {4*workers*HANDFUL}; often memory is short: make room, or take fewer by --workers, and do the same again')
     workers = min(workers, len(parts))
-    for _, get in in_processes(_look_at, parts, workers, ended=ended): yield get()
+    with closing(in_processes(_look_at, parts, workers, ended=ended)) as looked_at:
+        for _, get in looked_at: yield get()
 
 def scan(
     jobs,  # of (path of a picture, path of its mask or None, number of classes, colours of RGB masks)

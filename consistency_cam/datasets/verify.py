@@ -18,7 +18,7 @@ from .folder import EXTENSIONS, lost_mask_places
 from .scan import *
 from .numbering import *
 from .numbering import _folder_of
-from .sources import *
+from .kinds import *
 from .._moved import moved
 
 __getattr__ = moved(__name__)

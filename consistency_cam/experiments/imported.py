@@ -21,8 +21,9 @@ from .._moved import moved
 from ..datasets.samples import InputError, Samples, check_image, file_digest, open_image, reading
 from ..files.checkpoint import fingerprint, write_json
 from ..cams import CamStore
+from ..tools.transforms import cells
 from .recipes import Recipe, change_recipe
-from .pipeline import Run, stage_data
+from .pipeline import IMPORTED, Run, product_folder, stage_data
 
 __getattr__ = moved(__name__)
 
@@ -211,7 +212,7 @@ def map_sizes(
     stride: int = 4,  # pixels per cell
 ) -> tuple:
     "The sizes (h,w) that a map of the picture may have: its own, and one cell for some pixels"
-    return tuple(size), tuple(-(-s // stride) for s in size)
+    return tuple(size), cells(size, stride)
 
 def stored_maps(
     maps: dict,  # {mask id: array (H,W), or (ceil(H/stride),ceil(W/stride))}
@@ -343,7 +344,7 @@ def _read(source, samples, i):
 def _into(store, source, samples, i):
     "Put one picture's maps into the store, zeros for a given class that has none; what was counted"
     size, found, counts = _read(source, samples, i)
-    blank = torch.zeros([-(-s // store.stride) for s in size])
+    blank = torch.zeros(cells(size, store.stride))
     store.put(samples.ids[i], {c: found.get(c, blank) for c in [*({0} & {*found}), *samples.label_ids(i)]}, size)
     return counts
 
@@ -384,7 +385,7 @@ def import_cams(
         found = sources(folder, samples)
         maps = fingerprint([file_digest(p) for s in found.values()
             for p in ([s] if isinstance(s, Path) else s.values())])
-        stage = run.stage(f'cams/{split}', dict(title=title), samples.fingerprint(),
+        stage = run.stage(product_folder(IMPORTED, split), dict(title=title), samples.fingerprint(),
             data=stage_data(samples) | dict(maps=maps))
         if stage.settled(): continue
         _refuse_others(folder, [_read(found[samples.ids[i]], samples, i)[-1]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRETRAIN', 'CLASSIFY', 'CAMS', 'IMPORTED', 'AFFINITY', 'WALK', 'PSEUDO', 'SEGMENT', 'LINE', 'EVALUATED', 'needs_maps',
-           'segmentation_config', 'find_stage', 'product_folder']
+           'segmentation_config', 'find_stage', 'product_folder', 'stage_of']
 
 # %% ../../nbs/experiments/02_line.ipynb #daff3fa4
 from .recipes import SHARED, Recipe, fields_of
@@ -71,10 +71,10 @@ def _segment_words(run):
         'segmentation': f'{inference}, {_crf_words(run.recipe, s.crf)}, not told the classes'}
 
 # %% ../../nbs/experiments/02_line.ipynb #32340642
-def _training_config(r, *parts):
+def _training_config(r, stage, *parts):
     "What decides the weights of a training: the stage's part of the recipe, further ones, and what all trainings share"
     aside = 'cache', 'workers', 'save_every', 'log_every', 'track', 'on_bad_picture'
-    return fields_of(r, *parts) | {k: getattr(r, k) for k in SHARED if k not in aside}
+    return fields_of(r, stage.name, *parts) | {k: getattr(r, k) for k in SHARED if k not in aside}
 
 def needs_maps(
     r: Recipe,
@@ -87,20 +87,20 @@ def _needs_affinity(r): return r.affinity and needs_maps(r)
 
 def _classify_config(r):
     data = {f'data.{k}': getattr(r.data, k) for k in ('kind', 'train', 'pictures', 'size')}
-    return _training_config(r, 'classify') | data
+    return _training_config(r, CLASSIFY) | data
 
 def _affinity_config(r):
-    return _training_config(r, 'affinity', 'crf') | {'pseudo.crf': r.pseudo.crf, 'cams.rule': r.cams.rule}
+    return _training_config(r, AFFINITY, 'crf') | {'pseudo.crf': r.pseudo.crf, 'cams.rule': r.cams.rule}
 
 _SEGMENTATION = 'segment.scales', 'segment.mirror', 'segment.crf'  # fields that the segmenter's training does not read
 
-def _segment_config(r): return {k: v for k, v in _training_config(r, 'segment').items() if k not in _SEGMENTATION}
+def _segment_config(r): return {k: v for k, v in _training_config(r, SEGMENT).items() if k not in _SEGMENTATION}
 
 def segmentation_config(
     r: Recipe,
 ) -> dict:  # {name of a field: value}
     "The settings that decide the masks of a trained segmenter"
-    own = fields_of(r, 'segment', 'crf')
+    own = fields_of(r, SEGMENT.name, 'crf')
     return {k: v for k, v in own.items() if k in _SEGMENTATION or k.startswith('crf.')}
 
 def _foreign_words(run):
@@ -108,7 +108,7 @@ def _foreign_words(run):
 
 # %% ../../nbs/experiments/02_line.ipynb #16bd7677
 PRETRAIN = Stage('pretrain', 'pre-trained backbone', lambda run: run.pretrain(), words=_pretrain_words, trains=True,
-    wanted=lambda r: r.pretrain and r.cams.kind == 'inferred', config=lambda r: _training_config(r, 'pretrain'))
+    wanted=lambda r: r.pretrain and r.cams.kind == 'inferred', config=lambda r: _training_config(r, PRETRAIN))
 CLASSIFY = Stage('classify', 'classifier', lambda run: run.classify(), words=_classify_words, trains=True,
     wanted=_needs_classifier, config=_classify_config)
 
@@ -123,7 +123,7 @@ AFFINITY = Stage('affinity', 'affinity network', lambda run: run.affinity(), wor
     wanted=_needs_affinity, config=_affinity_config, crf=lambda r: r.pseudo.crf,
     untrained=lambda run: run.make_affinity(False))
 WALK = Stage('walk', 'maps after the walk', lambda run: run.walk(run.recipe.data.train), words=_walk_words,
-    wanted=_needs_affinity, config=lambda r: fields_of(r, 'walk') | dict(seed=r.seed), product='maps',
+    wanted=_needs_affinity, config=lambda r: fields_of(r, WALK.name) | dict(seed=r.seed), product='maps',
     fixed=lambda r: r.pseudo.background[0], short='after the walk', one='after the walk')
 PSEUDO = Stage('pseudo', 'pseudo-labels', lambda run: run.pseudo(run.recipe.data.train), words=_pseudo_words,
     wanted=needs_maps, crf=lambda r: r.pseudo.crf, product='masks', short='pseudo-labels', one='pseudo-label')
@@ -155,3 +155,10 @@ def product_folder(
 ) -> str:  # within the run's
     "The folder of a stage's product of a split"
     return f'{stage.folder or stage.name}/{split}'
+
+def stage_of(
+    folder: str,  # within the run's
+) -> str:
+    "The name of the stage whose product, or whose training, lies in a folder"
+    first = folder.split('/')[0]
+    return next((s.name for s in LINE if first in (s.name, s.folder)), first)

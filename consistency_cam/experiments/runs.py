@@ -15,17 +15,13 @@ from pathlib import Path
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 from .. import __version__
-from ..datasets.coco import CATEGORIES, COCO
-from ..datasets.cutouts import PHOTOS, Cutouts
-from ..datasets.folder import Folder, WithMasks, find_table, own_labels
-from ..datasets.samples import InputError, LabelError, MaskError, PictureError, Samples, checked_ids
-from ..datasets.scenes import Scenes
-from ..datasets.shards import single_label
-from ..datasets.verify import class_lines, classes_everywhere, hold_against_masks, recognise, verify
-from ..datasets.voc import VOC
-from .line import CLASSIFY, LINE, find_stage, needs_maps
-from consistency_cam.experiments.recipes import (NAMES, OLD_NAMES, STAGES, Recipe, change_recipe, default, fields_of,
-    part_of, recipe, values_by_field)
+from ..datasets.folder import WithMasks
+from ..datasets.kinds import check_data, find_kind, full_paths, open_split
+from ..datasets.samples import InputError, MaskError, PictureError, Samples, checked_ids
+from ..datasets.verify import class_lines, classes_everywhere, hold_against_masks, verify
+from .line import CLASSIFY, LINE, PRETRAIN, SEGMENT, find_stage, needs_maps, stage_of
+from .recipes import (NAMES, OLD_NAMES, STAGES, Recipe, change_recipe, check_choices,
+    default, fields_of, part_of, recipe, values_by_field)
 from ..files.checkpoint import (CheckpointError, StageFolder, fingerprint, interrupted_by_sigterm, is_main,
     hold_lock, stage_fingerprint, read_json, read_stage, remove_leftovers, write_json)
 from ..files.errors import hint, not_a_run
@@ -33,32 +29,12 @@ from ..methods.registry import absent_method, find_method, method_names, missing
 from ..tools.training import Settings, make_accelerator
 
 # %% ../../nbs/experiments/03_runs.ipynb #582f9688
-_SAYS = 'root', 'labels', 'masks', 'classes'  # fields that say which pictures, labels and masks
-_READS = dict(scenes='', cutouts='root', voc='root labels', folder='root labels masks classes',
-    imagenet='root labels', coco='root labels')
-
-def _named_fields(data):
-    values = {k: getattr(data, k) for k in _SAYS}
-    return {k: v for k, v in values.items() if v not in ('', 'auto')}
-
-def _meant_options(data):
-    "The options that were probably meant, where scenes are generated and a folder was named"
-    given = {k: v for k, v in _named_fields(data).items() if k in ('labels', 'masks')}
-    try: found = recognise(data.root)
-    except InputError: found = dict(data='folder') if given else {}
-    options = dict(data='folder', root=data.root) | {k: v for k, v in found.items() if v} | given
-    return ' '.join(f'--{k} {options[k]}' for k in ('data', *_SAYS) if options.get(k) not in (None, '', 'auto'))
-
 def check_fields(
     r: Recipe,
 ):
     "Raise `InputError` where something is said of the data, or of a stage, that would be passed over"
-    kind, pretrain, segment = r.data.kind, part_of(r, 'pretrain'), part_of(r, 'segment')
-    for k, v in _named_fields(r.data).items():
-        if k in _READS.get(kind, ' '.join(_SAYS)).split(): continue
-        if kind == 'scenes':
-            raise InputError(f'{k}={v}: scenes are generated and have none; did you mean {_meant_options(r.data)}?')
-        raise InputError(f"{k}={v}: data '{kind}' takes none; leave it out, or name another --data")
+    check_data(r.data)
+    pretrain, segment = part_of(r, PRETRAIN.name), part_of(r, SEGMENT.name)
     if pretrain.root and (not r.pretrain or pretrain.kind != 'imagenet'):
         raise InputError(f"pretrain.root={pretrain.root}: nothing is pre-trained on it with pretrain '{pretrain.kind if r.pretrain else 'none'}'; add --pretrain imagenet, or leave it out")
     if segment.on == 'masks' and not r.segment:
@@ -68,25 +44,8 @@ def check_fields(
 def settle_recipe(
     r: Recipe,
 ) -> Recipe:
-    "The recipe with what it leaves open: the folder of cut-outs; of own pictures the table and its splits; raises `InputError`"
-    d = r.data
-    if d.kind == 'cutouts': return replace(r, data=replace(d, root=d.root or str(PHOTOS)))
-    if d.kind != 'folder' or not d.root: return r
-    table = find_table(d.root) if d.labels in ('', 'auto') else None
-    if table: d = replace(d, labels=str(table))
-    if 'auto' in (d.train, d.val): d = replace(d, **_splits_of_table(d))
-    return replace(r, data=d)
-
-def _splits_of_table(d):
-    "Which splits of the table to train on and to hold out"
-    splits = own_labels(d.root, d.labels, errors=[]).splits
-    named = lambda names: next((s for name in names for s in splits or () if s.lower() == name), None)
-    train = d.train if d.train != 'auto' else 'all' if splits is None else named(['train', 'training'])
-    if train is None:
-        raise LabelError(f"{d.labels}: no split 'train' among {', '.join(splits) or 'its empty cells'}; say which to train on by --train and which to hold out by --val")
-    if d.val != 'auto': return dict(train=train, val=d.val)
-    held_out = named(['val', 'valid', 'validation', 'dev', 'test']) if train not in ('', 'all') else None
-    return dict(train=train, val=held_out if held_out not in (None, train) else '')
+    "The recipe with what its kind of data finds for fields that are left open; raises `InputError`"
+    return replace(r, data=replace(r.data, **find_kind(r.data.kind).settle(r.data)))
 
 def dataset(
     r: Recipe,
@@ -100,23 +59,7 @@ def dataset(
         r = settle_recipe(r)
         split = r.data.train
     if split: checked_ids([split], ['split'])  # it names a folder and a list
-    d = r.data
-    if d.kind in ('scenes', 'cutouts'):
-        made = dict(n=d.pictures or 256 if split == d.train else 64, seed=0, split=split, size=d.size)
-        return Scenes(**made) if d.kind == 'scenes' else Cutouts(d.root or PHOTOS, **made, errors=errors)
-    if not d.root: raise InputError(f"data '{d.kind}' needs --root: the folder it is in")
-    if d.kind == 'voc': samples = VOC(d.root, split, labels=d.labels, errors=errors)
-    elif d.kind == 'folder':
-        samples = Folder(d.root, d.labels, masks=d.masks or None, split=split if split not in ('', 'all') else None,
-            classes=d.classes or None, errors=errors)
-    elif d.kind == 'imagenet': samples = single_label(d.root, split, d.labels, d.train, errors)
-    elif d.kind == 'coco' and d.labels not in ('auto', 'file'):
-        raise InputError(f"labels={d.labels!r}: for COCO, 'auto' wants the official 80 categories, 'file' takes those that the annotations list")
-    elif d.kind == 'coco':
-        categories = CATEGORIES if d.labels == 'auto' else None
-        samples = COCO(d.root, split, errors=errors, progress=progress, categories=categories)
-    else: raise InputError(f"unknown data '{d.kind}'; known: scenes, cutouts, voc, coco, folder, imagenet")
-    return samples.subset(slice(d.pictures)) if d.pictures and split == d.train else samples
+    return open_split(r.data, split, errors, progress)
 
 # %% ../../nbs/experiments/03_runs.ipynb #6d1ff335
 def read_recipe(
@@ -224,9 +167,8 @@ def usable(self: Run,
     make,  # its samples; called with a list, what is wrong with lists and labels is collected there
 ) -> Samples:
     "The samples, without bad pictures where the recipe says so; raises `InputError`"
+    check_choices(self.recipe, 'on_bad_picture')
     if self.recipe.on_bad_picture == 'refuse': return make()
-    if self.recipe.on_bad_picture != 'skip':
-        raise InputError(f"unknown on_bad_picture '{self.recipe.on_bad_picture}'; known: refuse, skip")
     samples, record = make(errors := []), self.folder/'verified'/f'{name}.jsonl'
     for e in errors:
         if not isinstance(e, (PictureError, MaskError)): raise e
@@ -317,11 +259,19 @@ def method_data(self: Run) -> dict:  # {what: fingerprint}; empty where the meth
     return {'method file': self.source['sha256'][:16]} if 'sha256' in self.source else {}
 
 @patch
+def product_fingerprint(self: Run,
+    name: str,  # folder of a finished stage
+) -> str:
+    "Fingerprint of what a stage made; raises `CheckpointError` with the command that makes it where it is not done"
+    todo = f'`consistency-cam run {self.folder} --until {stage_of(name)}` does it'
+    return stage_fingerprint(self.folder/name, todo)
+
+@patch
 def products(self: Run,
     *names: str,  # folders of finished stages
 ) -> dict:  # {name: fingerprint}
     "What a stage is made from; raises `CheckpointError` where one of them is not done"
-    return {name: stage_fingerprint(self.folder/name) for name in names}
+    return {name: self.product_fingerprint(name) for name in names}
 
 @patch
 def outdated(self: Run,
@@ -340,7 +290,8 @@ def product(self: Run,
     name: str,  # folder of a stage, with a split's name at its end
 ) -> Path:
     "The folder, where the stage is done and was made from the data as it is now; raises `CheckpointError`"
-    stage_fingerprint(folder := self.folder/name)
+    self.product_fingerprint(name)
+    folder = self.folder/name
     held = read_stage(folder/'stage.json').get('data', {})
     now = stage_data(self.samples(name.split('/', 1)[1]))
     if other := [k for k, v in now.items() if v and v != held.get(k, v)] or [k for k in [self.outdated(name)] if k]:
@@ -380,9 +331,7 @@ def work(self: Run,
 
 def _from_anywhere(r):
     "The recipe with full paths of its data, so that the run can be opened from another folder"
-    names = _SAYS if r.data.kind in ('folder', 'imagenet') else ('root',)
-    places = {k: str(Path(v).resolve()) for k, v in _named_fields(r.data).items() if k in names}
-    return replace(r, data=replace(r.data, **places))
+    return replace(r, data=replace(r.data, **full_paths(r.data)))
 
 @patch
 def settings(self: Run,

@@ -26,7 +26,7 @@ from ..datasets.shards import single_label
 from ..deeplab import DeepLabV3, DeepLabV3Plus, Segmenter
 from .line import (AFFINITY, CAMS, CLASSIFY, LINE, PRETRAIN, PSEUDO, SEGMENT, WALK,
     product_folder, segmentation_config)
-from .recipes import option
+from .recipes import check_choices, option
 from .runs import Run, example_recipe, stage_data
 from ..files.checkpoint import (CheckpointError, StageFolder, is_main, load_state, load_weights, hold_lock,
     stage_fingerprint, runs_root, save_state)
@@ -90,7 +90,7 @@ def short_trainings(self: Run) -> list:  # of lines
 
 @patch
 def trained_state(self: Run,
-    stage: str,  # 'classify', 'affinity' or 'segment'
+    stage: str,  # name of one with a training
 ) -> tuple:  # state dict of the network, names of its classes, path of the file
     "What a stage's training left; raises `CheckpointError` where it is not done"
     path = self.folder/stage/WEIGHTS
@@ -113,9 +113,8 @@ def _ready(net, state, path):
 def single_labels(self: Run) -> Samples:
     "The pictures to pre-train on; raises `InputError`"
     r = self.recipe
+    check_choices(r, 'pretrain.kind')
     if r.pretrain.kind == 'one-label': return OneLabel(self.samples(r.data.train), seed=r.seed)
-    if r.pretrain.kind != 'imagenet':
-        raise InputError(f"unknown pretrain '{r.pretrain.kind}'; known: imagenet, one-label, none")
     if not r.pretrain.root:
         raise InputError("pretrain 'imagenet' needs --pretrain.root, the folder that holds its splits; or leave the stage out by --pretrain none")
     return self.usable(PRETRAIN.name, lambda errors=None: single_label(r.pretrain.root, errors=errors))
@@ -146,7 +145,7 @@ def start(self: Run) -> bool|Path:  # as `CAMNet` takes it
 @patch
 def started_from(self: Run) -> list:  # of fingerprints, for a stage's inputs
     "What `start` was made from, where it was made here; raises `CheckpointError` where it is not there yet"
-    return [stage_fingerprint(self.folder/PRETRAIN.name)] if self.recipe.pretrain is not None else []
+    return [self.product_fingerprint(PRETRAIN.name)] if self.recipe.pretrain is not None else []
 
 @patch
 def first_weights(self: Run) -> dict:  # {what a training begins with: fingerprint}
@@ -242,7 +241,7 @@ def cams(self: Run,
             raise CheckpointError(f"{self.folder}: no imported CAMs of '{split}' here; `consistency-cam import-cams` brings them")
         return CamStore(self.product(folder), samples.classes)
     data = stage_data(samples) | self.products(CLASSIFY.name) | self.method_data()
-    classifier = stage_fingerprint(self.folder/CLASSIFY.name)
+    classifier = self.product_fingerprint(CLASSIFY.name)
     stage = self.stage(folder, CAMS.config(r), classifier, samples.fingerprint(), data=data)
     if not stage.done:
         with self.work(stage):
@@ -302,8 +301,7 @@ def make_affinity(self: Run,
 ) -> BoundaryNet|AffinityNet:
     "An untrained affinity network as the recipe says; raises `InputError`"
     r, kinds = self.recipe, dict(boundary=BoundaryNet, features=AffinityNet)
-    if r.affinity.kind not in kinds:
-        raise InputError(f"unknown affinity '{r.affinity.kind}'; known: boundary, features, none")
+    check_choices(r, 'affinity.kind')
     torch.manual_seed(r.seed)
     return kinds[r.affinity.kind](_camnet(r, 1, pretrained, pool='gap'))
 
@@ -312,7 +310,7 @@ def affinity(self: Run) -> dict:  # last losses, steps, seconds, pictures
     "Train the affinity network on what the CAMs are sure of, or go on with it, or do nothing where it is done; raises `InputError`"
     r, split = self.recipe, self.recipe.data.train
     samples, cams = self.samples(split), product_folder(CAMS, split)
-    made = stage_fingerprint(self.folder/cams)
+    made = self.product_fingerprint(cams)
     data = stage_data(samples, 'pictures') | self.first_weights() | self.products(cams)
     stage = self.stage(AFFINITY.name, AFFINITY.config(r), made, *self.started_from(), data=data)
     if stage.done: return stage.result
@@ -346,7 +344,7 @@ def walk(self: Run,
     "Spread the CAMs of a split by the random walk; those in the store already are not done again"
     samples, cams = self.samples(split), product_folder(CAMS, split)
     products = self.products(cams, AFFINITY.name)
-    inputs = [stage_fingerprint(self.folder/name) for name in products]
+    inputs = [*products.values()]
     data = stage_data(samples, 'pictures') | products
     stage = self.stage(product_folder(WALK, split), WALK.config(self.recipe), *inputs, data=data)
     if not stage.settled():
@@ -364,7 +362,7 @@ def pseudo(self: Run,
 ) -> Path:  # folder with ID.png and manifest.json
     "Make the pseudo-labels of a split, from the walked maps, or from the CAMs where the recipe has no walk; raises `InputError`"
     maps = product_folder([s for s in self.line if s.product == 'maps'][-1], split)
-    made, store, samples = stage_fingerprint(self.folder/maps), CamStore(self.folder/maps), self.samples(split)
+    made, store, samples = self.product_fingerprint(maps), CamStore(self.folder/maps), self.samples(split)
     folder, setting = self.folder/product_folder(PSEUDO, split), self.pseudo_setting(stride=store.stride)
     data = stage_data(samples) | self.products(maps)
     pseudo_labels(samples, store, folder, setting=setting, inputs=made, force=self.force, progress=self.progress,
@@ -380,7 +378,7 @@ def make_segmenter(self: Run,
     "An untrained segmenter as the recipe says; raises `InputError`"
     r, s = self.recipe, self.recipe.segment
     kinds = dict(deeplabv3plus=partial(DeepLabV3Plus, refinements=s.refinements), deeplabv3=DeepLabV3)
-    if s.kind not in kinds: raise InputError(f"unknown segment '{s.kind}'; known: deeplabv3plus, deeplabv3, none")
+    check_choices(r, 'segment.kind')
     torch.manual_seed(r.seed)
     net = kinds[s.kind](r.backbone, num_classes, s.output_stride, pretrained, s.rates, s.norm)
     return _frozen_as_asked(net, s.batch_norm, s.frozen_stages)
@@ -389,14 +387,13 @@ def make_segmenter(self: Run,
 def segment(self: Run) -> dict:  # last losses, steps, seconds
     "Train the segmenter, or go on with it, or do nothing where it is done; raises `InputError`"
     r, samples = self.recipe, self.samples(self.recipe.data.train)
-    if r.segment.on not in ('pseudo', 'masks'):
-        raise InputError(f"unknown segment.on '{r.segment.on}'; known: pseudo, masks")
+    check_choices(r, 'segment.on')
     true = r.segment.on == 'masks'
     if true and not samples.has_masks:
         raise InputError(f"split '{r.data.train}' has no masks for a segmenter to learn; take --segment.on pseudo")
     labels = product_folder(PSEUDO, r.data.train)
     learnt = stage_data(samples, 'masks') if true else self.products(labels)
-    made = '' if true else stage_fingerprint(self.folder/labels)
+    made = '' if true else self.product_fingerprint(labels)
     data = stage_data(samples) | self.first_weights() | learnt
     stage = self.stage(SEGMENT.name, SEGMENT.config(r), samples.fingerprint(), made, *self.started_from(), data=data)
     if stage.done: return stage.result
@@ -430,7 +427,7 @@ def masks(self: Run,
 ) -> Path:  # folder with ID.png
     "Segment the pictures of a split; those that have a mask already are not done again"
     r, samples = self.recipe, self.samples(split)
-    made, data = stage_fingerprint(self.folder/SEGMENT.name), stage_data(samples) | self.products(SEGMENT.name)
+    made, data = self.product_fingerprint(SEGMENT.name), stage_data(samples) | self.products(SEGMENT.name)
     folder = product_folder(SEGMENT, split)
     stage = self.stage(folder, segmentation_config(r), made, samples.fingerprint(), data=data)
     if not stage.done:

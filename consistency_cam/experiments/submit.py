@@ -12,6 +12,7 @@ from .._moved import moved
 from ..files.errors import InputError, refuse_overwrite
 from ..datasets.samples import MaskError, Samples, check_image, read_mask, atomic_bytes, writing
 from ..datasets.archives import staging
+from ..datasets.kinds import VOC_LAYOUT
 from ..datasets.voc import CLASSES, split_ids
 from ..segment import server_folder
 from .pipeline import SEGMENT, WEIGHTS, Run
@@ -27,7 +28,7 @@ def pictures_to_submit(
 ) -> Samples:  # the pictures of the split, all of them, with nothing known about them
     "What a run may submit masks of; raises `SubmitError` where it may not"
     r, where = run.recipe, run.folder
-    if r.data.kind != 'voc':
+    if r.data.kind != VOC_LAYOUT.name:
         raise SubmitError(f"{where}: a run on '{r.data.kind}'; VOC's server takes masks of VOC's classes: train on --data voc")
     if not (where/SEGMENT.name/WEIGHTS).exists():
         raise SubmitError(f'{where}: no segmenter here; masks from CAMs and pseudo-labels are limited to given image labels, which test pictures do not have: `consistency-cam run {where}` trains a segmenter')

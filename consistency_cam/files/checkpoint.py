@@ -261,19 +261,12 @@ def finish(self: StageFolder,
 # %% ../../nbs/files/07_checkpoint.ipynb #8270db2f
 def stage_fingerprint(
     folder: str|Path,  # of a stage that is done
+    todo: str = 'run it first',  # what to do where it is not
 ) -> str:
     "Fingerprint of a finished stage, for the inputs of the next one; raises `CheckpointError` where it is not done"
     about = read_stage(Path(folder)/'stage.json')
-    if 'result' not in about:
-        raise CheckpointError(f'{folder}: this stage is not done yet; {_command_for(Path(folder))}')
+    if 'result' not in about: raise CheckpointError(f'{folder}: this stage is not done yet; {todo}')
     return fingerprint(about['config'], about['inputs'], *([about['data']] if about.get('data') else []))
-
-def _command_for(folder):
-    "The command that does a stage, where the folder lies in a run"
-    run = next((p for p in folder.parents if (p/'recipe.json').exists()), None)
-    if run is None: return 'run it first'
-    stage = folder.relative_to(run).parts[0]
-    return f"`consistency-cam run {run} --until {dict(masks='segment').get(stage, stage)}` does it"
 
 # %% ../../nbs/files/07_checkpoint.ipynb #b3d09fb2
 _HELD = set()  # file descriptors of the locks this process holds

@@ -13,10 +13,11 @@ import fastcore.xml as html
 import numpy as np
 import consistency_cam
 from .._moved import moved
+from ..datasets.kinds import find_kind
 from ..datasets.verify import class_lines, classes_everywhere
 from ..experiments.compare import environment
 from ..experiments.pipeline import SEGMENT, Run
-from ..experiments.recipes import PARTS, STAGES, Recipe, explain, fields_of
+from ..experiments.recipes import PARTS, PLACES, STAGES, Recipe, explain, fields_of
 from ..files.checkpoint import atomic_bytes
 from .elements import *
 from .rows import *
@@ -24,9 +25,6 @@ from .figures import *
 from .cards import *
 
 __getattr__ = moved(__name__)  # names before they were verbs
-
-# %% ../../nbs/report/05_page.ipynb #6425bfb9
-_DATA = dict(scenes='Scenes (generated)', cutouts='cut-outs over photographs', voc='VOC 2012', folder='own pictures')
 
 # %% ../../nbs/report/05_page.ipynb #4026a1a1
 def settings_text(
@@ -36,7 +34,7 @@ def settings_text(
     r, done = run.recipe, finished_stages(run)
     count = lambda s: f'{len(run.samples(s))} ({s or "all"})'
     folder = f', folder {Path(r.data.root).name}' if r.data.root else ''
-    found = {'data': _DATA.get(r.data.kind, r.data.kind) + folder, 'training pictures': count(r.data.train),
+    found = {'data': find_kind(r.data.kind).title + folder, 'training pictures': count(r.data.train),
         'held-out pictures': count(r.data.val) if r.data.val else 'none', 'classes': _classes(run)}
     if any(s.trains and s.name in done for s in run.line): found['network'] = _network(r)
     for s in run.line:
@@ -83,11 +81,9 @@ def recipe_parts(
     own = {part: fields_of(r, part) for part in PARTS}
     return {'shared by all': {k: v for k, v in fields_of(r).items() if '.' not in k}} | own
 
-_PLACES = 'data.root', 'data.labels', 'data.masks', 'data.classes', 'pretrain.root'
-
 def _value_text(field, value):
     "The value of a field in words; of a place only its last name"
-    if field in _PLACES: return Path(value).name
+    if field in PLACES: return Path(value).name
     if value is None: return 'none'
     return ', '.join(map(str, value)) if isinstance(value, tuple) else str(value)
 
@@ -198,7 +194,7 @@ def page(
     return f'<!doctype html>\n{html.to_xml(document, indent=False)}\n'
 
 # %% ../../nbs/report/05_page.ipynb #1821bf2a
-_SPLITS = dict(train='training pictures', val='held-out pictures')
+_SPLITS = {split: f'{words} pictures' for split, words in SPLIT_WORDS.items()}
 
 def _curve_element(rows, split):
     "The threshold curves of a split as an element"
@@ -242,8 +238,9 @@ def losses_parts(
 # %% ../../nbs/report/05_page.ipynb #1d1d6c49
 def _pictures_text(run):
     "How many pictures of which kind"
-    kinds = {run.recipe.data.train: 'training'} | ({run.recipe.data.val: 'held-out'} if run.recipe.data.val else {})
-    return ' and '.join(f'{len(run.samples(split))} {kind}' for split, kind in kinds.items())
+    d = run.recipe.data
+    splits = {d.train: SPLIT_WORDS['train']} | ({d.val: SPLIT_WORDS['val']} if d.val else {})
+    return ' and '.join(f'{len(run.samples(split))} {words}' for split, words in splits.items())
 
 def page_title(
     groups: dict,  # of `experiments`
