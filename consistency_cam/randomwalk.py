@@ -16,7 +16,7 @@ from torch.distributions import Binomial
 from .datasets.samples import InputError
 from .pairs import offsets, path_affinity
 
-#| export
+# %% ../nbs/11_randomwalk.ipynb #ca6c0d09
 _all_ = ['path_affinity']
 
 # %% ../nbs/11_randomwalk.ipynb #eba71c16

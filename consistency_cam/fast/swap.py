@@ -11,6 +11,7 @@ from .kernels import plain, swap
 from .folding import FOLDING, fold
 from .convolutions import AtrousConv, DilatedDepthwise, SmallMapConv2d
 
+# %% ../../nbs/fast/04_fast.ipynb #79f69f2f
 _all_ = ['plain']
 
 # %% ../../nbs/fast/04_fast.ipynb #71b34a75
