@@ -16,9 +16,6 @@ from torch.distributions import Binomial
 from .datasets.samples import InputError
 from .pairs import offsets, path_affinity
 
-# %% ../nbs/11_randomwalk.ipynb #ca6c0d09
-_all_ = ['path_affinity']
-
 # %% ../nbs/11_randomwalk.ipynb #eba71c16
 @lru_cache(4)
 def neighbours(
@@ -157,3 +154,5 @@ def random_walk(
     if cams.shape[1:] != edge.shape:
         raise InputError(f'class maps {tuple(cams.shape)} and edges {tuple(edge.shape)} are on different grids; resize the maps to (K,{edge.shape[0]},{edge.shape[1]})')
     return walk(*walk_inputs(cams, edge, radius), beta, steps)
+
+_all_ = ['path_affinity']

@@ -114,10 +114,11 @@ def test_a_pooling_of_the_session(poolings):
     assert (evidence(-torch.ones(1, 2, 2), 'strongest') == 0).all()
 
 
-def test_what_is_shown_is_short(tmp_path):
+def test_what_is_shown_is_short(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     from consistency_cam import CamStore, DeepLabV3, Scenes
     scenes = Scenes(2, seed=0)
-    shown = [repr(x) for x in (CAMNet('test_resnet', 3, output_stride=32, pretrained=False), DeepLabV3('test_resnet', 3, 32, False), scenes[0], scenes, CamStore(tmp_path/'c', ['a']), Run(tmp_path/'run', recipe('quick')))]
+    shown = [repr(x) for x in (CAMNet('test_resnet', 3, output_stride=32, pretrained=False), DeepLabV3('test_resnet', 3, 32, False), scenes[0], scenes, CamStore('c', ['a']), Run('run', recipe('quick')))]
     assert all(len(text) < 140 and '\n' not in text for text in shown), shown
     assert shown[0] == 'CAMNet: test_resnet, 3 classes, pooling gap, stride 32, 0.4 million parameters' and 'Consistency-CAM' in shown[-1]
     html = Run(tmp_path/'<b>run', recipe('quick'))._repr_html_()
