@@ -3,6 +3,7 @@ import re
 
 import numpy as np
 import pytest
+import consistency_cam  # first, for the torchvision that timm imports
 import timm
 import torch
 from PIL import Image
