@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from matplotlib.figure import Figure
 from PIL import Image
 from .._moved import moved
-from ..files.errors import InputError
+from ..files.errors import InputError, unknown
 from ..files.checkpoint import atomic_bytes, runs_root
 from ..tools.show import Plot, data_uri, rgb, to_png
 
@@ -88,22 +88,29 @@ _PANELS = """<style>
 def panels_html(
     panels: dict,  # {title: picture or figure}
     least: int = 130,  # pixels a panel is wide at least, where the page has them
-    largest: int = 300,  # pixels a panel is wide at most
+    largest: int|None = None,  # pixels a panel is wide at most; None: the fewer, the larger
     most: int = 8,  # panels beside each other; of more, rows of as many
 ) -> str:
     "The panels as HTML that fits the width it is given; a figure or `Wide` picture takes the room of two"
     wide = {title: isinstance(picture, (Figure, Wide)) for title, picture in panels.items()}
+    places = len(panels) + sum(wide.values())
+    largest, beside = largest or (300 if places < 7 else 160), max(1, -(-places // -(-places // most)))
     def figure(title, picture):
         text, span = html.escape(str(title)), ' class="cc-wide"' if wide[title] else ''
         head, colon, rest = text.partition(': ')
-        style = f'image-rendering:{"auto" if min(as_size(picture)) > 64 else "pixelated"}'
+        style = f'max-width:{largest * (1 + wide[title])}px;'
+        if min(as_size(picture)) <= 64: style += 'image-rendering:pixelated'
         image = f'<img src="{_address(picture)}" alt="{text}" style="{style}">'
         return f'<figure{span}><figcaption><b>{head}{colon}</b>{rest}</figcaption>{image}</figure>'
-    places = len(panels) + sum(wide.values())
-    beside = max(1, -(-places // -(-places // most)))
-    columns = f'repeat(auto-fill,minmax(max(min(100%,{least}px),calc((100% - {8 * (beside - 1)}px)/{beside})),1fr))'
-    style = f'display:grid;grid-template-columns:{columns};gap:8px;align-items:end;max-width:{largest * beside}px'
+    columns = f'repeat(auto-fill,minmax({_column(beside, least, not any(wide.values()))},1fr))'
+    style = f'display:grid;grid-template-columns:{columns};gap:8px;align-items:end;max-width:{(largest + 8) * beside}px'
     return f'{_PANELS}<div class="cc-panels" style="{style}">{"".join(figure(*item) for item in panels.items())}</div>'
+
+def _column(beside, least, even):
+    "The width of a column as CSS: all beside each other, or half as many where each would be too narrow, if even"
+    share = lambda n: f'(100% - {8 * (n - 1)}px)/{n}'
+    half = f',min({share(-(-beside // 2))},({least}px - {share(beside)})*999)' if even and beside > 6 else ''
+    return f'max(min(100%,{least}px),{share(beside)}{half})'
 
 def as_size(picture):
     "(H,W) in pixels; of a figure, at 72 pixels an inch"
@@ -246,26 +253,34 @@ def multiple_choice(
 # %% ../../nbs/explore/01_explorer.ipynb #2aedf451
 _STYLE = """<style>
 .cc-explorer, .cc-explorer * {min-width:0}
-.cc-front {flex-flow:row wrap; gap:2px 20px; align-items:flex-end}
-.cc-more {display:grid; grid-template-columns:repeat(auto-fill, minmax(max(150px, 22%), 1fr)); gap:6px 20px; align-items:end}
+.cc-front {flex-flow:row wrap; gap:2px 20px; align-items:flex-start}
+.cc-more {display:grid; grid-template-columns:repeat(auto-fill, minmax(max(150px, 22%), 1fr)); gap:6px 20px}
 .cc-front .widget-inline-hbox, .cc-more .widget-inline-hbox {flex-wrap:wrap; height:auto}
-.cc-front .widget-inline-hbox>.widget-label, .cc-more .widget-inline-hbox>.widget-label
-    {flex:0 0 100%; height:auto; white-space:normal; line-height:1.3; text-align:left}
+.cc-front .widget-label, .cc-more .widget-label
+    {flex:0 0 100%; height:17px; line-height:17px; text-align:left; white-space:nowrap}
 .cc-front .widget-slider {flex:1 1 150px}
 .cc-explorer .slider-container {flex:1 1 50px}
 .cc-explorer .widget-readout {flex:0 0 auto; min-width:2.5em}
-.cc-explorer .widget-toggle-buttons {flex-flow:row wrap}
-.cc-explorer .widget-toggle-buttons .widget-toggle-button {width:auto; padding:0 8px}
-.cc-stepper {align-items:flex-end; flex:0 1 auto}
-.cc-stepper .widget-combobox input {min-width:9em}
+.cc-explorer .widget-toggle-buttons {margin:2px; display:flex; flex-flow:column; align-items:flex-start}
+.cc-explorer .widget-toggle-buttons>.widget-label {flex:none}
+.cc-explorer .widget-toggle-buttons>div {display:flex; flex-flow:row wrap; gap:2px}
+.cc-explorer .widget-toggle-button {width:auto; margin:0; padding:0 8px}
+.cc-front .widget-upload {margin-top:19px}
+.cc-stepper {align-items:flex-end}
+.cc-stepper .widget-combobox {width:13em}
+.cc-tags .jupyter-widget-tagsinput {flex-flow:row wrap}
+.cc-tags .widget-text {display:inline-flex !important; width:11em}
 .cc-picture .widget-html-content {flex:1 1 0}
 .cc-text {font:14px/1.4 sans-serif}
 .cc-stale {opacity:.25}
-.cc-foot {gap:12px; align-items:center}
+.cc-foot {flex-flow:row wrap; gap:0 12px; align-items:center}
+.cc-foot .widget-html-content {line-height:1.3}
 .cc-note {color:var(--jp-ui-font-color2, #666); font:12px/1.3 sans-serif; overflow-wrap:anywhere}
 .cc-busy {animation:cc-appear 0s .2s both}
 @keyframes cc-appear {from {visibility:hidden} to {visibility:visible}}
-.cc-message {background:#fff3cd; color:#5c4400; border-left:4px solid #d39e00; padding:6px 10px; margin:4px 0;
+.cc-explorer .jupyter-widgets-disconnected::before {content:none}
+.cc-explorer.jupyter-widgets-disconnected::before {content:"The kernel of this explorer has ended: run its cell again, or load the page again."}
+.cc-explorer.jupyter-widgets-disconnected::before, .cc-message {background:#fff3cd; color:#5c4400; border-left:4px solid #d39e00; padding:6px 10px; margin:4px 0;
     font:14px/1.4 sans-serif}
 .cc-script {white-space:pre-wrap; overflow-wrap:anywhere; font:12px/1.4 monospace; margin:0}
 </style>"""
@@ -326,6 +341,17 @@ def hold(self: Explorer):
     try: yield
     finally: self._held = False
     self.redraw()
+
+@patch
+def set(self: Explorer,
+    **values,  # by the names of controls
+) -> Explorer:  # itself
+    "Move controls, and draw once; raises `InputError`"
+    with self.hold():
+        for name, value in values.items() if self.controls else ():
+            if name not in self.controls: raise InputError(unknown('control', name, self.controls))
+            self.controls[name].value = value
+    return self
 
 @patch
 def redraw(self: Explorer, *_):

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['DRAWING_WIDTH', 'ROW', 'LEFT', 'Lesson', 'mean_features', 'features_file', 'single_label_pictures', 'History',
            'learn_generations', 'teacher_probabilities', 'class_rows', 'probability_bars', 'named_rows', 'label_table',
-           'curve_picture', 'marked_curves', 'iterated_panels', 'iterated_script', 'explore_iterated']
+           'curve_picture', 'marked_curves', 'iterated_panels', 'iterated_script', 'explore_iterated',
+           'iterated_on_demand']
 
 # %% ../../nbs/explore/06_iterated.ipynb #8208ef8f
 from dataclasses import dataclass
@@ -69,11 +70,12 @@ def single_label_pictures(
     net = CAMNet('tf_efficientnet_lite0', len(parts[0].classes)).eval()
     file = features_file(pictures, held_out, size)
     weights = fingerprint([p.flatten()[0].item() for name, p in net.named_parameters() if 'classifier' not in name])
-    if file.exists() and (kept := load_state(file))['weights'] == weights: return Lesson(*parts, *kept['features'].values())
-    features = {name: mean_features(net, part) for name, part in zip(('0 train', '1 held out'), parts)}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    save_state(file, dict(weights=weights, features=features))
-    return Lesson(*parts, *features.values())
+    kept = load_state(file) if file.exists() else {}
+    if kept.get('weights') != weights:
+        kept = dict(weights=weights, train=mean_features(net, parts[0]), held_out=mean_features(net, parts[1]))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_state(file, kept)
+    return Lesson(*parts, kept['train'], kept['held_out'])
 
 # %% ../../nbs/explore/06_iterated.ipynb #567e5b2c
 @dataclass(eq=False)
@@ -269,10 +271,7 @@ def explore_iterated(
     **settings,  # `name` and `folder` of saved pictures, for `Explorer`
 ) -> Explorer:
     "What teachers say over the generations, for any rho, k_teacher and k_student"
-    if lesson is None and not features_file().exists():
-        return on_demand(lambda: explore_iterated(single_label_pictures(), **settings),
-            'Iterated learning needs pictures of its own: 840 of them are generated and go through the backbone, once, '
-            'which takes about a minute.', 'make the pictures')
+    if lesson is None and not features_file().exists(): return iterated_on_demand(**settings)
     lesson = lesson or single_label_pictures()
     trained = dict(rho=slider('threshold rho', .25, .05, .95, .05, 'above it a probability becomes a label'),
         k_teacher=slider('steps k_t', 20, 5, 60, 5, 'on the given labels, in each round'),
@@ -289,3 +288,9 @@ def explore_iterated(
         return iterated_panels(lesson, learnt(), lesson.train.index(picture), generation)
     def script(picture, **values): return iterated_script(picture=lesson.train.index(picture), **values)
     return Explorer(draw, controls, script, **dict(name='iterated', main=('generation',)) | settings)
+
+def iterated_on_demand(**settings):
+    "The explorer behind a button"
+    return on_demand(lambda: explore_iterated(single_label_pictures(), **settings),
+        'Iterated learning has pictures of its own: 840 of them are generated and go through the backbone, once, '
+        'which takes about a minute.', 'make the pictures')

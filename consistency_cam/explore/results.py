@@ -306,6 +306,7 @@ def extreme_panels(
 # %% ../../nbs/explore/08_results.ipynb #8d18681f
 RESULT_VIEWS = {'curves': curve_panels, 'classes': class_panels, 'confusions': confusion_panels,
     'object sizes': size_panels, 'worst and best': extreme_panels}
+_OF_ALL = 'curves', 'object sizes'  # views of all runs at once
 
 def result_panels(
     runs: dict,  # {title: run}, as from `open_runs`
@@ -329,7 +330,8 @@ def result_controls(
     for s in sliders.values():
         if s.description == 'threshold': s.max = THRESHOLDS[-1].item()
     return dict(view=choice('show', list(RESULT_VIEWS)), split=choice('split', splits, splits[-1], 'whose pictures'),
-        **sliders, one=choice('run', titles), two=choice('compared with', titles, titles[-1]))
+        **sliders, one=choice('run', titles, tooltip='of a view that shows one or two runs'),
+        two=choice('compared with', titles, titles[-1]))
 
 # %% ../../nbs/explore/08_results.ipynb #8bb38afa
 def result_arguments(values) -> dict:
@@ -350,6 +352,11 @@ def explore_results(
     "The results of runs, seen five ways, with a threshold that moves"
     runs = open_runs(*places)
     controls = result_controls(runs)
+    def use(_=None):
+        view = controls['view'].value
+        controls['one'].disabled, controls['two'].disabled = view in _OF_ALL, view in (*_OF_ALL, 'worst and best')
+    controls['view'].observe(use, 'value')
+    use()
     return Explorer(lambda **values: result_panels(runs, **result_arguments(values)), controls,
         lambda **values: result_lines(places, values), name='results', folder=pictures_folder(runs),
         front=('view', 'one', 'two', 'split'), main=tuple(k for k in controls if k.startswith('threshold')))

@@ -48,7 +48,9 @@ def open_runs(
         raise CheckpointError(f"{', '.join(map(str, places))}: {why}")
     order = [*METHOD_ORDER, *sorted({r.recipe.classify.method for r in ready} - {*METHOD_ORDER})]
     ready.sort(key=lambda r: (min(order.index(r.recipe.classify.method), len(METHOD_ORDER)), r.recipe.seed))
-    named = _named(ready)
+    named, known = _named(ready), {}
+    for r in ready:  # runs on the same data read it once
+        if r.recipe.on_bad_picture == 'refuse': r._samples = known.setdefault(r.recipe.data, r._samples)
     for r in ready:
         if r.classes != ready[0].classes:
             raise InputError(f'{r.folder} knows {len(r.classes)} classes ({", ".join(r.classes[:3])}, …), {ready[0].folder} {len(ready[0].classes)} ({", ".join(ready[0].classes[:3])}, …): open them one at a time')

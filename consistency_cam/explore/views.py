@@ -148,10 +148,10 @@ def view_panels(
 
 def _picture_title(seen, sample):
     size, was = (f'{h}x{w}' for h, w in (seen.image.shape[1:], seen.size))
-    title = f'{sample.id}, {size} pixels'
+    title = f'{sample.id}: {size} pixels'
     if size == was: return title
     parts = f'{seen.t.n}x{seen.t.n} tiles of whole cells' if isinstance(seen.t, Tiling) else 'whole cells'
-    return f'{title}: resized from {was}, which does not divide into {parts}'
+    return f'{title}, resized from {was}, which does not divide into {parts}'
 
 def _names(sample, classes): return [c for c, there in zip(classes, sample.labels) if there]
 

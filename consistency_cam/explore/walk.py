@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['EDGES', 'REACHES', 'CRF_SIDE', 'CRFS', 'colour_edge', 'mask_edge', 'mark_pixel', 'affinity_pictures', 'WalkSteps',
-           'split_of', 'picture_mask_cams', 'relation_of', 'networks', 'walk_start', 'walk_of', 'walked_maps',
-           'reduced_picture', 'walked_mask', 'mask_title', 'affinity_panels', 'walk_panels', 'pictures_of', 'names_in',
-           'walk_controls', 'walk_arguments', 'walk_script', 'explore_walk']
+           'split_of', 'picture_mask_cams', 'relation_of', 'has_affinity', 'networks', 'walk_start', 'walk_of',
+           'walked_maps', 'reduced_picture', 'walked_mask', 'mask_title', 'affinity_panels', 'walk_panels',
+           'pictures_of', 'names_in', 'walk_controls', 'walk_arguments', 'walk_script', 'explore_walk']
 
 # %% ../../nbs/explore/07_walk.ipynb #f3cac414
 from dataclasses import replace
@@ -142,10 +142,12 @@ def relation_of(
     if edges_from == EDGES[2]:
         if mask is None: raise InputError(f"picture '{id}' has no true mask; take edges from {EDGES[0]} or {EDGES[1]}")
         return mask_edge(mask), 4
-    if not (run.folder/AFFINITY.name/WEIGHTS).exists():
+    if not has_affinity(run):
         raise InputError(f'{run.title} has not trained its affinity network: `consistency-cam run {run.folder} --until affinity` does; or take edges from {EDGES[1]}')
     related, stride = networks(run)
     return related(image), stride
+
+def has_affinity(run): return (run.folder/AFFINITY.name/WEIGHTS).exists()
 
 @lru_cache(2)
 def networks(run): return run.relation()
@@ -227,7 +229,7 @@ def mask_title(
     if true is None: return title
     ious = ConfusionMatrix(len(classes) + 1).update(mask, true).per_class(classes)
     there = [classes[i - 1] for i in true.unique().tolist() if 0 < i < 255]
-    return f'{title}: IoU ' + ', '.join(f'{name} {100 * ious[name]:.0f}\xa0%' for name in there)
+    return f'{title}: IoU ' + ', '.join(f'{name}\xa0{100 * ious[name]:.0f}\xa0%' for name in there)
 
 def affinity_panels(
     run: Run,
@@ -245,7 +247,10 @@ def affinity_panels(
     row, column = (min(n - 1, at * n // 100) for at, n in zip((y, x), affinity.shape[1:]))
     own = cell_affinities(affinity, radius, row, column)
     picture, near = affinity_pictures(rgb(image), own, row, column, radius)
-    return {f'{id}: picture': rgb(image), **_edge_panel(run, id, edges_from), 'affinities: at the cross': picture,
+    relation = relation_of(run, id, edges_from)[0]
+    if relation.ndim == 2: edges = {f'edges: from {edges_from}': heat(relation)}
+    else: edges = {'edges: one less the mean affinity': heat(1 - relation.mean(0))}
+    return {f'picture: {id}': rgb(image), **edges, 'affinities: at the cross': picture,
         f'from near: {np.nanmean(own):.2f} on average': near,
         f'{name}: before the walk': overlay(image, _map_of(run, id, name, picture_mask_cams(run, id)[2]))}
 
@@ -261,21 +266,16 @@ def walk_panels(
     crf: CRFSetting|None = None,  # None: no CRF
     side: int = 256,  # longer side of the pictures, pixels, where the run's are larger
 ) -> dict:
-    "The edges, a class's map before, during and after the walk, and the masks; raises `InputError`, `CRFError`"
+    "A class's map before and after the walk, and the masks; raises `InputError`, `CRFError`"
     (image, true), classes, walk = reduced_picture(run, id, side), run.classes, (edges_from, radius, beta)
-    times = {'before the walk': 0, f'halfway, after {_steps(steps // 2)}': steps // 2, f'after {_steps(steps)}': steps}
+    times = {'before the walk': 0, f'after {_steps(steps)}': steps}
     maps = {f'{name}: {time}': _map_of(run, id, name, walked_maps(run, id, *walk, t)) for time, t in times.items()}
-    panels = _edge_panel(run, id, edges_from) | {title: overlay(image, m) for title, m in maps.items()}
+    panels = {title: overlay(image, m) for title, m in maps.items()}
     def mask(steps, crf=None): return walked_mask(run, id, *walk, steps, background, crf, side)
     masks = {'mask before the walk': mask(0), f'mask after {_steps(steps)}': mask(steps)}
     if crf: masks['mask after the CRF'] = mask(steps, crf)
     panels |= {mask_title(title, m, true, classes): mask_overlay(image, m, classes) for title, m in masks.items()}
     return panels if true is None else panels | {'true mask': mask_overlay(image, true, classes)}
-
-def _edge_panel(run, id, edges_from):
-    relation = relation_of(run, id, edges_from)[0]
-    if relation.ndim == 2: return {f'edges: from {edges_from}': heat(relation)}
-    return {'edges: one less the mean affinity': heat(1 - relation.mean(0))}
 
 def _map_of(run, id, name, maps):
     "The map of a class of the picture"
@@ -296,18 +296,19 @@ def names_in(samples, id):
     return [samples.classes[c - 1] for c in samples.label_ids(samples.ids.index(id))] if id in samples.ids else []
 
 def walk_controls(
-    run: Run,  # the first of them
-    titles: list,  # of all runs
+    runs: dict,  # {title: `Run`}
 ) -> dict:  # {name: widget}
-    "The controls, at the run's own settings"
-    r, ids, trained = run.recipe, pictures_of(run).ids, (run.folder/AFFINITY.name/WEIGHTS).exists()
+    "The controls, at the settings of the first run that has an affinity network, or of the first"
+    title = next((t for t, run in runs.items() if has_affinity(run)), next(iter(runs)))
+    run, titles = runs[title], list(runs)
+    r, ids, trained = run.recipe, pictures_of(run).ids, has_affinity(run)
     return dict(picture=stepper('picture', ids),
         name=choice('class', names_in(pictures_of(run), ids[0]) or ['none'], tooltip='whose map walks'),
         edges_from=choice('edges from', list(EDGES), EDGES[0 if trained else 1], 'where one thing ends and another begins'),
         show=choice('show', ['the walk', 'affinities'], tooltip='the maps and masks, or what belongs to the cell at the cross'),
         steps=slider('steps of the walk', r.walk.steps, 0, 256, 1, 'how far the scores go'),
         background=level_slider(r.cams.rule, float(r.pseudo.background[0])),
-        run=choice('run', titles, tooltip='whose maps and network'),
+        run=choice('run', titles, title, tooltip='whose maps and network'),
         beta=slider('power of the affinities (β)', float(r.walk.beta), 1., 20., .5, 'the higher, the harder to cross an edge'),
         radius=slider('reach of a step, cells', r.walk.radius, 2, 10, 1),
         x=slider('cross, % from the left', 50, 0, 100, 1), y=slider('cross, % from the top', 50, 0, 100, 1),
@@ -356,7 +357,7 @@ def explore_walk(
 ) -> Explorer:
     "Affinities, random walk and CRF of runs' pictures"
     runs = open_runs(*places)
-    controls = walk_controls(next(iter(runs.values())), list(runs))
+    controls = walk_controls(runs)
     now = lambda: runs[controls['run'].value]
     def other_picture(_): keep_choice(controls['name'], names_in(pictures_of(now()), controls['picture'].value) or ['none'])
     def other_run(_):
