@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from . import __version__
-from .datasets.kinds import KINDS, OWN_PICTURES
+from .datasets.kinds import KINDS
 from .files.errors import InputError, hint, not_a_run, refuse_overwrite, runs_in, unknown
 from .experiments.line import CAMS, CLASSIFY, LINE, PSEUDO, SEGMENT, product_folder
 from .experiments.recipes import (NAMES, OLD_NAMES, PARTS, PLACES, RECIPES, STAGES, Recipe, change_recipe,
@@ -91,7 +91,7 @@ def _settings(name):
 
 # %% ../nbs/cli.ipynb #c5708363
 BRIEF = {  # fields that the help of a command shows
-    'data.kind': f"{', '.join(KINDS)} ({OWN_PICTURES.name}: {OWN_PICTURES.title})",
+    'data.kind': ', '.join(KINDS),
     'data.root': 'folder of the data set',
     'data.labels': 'table or kind of the labels (default: found)',
     'data.masks': 'folder of true masks, where there are any', 'data.classes': 'file with the names of the classes',
