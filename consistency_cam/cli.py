@@ -91,8 +91,7 @@ def _settings(name):
 
 # %% ../nbs/cli.ipynb #c5708363
 BRIEF = {  # fields that the help of a command shows
-    'data.kind': ', '.join(KINDS),
-    'data.root': 'folder of the data set',
+    'data.kind': ', '.join(KINDS), 'data.root': 'folder of the data set',
     'data.labels': 'table or kind of the labels (default: found)',
     'data.masks': 'folder of true masks, where there are any', 'data.classes': 'file with the names of the classes',
     'data.train': 'split to train on', 'data.val': "split held out; '' for none",
