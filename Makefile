@@ -13,7 +13,7 @@ ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest tests -n $(JOBS) --dist load --maxschedchunk 1 --timeout 900 --durations 20 --durations-min 1
 
-.PHONY: help install demo photos test test-all reliability bench browser lab notebooks export readme clean
+.PHONY: help install demo photos test test-all reliability bench browser lab notebooks export readme docs clean
 .DEFAULT_GOAL := help
 
 help: ## say what each target does
@@ -72,6 +72,9 @@ export: install ## write the package from the notebooks
 
 readme: install ## write README.md from nbs/index.ipynb
 	@$(PY) tests/notebooks.py readme
+
+docs: install ## build the site of the documentation in _docs/
+	@$(PY) docs/pages.py
 
 clean: ## remove .venv, builds and caches; runs stay
 	@rm -rf $(VENV) build dist _docs _proc .pytest_cache .hypothesis *.egg-info

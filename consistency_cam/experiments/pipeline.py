@@ -6,7 +6,7 @@
 __all__ = ['run', 'small_run']
 
 # %% ../../nbs/experiments/07_pipeline.ipynb #0f97c404
-import os
+import os, shlex
 from pathlib import Path
 import fastcore.xml as html
 import numpy as np
@@ -164,6 +164,20 @@ def _repr_html_(self: Run) -> str:
     left, about = 'text-align:left', f' in {self.folder}: {self.recipe.backbone}, {self.recipe.data.kind}'
     lines = [html.Tr(html.Td(what, style=left), html.Td(state, style=left)) for what, state in self.status()]
     return html.to_xml(html.Div(html.P(html.B(self.title), about), html.Table(*lines)), indent=False)
+
+@patch
+def next_commands(self: Run,
+    folder: str|Path|None = None,  # the run's, as it is to be named; None: as it is
+    place: str|Path|None = None,  # what to explore; None: the run
+) -> dict:  # {arguments of `consistency-cam`: what they do}
+    "What goes on from a run with CAMs"
+    name, masks = shlex.quote(str(folder or self.folder)), self.folder/product_folder(PSEUDO, self.recipe.data.train)
+    found = {f'explore {shlex.quote(str(place or folder or self.folder))}': 'look at it under sliders'}
+    if (masks/'stage.json').exists() or (masks/'manifest.json').exists():
+        others = 'the masks for other programs (--as png, grey, folder, cvat, label-studio)'
+        found[f'export {name} --as coco --out {name}/coco'] = others
+    if not self.foreign: found[f'predict {name} PICTURES'] = 'masks of other pictures'
+    return found
 
 # %% ../../nbs/experiments/07_pipeline.ipynb #32eecf05
 @patch

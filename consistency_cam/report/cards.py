@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['shown_split', 'evenly_spaced', 'candidates', 'mask_reader', 'picture_ious', 'choose', 'rule_text', 'choose_pictures',
-           'shown_class', 'named_mask', 'labels_of', 'picture_and_mask', 'picture_column', 'cam_figure', 'mask_figure',
-           'method_column', 'class_legend', 'card', 'picture_card', 'pictures_part', 'stage_column', 'way_card',
-           'way_choice', 'way_part']
+           'shown_class', 'named_mask', 'labels_of', 'picture_and_mask', 'picture_column', 'cam_figure', 'picture_iou',
+           'mask_figure', 'method_column', 'class_legend', 'card', 'picture_card', 'pictures_part', 'stage_column',
+           'way_card', 'way_choice', 'way_part']
 
 # %% ../../nbs/report/04_cards.ipynb #6b26de10
 import fastcore.xml as html
@@ -187,6 +187,15 @@ def cam_figure(
     alt, caption = f'{kind} of {what} by {name}, picture {samples.ids[i]}', f'{kind} of {what}'
     return picture_element(overlay(shrink(picture, width), cam), alt, caption + ', all zero' * (not cam.any()))
 
+def picture_iou(
+    samples: Samples,
+    i: int,  # position
+    mask: torch.Tensor,  # class ids (H, W)
+) -> float|None:  # 0..1
+    "The mIoU of a mask within its picture; None without a true mask"
+    true = samples.mask(i)
+    return None if true is None else ConfusionMatrix(len(samples.classes) + 1).update(mask, true).miou()
+
 def mask_figure(
     samples: Samples,
     i: int,  # position
@@ -196,11 +205,9 @@ def mask_figure(
     width: int = 320,  # of a picture at most, pixels
 ) -> html.FT:
     "The mask over the picture; the caption says the mIoU within the picture, and where there is nothing to see"
-    true, caption = samples.mask(i), [what] * bool(what)
+    miou, caption = picture_iou(samples, i, mask), [what] * bool(what)
     if not mask.any(): caption.append('all background')
-    if true is not None:
-        miou = ConfusionMatrix(len(samples.classes) + 1).update(mask, true).miou()
-        caption.append(f'mIoU\N{NO-BREAK SPACE}{100 * miou:.0f}')
+    if miou is not None: caption.append(f'mIoU\N{NO-BREAK SPACE}{100 * miou:.0f}')
     picture = named_mask(shrink(rgb(samples.image(i)), width), mask, samples.classes)
     return picture_element(picture, f'mask by {name}, picture {samples.ids[i]}', ', '.join(caption))
 
@@ -211,12 +218,15 @@ def method_column(
     split: str,
     i: int,  # position
     told: int|None,  # mask id of the class whose CAM is shown
+    mask: torch.Tensor,  # its mask (H, W) of class ids
+    best: bool = False,  # mark it as the best of those beside it
     width: int = 320,  # of a picture at most, pixels
-) -> tuple:  # (element, mask (H, W) of class ids)
+) -> html.FT:
     "A run's CAM of one class and its mask"
-    samples, mask = run.samples(split), mask_reader(run, split)(i)
+    samples = run.samples(split)
     cam = cam_figure(samples, i, run.cams(split).get(samples.ids[i]), told, name, width=width)
-    return column(name, cam, mask_figure(samples, i, mask, name, f'mask > {run.threshold():.2f}', width)), mask
+    shown = mask_figure(samples, i, mask, name, f'mask > {run.threshold():.2f}', width)
+    return column(name, cam, shown, best=best)
 
 # %% ../../nbs/report/04_cards.ipynb #4880e84d
 _HATCHED = 'repeating-linear-gradient(45deg,#fff 0 4px,#999 4px 6px)'
@@ -245,6 +255,18 @@ def card(
     title = html.H3(samples.ids[i], html.Small(f' {labels_of(samples, i)}', f' · {why}' if why else ''))
     return html.Article(title, html.Div(*columns, cls=kind), style=f'--n:{len(columns)}')
 
+def _best_masks(samples, i, masks):
+    "Places of the masks that are best within the picture; none where there is no true mask, or nothing to choose from"
+    ious = [picture_iou(samples, i, mask) for mask in masks]
+    if len(masks) < 2 or None in ious or min(ious) == max(ious): return []
+    return [at for at, iou in enumerate(ious) if iou == max(ious)]
+
+def _told_text(samples, cams, told, true):
+    "Why the map of this class is shown, where there are several"
+    if len(cams) < 2: return ''
+    which = 'with the most evidence' if true is None else 'the largest in the true mask'
+    return f'CAMs of {class_name(told, samples.classes)}, {which}'
+
 def picture_card(
     shown_runs: dict,  # {name: run}
     split: str,
@@ -254,11 +276,13 @@ def picture_card(
 ) -> tuple:  # (element, set of the mask ids that occur)
     "A picture, its true mask, and each method's CAM and mask"
     *_, last = shown_runs.values()
-    samples = last.samples(split)
-    true = samples.mask(i)
-    told = shown_class(last.cams(split).get(samples.ids[i]), true)
-    columns, masks = zip(*[method_column(name, run, split, i, told, width) for name, run in shown_runs.items()])
-    ids = {int(k) for m in masks + ((true,) if true is not None else ()) for k in m.unique()}
+    samples, masks = last.samples(split), [mask_reader(run, split)(i) for run in shown_runs.values()]
+    true, cams = samples.mask(i), last.cams(split).get(samples.ids[i])
+    told, best = shown_class(cams, true), _best_masks(samples, i, masks)
+    columns = [method_column(name, run, split, i, told, mask, at in best, width)
+        for at, ((name, run), mask) in enumerate(zip(shown_runs.items(), masks))]
+    why = ' · '.join(filter(None, [why, _told_text(samples, cams, told, true)]))
+    ids = {int(k) for m in masks + [true] * (true is not None) for k in m.unique()}
     return card(samples, i, why, [picture_column(samples, i, width), *columns]), ids
 
 def pictures_part(
@@ -270,7 +294,7 @@ def pictures_part(
     "One card per picture, under the legend of the classes that occur"
     *_, last = shown_runs.values()
     cards, ids = zip(*[picture_card(shown_runs, split, i, why, width) for i, why in chosen.items()])
-    return html.Div(class_legend(set().union(*ids), last.classes), html.Div(*cards, cls='cards'))
+    return html.Div(class_legend(set().union(*ids), last.classes), html.Div(*cards, cls='cards', style=f'--n:{len(shown_runs) + 1}'))
 
 # %% ../../nbs/report/04_cards.ipynb #bfbe3cb0
 def stage_column(
@@ -339,7 +363,7 @@ def way_part(
         if not chosen: continue
         cards, occur = zip(*[way_card(run, split, stages, i, why, width) for i, why in chosen.items()])
         heading = html.P(html.B(EVALUATED[stages[-1]].capitalize()), f' of {run.title}. {about}')
-        made += [heading, html.Div(*cards, cls='cards')]
+        made += [heading, html.Div(*cards, cls='cards', style=f'--n:{len(stages) + 2}')]
         ids = ids.union(*occur)
     known = [way_table(rows, tried), way_protocol(rows, tried, upper)] if any(means(rows, p) for p in AFTER) else []
     if not made: return known

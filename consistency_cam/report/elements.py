@@ -70,9 +70,11 @@ def plots(
 def column(
     title: str,  # above
     *pictures,  # <figure>s
+    best: bool = False,  # mark it as the best of those beside it
 ) -> html.FT:
     "Pictures that belong together: one above the other, or side by side on a phone"
-    return html.Div(html.H4(title), *pictures, cls='column')
+    mark = [' ', html.Span('best', cls='badge')] * best
+    return html.Div(html.H4(title, *mark), *pictures, cls='column best' if best else 'column')
 
 def definition_list(
     terms: dict,  # {what: in words}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'POLICY', 'settings_text', 'about_part', 'recipe_parts', 'recipe_table', 'section', 'contents', 'page',
-           'figures_parts', 'losses_parts', 'page_title', 'write_report']
+           'figures_parts', 'losses_parts', 'next_part', 'page_title', 'write_report']
 
 # %% ../../nbs/report/05_page.ipynb #875c9ebb
 from datetime import date
@@ -102,28 +102,33 @@ def recipe_table(
 
 # %% ../../nbs/report/05_page.ipynb #03c0c0dc
 STYLE = """
-:root { color-scheme: light; --line: #d8dce2; --soft: #f5f6f8; --dim: #566070 }
+:root { color-scheme: light; --line: #d8dce2; --soft: #f5f6f8; --dim: #566070; --page: #fff; --ink: #1a1e25;
+  --link: #0b57a4; --good: #0a6b45 }
+@media screen and (prefers-color-scheme: dark) {
+  :root { color-scheme: dark; --line: #3a414c; --soft: #1d222a; --dim: #9aa5b4; --page: #13171c; --ink: #e4e8ee;
+    --link: #7fb6f5; --good: #6fd3a2 }
+  .plots img { background: #fff; padding: .3rem; border-radius: 3px } }
 * { box-sizing: border-box }
-body { margin: 0 auto; padding: 1rem clamp(.8rem, 3vw, 2.5rem) 3rem; max-width: 78rem; background: #fff;
-  color: #1a1e25;
+body { margin: 0 auto; padding: 1rem clamp(.8rem, 3vw, 2.5rem) 3rem; max-width: 84rem; background: var(--page);
+  color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif;
     overflow-wrap: anywhere }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: .6rem 0 }
 h2 { font-size: 1.25rem; margin: 2.4rem 0 .6rem; border-bottom: 1px solid var(--line) }
 h3 { font-size: 1rem; margin: 0 0 .5rem } h4 { font-size: .9rem; margin: 0 }
 small, figcaption, .dim { color: var(--dim) }
-h3 small { font-weight: normal } a, summary { color: #0b57a4 }
+h3 small { font-weight: normal } a, summary { color: var(--link) }
 nav { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; margin: .8rem 0 } p, dd { max-width: 48rem }
 figure { margin: 0; min-width: 0 } figcaption { font-size: .85rem; line-height: 1.35; margin: .15rem 0 .3rem }
 img { display: block; max-width: 100%; height: auto } .lead { font-size: 1.1rem }
 .scroll { width: fit-content; max-width: 100%; overflow-x: auto; margin: .8rem 0;
-  background: linear-gradient(90deg, #fff0, #fff 40%) calc(100% + 3px) 0 / 2.6rem 100% no-repeat local,
+  background: linear-gradient(90deg, #0000, var(--page) 40%) calc(100% + 3px) 0 / 2.6rem 100% no-repeat local,
     linear-gradient(90deg, #0000, #0003) right / 1rem 100% no-repeat scroll }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; overflow-wrap: normal }
 th, td { padding: .35rem .8rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
 thead th { border-bottom-width: 2px; font-size: .9rem; vertical-align: bottom }
 thead th[colspan] { text-align: center; white-space: normal; border-bottom-width: 1px }
-th:first-child { text-align: left; position: sticky; left: 0; background: #fff } tbody th { font-weight: normal }
+th:first-child { text-align: left; position: sticky; left: 0; background: var(--page) } tbody th { font-weight: normal }
 .words td { text-align: left } .words td + td { white-space: normal; min-width: 14rem }
 dl { margin: .5rem 0 }
 dl > div { display: grid; grid-template-columns: 11rem 1fr; gap: .2rem 1rem; padding: .2rem 0;
@@ -137,18 +142,20 @@ dt { color: var(--dim) } dd { margin: 0 } details { margin: .8rem 0 } summary { 
   border: 1px solid #888 }
 .scale { width: 6em; margin-left: .35em;
   background: linear-gradient(90deg, #000004, #420a68, #932667, #dd513a, #fca50a, #fcffa4) }
-.cards { display: flex; flex-wrap: wrap; gap: 1.2rem 1.5rem }
-article { width: calc(var(--n) * 15.6rem + 1rem); max-width: 100%; padding: .8rem; background: var(--soft);
-  border-radius: 8px; break-inside: avoid }
+.cards { display: grid; gap: 1.2rem; grid-template-columns: repeat(auto-fill,
+  minmax(min(100%, max(24rem, var(--n) * 7rem)), 1fr)) }
+article { padding: .8rem; background: var(--soft); border-radius: 8px; break-inside: avoid }
+.badge { padding: 0 .35em; border-radius: 4px; background: var(--good); color: var(--page); font-size: .75rem }
+.best img { outline: 2px solid var(--good); outline-offset: 1px }
+pre { margin: 0; white-space: pre-wrap; font-size: .9rem }
 .columns { display: grid; grid-template-columns: repeat(var(--n), minmax(0, 1fr)); gap: .2rem .6rem }
 .column { display: grid; gap: .2rem; align-content: start; grid-row: span 3; grid-template-rows: subgrid }
 .column h4 { align-self: end }
 .column img { width: 100%; border-radius: 3px } .strip .column { grid-row: span 2 }
-article:has(.strip) { width: calc(var(--n) * 11.5rem + 1rem) }
 [scope=rowgroup] { padding-top: 1.2rem; font-weight: bold } footer { margin-top: 3rem }
 @media (max-width: 700px) {
   h1 { font-size: 1.35rem } dl > div { grid-template-columns: 1fr; gap: 0 }
-  .columns { grid-template-columns: 1fr; gap: .6rem } article { width: 100% }
+  .columns { grid-template-columns: 1fr; gap: .6rem }
   .column { grid-template-columns: 1fr 1fr; gap: .2rem .6rem; grid-row: auto; grid-template-rows: auto }
   .column h4 { grid-column: 1 / -1 }
   .strip { grid-template-columns: 1fr 1fr }
@@ -161,6 +168,7 @@ article:has(.strip) { width: calc(var(--n) * 11.5rem + 1rem) }
   .words th, .words td { border: 0 } .words td + td, .words [colspan] { grid-column: 1 / -1; padding-top: 0 }
   .words [colspan] { padding-top: 1.2rem } th, td { padding: .3rem .5rem } .plots > * { flex: 1 1 100% }
 }
+@media print { nav { display: none } body { max-width: none } .cards { display: block } article { margin-bottom: 1rem } }
 """
 
 # %% ../../nbs/report/05_page.ipynb #18dbaa6f
@@ -223,8 +231,8 @@ def figures_parts(
     ious = {s: mean_class_ious(rows, s) for s in splits}
     bars = [_bars_element(rows, ious[s], s) for s in splits]
     tables = [class_table(ious[s], f'{_SPLITS[s]}, as a table') for s in splits]
-    return [section('Results', lead, results_table(rows), remarks_part(every), protocol(rows)),
-        section('mIoU against the threshold', plots(*[_curve_element(rows, s) for s in splits])),
+    return [section('Results', lead, results_table(rows), remarks_part(every)),
+        section('mIoU against the threshold', plots(*[_curve_element(rows, s) for s in splits]), protocol(rows)),
         section('IoU of each class', plots(*bars), *tables)]
 
 def losses_parts(
@@ -234,6 +242,18 @@ def losses_parts(
     curves = loss_curves(training_logs(groups))
     found = [picture_element(fig, f'loss against step: {title}', html.B(title)) for title, fig in curves.items()]
     return [section('Losses', plots(*found))] if found else []
+
+# %% ../../nbs/report/05_page.ipynb #9cad7c0b
+def next_part(
+    runs: list,  # of `Run`
+) -> html.FT:
+    "Commands that go on from the runs, for a shell in the folder where they lie"
+    run, folders = runs[-1], [run.folder for run in runs]
+    outer = folders[0].parent if len(folders) > 1 and len({f.parent for f in folders}) == 1 else run.folder
+    inside = run.folder.relative_to(outer)
+    place = Path(outer.name) if outer.is_absolute() else outer
+    terms = {what: html.Code(f'consistency-cam {step}') for step, what in run.next_commands(place/inside, place).items()}
+    return section('Next', html.P(f'In a shell, from the folder where {place} lies:'), definition_list(terms))
 
 # %% ../../nbs/report/05_page.ipynb #1d1d6c49
 def _pictures_text(run):
@@ -246,15 +266,15 @@ def page_title(
     groups: dict,  # of `experiments`
     rows: list,  # of `result_rows` or `compare`
 ) -> tuple:  # title; a line below it
-    "What the page is about, with the segmenter's mIoU where there is one"
+    "What the page is about, with the best mIoU of the CAMs, or where there are none of the segmenters"
     run, with_maps = list(groups.values())[-1][0], [n for n, runs in groups.items() if has_maps(runs[0])]
     names = with_maps or list(groups)
     methods = ' and '.join(filter(None, [', '.join(names[:-1]), names[-1]]))
     if len(names) > 3: methods = f'{len(names)} methods'
     title = f"{'CAMs of' if with_maps else 'Learned from'} {methods}"
-    if mious := [f'{v:.1f}' for v in sorted(means(rows, SEGMENT.name).values())]:
-        ends = ' to '.join(dict.fromkeys([mious[0], mious[-1]]))
-        title += f", segmenter{'s' * (len(mious) > 1)} of mIoU\N{NO-BREAK SPACE}{ends}"
+    found = next(filter(None, (means(rows, part) for part in ('val', 'train', SEGMENT.name))), {})
+    best = 'best mIoU' if len(found) > 1 else 'mIoU'
+    if found: title += f', {best}\N{NO-BREAK SPACE}{max(found.values()):.1f}'
     about = f'{_pictures_text(run)} pictures, labels of {len(run.classes)} classes, network {run.recipe.backbone}'
     return title, f"{settings_text(run)['data']}: {about}"
 
@@ -277,14 +297,15 @@ def write_report(
     furthest, ways = way_choice(first, -(-pictures // 2))
     known = any(r['train'] or r['val'] or any(map(r.get, ON_HELD_OUT)) for r in rows)
     start = figures_parts(rows, tried) if known else [section('Results', html.P(_NO_MASKS))]
-    end = [*start[1:], *losses_parts(groups), section('What was done', about_part(groups, rows, comparison))]
+    done = section('What was done', about_part(groups, rows, comparison))
+    end = [*start[2:], *losses_parts(groups), done, next_part(runs)]
     title, line = page_title(groups, rows)
     for width in (320, 240, 160):
         side = []
         if chosen: side = [section('Side by side', html.P(about), pictures_part(with_maps, split, chosen, width))]
         heading = 'From CAM to segmenter' if with_maps else 'Segmenter'
         way = [section(heading, *way_part(rows, furthest, ways, tried, upper, width))] if ways else []
-        parts = [start[0], *side, *way, *end]
+        parts = [*start[:2], *side, *way, *end]
         text = page(title, html.P(line, cls='dim'), contents(parts), *parts).encode('utf-8', 'replace')
         if len(text) <= largest: break
     atomic_bytes(path, text)
