@@ -107,7 +107,7 @@ BRIEF = {  # fields that the help of a command shows
     'track': 'no, or show the losses by tensorboard or wandb', 'seed': 'of everything drawn at random'}
 # what an experiment changes
 MOSTLY = [name for name in BRIEF if name not in ('data.classes', 'data.size',
-    'pretrained', 'precision', 'cams.threshold')]
+    'pretrained', 'precision', 'track', 'cams.threshold')]
 DATA = [name for name in NAMES if name.startswith('data.')]
 _OLD = {new: old for old, new in OLD_NAMES.items()}
 
@@ -269,14 +269,9 @@ def next_steps(
     place: Path|None = None,  # what to explore; None: the run
 ) -> str:  # lines
     "Where a run's masks are, and the commands that go on from them"
-    folder, masks = shlex.quote(str(run.folder)), run.folder/product_folder(PSEUDO, run.recipe.data.train)
-    made = (masks/'stage.json').exists() or (masks/'manifest.json').exists()
-    steps = {f"explore {shlex.quote(str(place or run.folder))}": 'look at it under sliders'}
-    export = f'export {folder} --as coco --out {folder}/coco'
-    if made: steps[export] = 'the masks for other programs (--as png, grey, folder, cvat, label-studio)'
-    if not run.foreign: steps[f'predict {folder} PICTURES'] = 'masks of other pictures'
+    masks, steps = run.folder/product_folder(PSEUDO, run.recipe.data.train), run.next_commands(place=place)
     lines = [f'next: {command()} {step}  # {what}' for step, what in steps.items()]
-    return '\n'.join([f'masks: {masks}'] * made + lines)
+    return '\n'.join([f'masks: {masks}'] * any(step.startswith('export') for step in steps) + lines)
 
 # %% ../nbs/cli.ipynb #504abd50
 _MADE = [kind.name for kind in KINDS.values() if kind.made]
