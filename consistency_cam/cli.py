@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from . import __version__
-from .datasets.kinds import KINDS, OWN_PICTURES
+from .datasets.kinds import KINDS
 from .files.errors import InputError, hint, not_a_run, refuse_overwrite, runs_in, unknown
 from .experiments.line import CAMS, CLASSIFY, LINE, PSEUDO, SEGMENT, product_folder
 from .experiments.recipes import (NAMES, OLD_NAMES, PARTS, PLACES, RECIPES, STAGES, Recipe, change_recipe,
@@ -91,8 +91,7 @@ def _settings(name):
 
 # %% ../nbs/cli.ipynb #c5708363
 BRIEF = {  # fields that the help of a command shows
-    'data.kind': f"{', '.join(KINDS)} ({OWN_PICTURES.name}: {OWN_PICTURES.title})",
-    'data.root': 'folder of the data set',
+    'data.kind': ', '.join(KINDS), 'data.root': 'folder of the data set',
     'data.labels': 'table or kind of the labels (default: found)',
     'data.masks': 'folder of true masks, where there are any', 'data.classes': 'file with the names of the classes',
     'data.train': 'split to train on', 'data.val': "split held out; '' for none",
@@ -608,16 +607,22 @@ def _submit(args):
 # %% ../nbs/cli.ipynb #ec4aa97a
 @subcommand(argument('run', nargs='?', type=path_argument, metavar='RUN',
     help="folder of a run, or of several (default: the demo's; without one, small runs are trained first)"),
-    argument('--voila', action='store_true',
-        help='as a page of its own by Voilà, which must be installed (default: in JupyterLab)'),
-    argument('--no-browser', action='store_true', help='print the address only (default: open it)'), _FILES,
-    force=False, quiet=False)
+    argument('--lab', action='store_true',
+        help='in JupyterLab, where the notebook can be changed (default: as a page of its own by Voilà, where that is '
+            'installed)'),
+    argument('--voila', action='store_true', help=argparse.SUPPRESS),
+    argument('--no-browser', action='store_true', help='print the address only (default: open it)'),
+    argument('--port', type=number(int, 1), metavar='N', help='port to listen on (default: a free one from 8866 on)'),
+    argument('--ip', default='127.0.0.1', metavar='ADDRESS',
+        help='address to listen on; 0.0.0.0: all that this machine has, as in a container (default: this machine alone)'),
+    _FILES, force=False, quiet=False)
 def _explore(args):
-    "the explorers of a run under sliders, in JupyterLab on this machine"
+    "the explorers of a run, or of a folder of runs, under sliders in the browser"
     if args.run and not runs_in(args.run): raise InputError(not_a_run(args.run))
     from consistency_cam.explore.notebook import serve
-    if status := serve(args.run, args.voila, not args.no_browser):
-        raise OSError(f'the notebook server ended with status {status}; what it said stands above')
+    app = 'lab' if args.lab else 'voila' if args.voila else ''
+    if status := serve(args.run, app, not args.no_browser, args.port, args.ip):
+        raise OSError(f'the server ended with status {status}; what it said stands above')
 
 # %% ../nbs/cli.ipynb #c24789f4
 @subcommand(argument('data', choices=['voc', 'sbd', 'voc-test', 'coco', 'imagenet'],
