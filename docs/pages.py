@@ -132,10 +132,10 @@ COLOURS = HtmlFormatter(style='default')
 
 
 def only_imports(source):
-    "Whether code does nothing but import"
+    "Whether code does nothing but import, and say what becomes of the imported names"
     try: body = ast.parse(source).body
     except SyntaxError: return False  # a magic of IPython
-    return bool(body) and all(isinstance(n, IMPORTS) or ast.unparse(n).startswith('__getattr__ =') for n in body)
+    return bool(body) and all(isinstance(n, IMPORTS) or ast.unparse(n).startswith(('__getattr__ =', '_all_ =')) for n in body)
 
 
 def code_html(source):

@@ -14,9 +14,10 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from PIL import Image
 
-# %% ../../nbs/files/03_disk.ipynb #d5830821
+# %% ../../nbs/files/03_disk.ipynb #6c1fc5f4
 from .errors import InputError
 
+# %% ../../nbs/files/03_disk.ipynb #d5830821
 class PictureError(InputError): "A picture that is missing, damaged, or of a kind that cannot be read"
 class MaskError(InputError): "A mask that is missing, of another size, or not made of class ids"
 class LabelError(InputError): "Labels that are missing, empty, or name an unknown class"
