@@ -570,7 +570,7 @@ def _import_cams(args):
     help='png: palette PNGs ID.png; grey: the same as grey pictures; coco: images and annotations.json; folder: images, '
         'masks and metadata.jsonl; cvat, label-studio: for these tools; onnx: the networks (default: png)'),
     argument('--out', type=path_argument, required=True, help='a new folder'),
-    argument('--split', help="whose pseudo-labels (default: the run's training split)"), opens=True)
+    argument('--split', help="whose pseudo-labels (default: the run's training split)"), _FILES, opens=True)
 def _export(args):
     "a run's pseudo-labels for other programs and labelling tools, or its networks as ONNX files"
     from consistency_cam.experiments.formats import export_masks

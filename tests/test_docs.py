@@ -84,8 +84,8 @@ def test_previous_and_next_go_through_all_pages_by_house(site):
     order = [docs.page_of(path) for path in docs.reading_order()]
     assert order[0] == 'index.html' and order[1] == '01_pooling.html' and len(order) == len(notebooks())
     for page, after in zip(order, order[1:]):
-        steps = re.findall(r'<a rel="(\w+)" href="([^"]+)"', (folder/page).read_text(encoding='utf-8'))
-        assert normpath(join(page, '..', dict(steps)['next'])) == after
+        steps = {rel: href for href, rel in re.findall(r'<a href="([^"]+)" rel="(\w+)"', (folder/page).read_text(encoding='utf-8'))}
+        assert normpath(join(page, '..', steps['next'])) == after
     text = (folder/'tools'/'07_training.html').read_text(encoding='utf-8')
     assert [house for house in re.findall(r'<details open><summary>([^<]+)</summary>', text)] == ['Tools']
 
