@@ -677,8 +677,8 @@ def _doctor(args):
     say('python', sys.version.split()[0])
     for p in ('torch', 'torchvision', 'timm', 'accelerate', 'safetensors', 'jupyterlab', 'ipywidgets', 'pydensecrf2'):
         say(p, version(p))
-    from consistency_cam._torchvision import library
-    if library: say('torchvision', 'was built for another torch; repaired here, and where consistency_cam comes first')
+    from consistency_cam._torchvision import is_repaired
+    if is_repaired(): say('torchvision', 'was built for another torch; repaired here, and where consistency_cam comes first')
     cpu = f'CPU, {torch.get_num_threads()} threads'
     say('device', torch.cuda.get_device_name() if torch.cuda.is_available() else cpu)
     weights = packaged_weights('tf_efficientnet_lite0')
