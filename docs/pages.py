@@ -56,7 +56,8 @@ def houses():
         else: house = folder
         if house == folder and path.stem == 'index': names[house] = title(path)
         found.setdefault(house, []).append(path)
-    order = ['', *(h for h in HOUSES if h in found), *(h for h in found if h not in HOUSES and h not in ('', 'more')), 'more']
+    others = [h for h in found if h not in HOUSES and h not in ('', 'more')]
+    order = ['', *(h for h in HOUSES if h in found), *others, 'more']
     names |= {'': 'Main street', 'more': 'Command and measurements'}
     first = lambda path: (path.stem != 'index', path.name)
     return {names.get(h, h.capitalize()): sorted(found[h], key=first) for h in order if h in found}
@@ -132,27 +133,29 @@ COLOURS = HtmlFormatter(style='default')
 
 
 def only_imports(source):
-    "Whether code does nothing but import"
+    "Whether code does nothing but import, and say what becomes of the imported names"
     try: body = ast.parse(source).body
     except SyntaxError: return False  # a magic of IPython
-    return bool(body) and all(isinstance(n, IMPORTS) or ast.unparse(n).startswith('__getattr__ =') for n in body)
+    known = '__getattr__ =', '_all_ ='
+    return bool(body) and all(isinstance(n, IMPORTS) or ast.unparse(n).startswith(known) for n in body)
 
 
 def code_html(source):
     "Code in colours; imports unfold when one asks for them"
-    code = highlight(source, PythonLexer(), COLOURS)
-    return f'<details class="imports"><summary>imports</summary>{code}</details>' if only_imports(source) else code
+    text = highlight(source, PythonLexer(), COLOURS)
+    return f'<details class="imports"><summary>imports</summary>{text}</details>' if only_imports(source) else text
 
 
-def output_html(output, page):
+def output_html(output, writer):
     "What a cell gave: the first of its forms that needs nothing to be shown"
     data = output.get('data') or {'text/plain': output.get('text', '')}
     kind = next((k for k in STILL if k in data), None)
     if kind is None: return ''
     if kind in ('image/png', 'image/jpeg'):
         return f'<img alt="made by the code above" src="data:{kind};base64,{data[kind].strip()}">'
-    if kind == 'text/markdown': return prose(data[kind], Prose(page))
-    return data[kind] if kind in ('image/svg+xml', 'text/html') else f'<pre>{escape(strip_ansi(data[kind]), quote=False)}</pre>'
+    if kind == 'text/markdown': return prose(data[kind], writer)
+    if kind in ('image/svg+xml', 'text/html'): return data[kind]
+    return f'<pre>{escape(strip_ansi(data[kind]), quote=False)}</pre>'
 
 
 def notebook_page(path):
@@ -167,7 +170,8 @@ def notebook_page(path):
             continue
         source = re.sub(r'^\s*#\s*\|.*\n?', '', cell.source, flags=re.M)
         if source.strip() and 'echo:false' not in about: parts.append(code_html(source))
-        if outputs := ''.join(output_html(o, page) for o in cell.outputs): parts.append(f'<div class="output">{outputs}</div>')
+        outputs = ''.join(output_html(o, writer) for o in cell.outputs)
+        parts.append(f'<div class="output">{outputs}</div>' * bool(outputs))
     return '\n'.join(parts), writer.files
 
 
@@ -180,54 +184,79 @@ def api_page(module): return f'api/{module}.html'
 def relative(target, page): return relpath(target, join(page, '..'))
 
 
-# Pages of modules
+# Elements
+
+def link(target, page, text, **attributes):
+    "A link from a page to another"
+    more = ''.join(f' {k.replace("_", "-")}="{v}"' for k, v in attributes.items() if v)
+    return f'<a href="{relative(target, page)}"{more}>{text}</a>'
+
+
+def table(rows, kind=''):
+    "A table of rows of cells; nothing where there are no rows"
+    lines = [f'<tr>{"".join(f"<td>{cell}</td>" for cell in row)}</tr>' for row in rows]
+    return f'<table class="{kind}">{"".join(lines)}</table>' if lines else ''
+
+
+def code(text): return f'<code>{escape(text, quote=False)}</code>'
+
+
+def paragraph(text, kind=''): return f'<p class="{kind}">{text}</p>' if text else ''
+
 
 def words(text):
     "A line of a docstring or a comment, its code marked"
     return re.sub(r'`([^`]+)`', r'<code>\1</code>', escape(text or '', quote=False))
 
 
+# Pages of modules
+
+NOTHING = {}, ''  # said of parameters and result
+
+
 def signature(node):
     "The parameters of a function with their defaults, and the kind of what it returns"
     args = ast.parse(f'def f({ast.unparse(node.args)}): pass').body[0].args
     for kind in (args.posonlyargs, args.args): kind[:] = [a for a in kind if a.arg not in ('self', 'cls')]
-    for a in [*args.posonlyargs, *args.args, *args.kwonlyargs, args.vararg, args.kwarg]:
-        if a: a.annotation = None
-    returns = f' -> {ast.unparse(node.returns)}' if node.returns else ''
-    return f'({ast.unparse(args)}){returns}'
+    every = [*args.posonlyargs, *args.args, args.vararg, *args.kwonlyargs, args.kwarg]
+    for a in filter(None, every): a.annotation = None
+    return f'({ast.unparse(args)})' + (f' -> {ast.unparse(node.returns)}' if node.returns else '')
 
 
-def parameter_rows(node, comments):
-    "Lines of a table: the parameters that have a comment or a kind"
-    a = node.args
-    for arg in [*a.posonlyargs, *a.args, *filter(None, [a.vararg]), *a.kwonlyargs, *filter(None, [a.kwarg])]:
+def parameters(node, comments):
+    "A table of the parameters that have a comment or a kind"
+    a, rows = node.args, []
+    for arg in filter(None, [*a.posonlyargs, *a.args, a.vararg, *a.kwonlyargs, a.kwarg]):
         if arg.arg in ('self', 'cls') or not (arg.annotation or arg.arg in comments): continue
         kind = escape(ast.unparse(arg.annotation)) if arg.annotation else ''
-        yield f'<tr><td><code>{arg.arg}</code></td><td>{kind}</td><td>{words(comments.get(arg.arg))}</td></tr>'
+        rows.append((code(arg.arg), kind, words(comments.get(arg.arg))))
+    return table(rows, 'parameters')
 
 
-def entry(name, node, found, level=3):
+def heading(level, name, text, more=''):
+    return f'<h{level} id="{name}"><code>{text}<span>{escape(more)}</span></code></h{level}>'
+
+
+def entry(name, node, known, level=3):
     "What is said of a function: signature, summary, parameters, result"
-    comments, returned = found
-    rows = ''.join(parameter_rows(node, comments))
-    parts = [f'<h{level} id="{name}"><code>{name}<span>{escape(signature(node))}</span></code></h{level}>',
-        f'<p>{words(ast.get_docstring(node))}</p>' * bool(ast.get_docstring(node)),
-        f'<table class="parameters">{rows}</table>' * bool(rows), f'<p class="returns">Returns {words(returned)}</p>' * bool(returned)]
-    return ''.join(filter(None, parts))
+    comments, returned = known
+    summary = paragraph(words(ast.get_docstring(node)))
+    result = paragraph(f'Returns {words(returned)}' * bool(returned), 'returns')
+    return heading(level, name, name, signature(node)) + summary + parameters(node, comments) + result
 
 
 def class_entry(node, known):
-    "What is said of a class: summary, how it is made, and its methods"
-    made = next((signature(n) for n in node.body if getattr(n, 'name', '') == '__init__'), '')
-    parts = [f'<h3 id="{node.name}"><code>class {node.name}<span>{escape(made)}</span></code></h3>',
-        f'<p>{words(ast.get_docstring(node))}</p>' * bool(ast.get_docstring(node))]
-    fields = known.get((node.name, ''), ({}, ''))[0]
-    if rows := ''.join(f'<tr><td><code>{n.target.id}</code></td><td>{escape(ast.unparse(n.annotation))}</td><td>{words(fields.get(n.target.id))}</td></tr>'
-            for n in node.body if isinstance(n, ast.AnnAssign)): parts.append(f'<table class="parameters">{rows}</table>')
-    for n in node.body:
-        if not isinstance(n, ast.FunctionDef) or n.name.startswith('_') and n.name != '__init__': continue
-        if n.name == '__init__': parts.append(f'<table class="parameters">{"".join(parameter_rows(n, known.get((node.name, n.name), ({}, ""))[0]))}</table>')
-        elif ast.get_docstring(n): parts.append(entry(f'{node.name}.{n.name}', n, known.get((node.name, n.name), ({}, '')), 4))
+    "What is said of a class: summary, how it is made, its fields and methods"
+    methods = [n for n in node.body if isinstance(n, ast.FunctionDef)]
+    made = next((n for n in methods if n.name == '__init__'), None)
+    parts = [heading(3, node.name, f'class {node.name}', signature(made) if made else ''),
+        paragraph(words(ast.get_docstring(node)))]
+    if made: parts.append(parameters(made, known.get((node.name, '__init__'), NOTHING)[0]))
+    fields, said = [n for n in node.body if isinstance(n, ast.AnnAssign)], known.get((node.name, ''), NOTHING)[0]
+    rows = [(code(n.target.id), escape(ast.unparse(n.annotation)), words(said.get(n.target.id))) for n in fields]
+    parts.append(table(rows, 'parameters'))
+    shown = [n for n in methods if not n.name.startswith('_') and ast.get_docstring(n)]
+    parts += [entry(f'{node.name}.{n.name}', n, known.get((node.name, n.name), NOTHING), 4) for n in shown]
     return ''.join(parts)
 
 
@@ -240,32 +269,34 @@ def patched_class(node):
 
 def module_page(module):
     "The body of a module's page"
-    path = modules()[module]
-    text = path.read_text(encoding='utf-8')
-    tree, known = ast.parse(text), {(owner, name): (comments, returned) for owner, name, comments, returned in signatures(text)}
-    made = re.search(r'File to edit: (\S+)\.$', text, re.M)
-    notebook = (path.parent/made[1]).resolve() if made else None
-    link = f'<p><a href="{relative(page_of(notebook), api_page(module))}">The notebook that it is made from</a></p>' if notebook else ''
-    parts, wanted = [f'<h1><code>consistency_cam.{module}</code></h1><p>{words(ast.get_docstring(tree))}</p>', link], {*names_of(path)}
+    path, page = modules()[module], api_page(module)
+    text, wanted = path.read_text(encoding='utf-8'), {*names_of(path)}
+    tree, known = ast.parse(text), {(owner, name): found for owner, name, *found in signatures(text)}
+    parts = [f'<h1>{code(f"consistency_cam.{module}")}</h1>', paragraph(words(ast.get_docstring(tree)))]
+    if made := re.search(r'File to edit: (\S+)\.$', text, re.M):
+        notebook = page_of((path.parent/made[1]).resolve())
+        parts.append(paragraph(link(notebook, page, 'The notebook that it is made from')))
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name in wanted: parts.append(class_entry(node, known))
         if not isinstance(node, ast.FunctionDef) or node.name.startswith('_'): continue
-        owner = patched_class(node)
-        if owner: parts.append(entry(f'{owner}.{node.name}', node, known.get((owner, node.name), ({}, '')), 4))
-        elif node.name in wanted: parts.append(entry(node.name, node, known.get(('', node.name), ({}, ''))))
-    constants = [f'<li id="{name}"><code>{name}</code></li>' for name in names_of(path) if f'id="{name}"' not in ''.join(parts)]
-    return ''.join(parts + [f'<h3>Constants</h3><ul>{"".join(constants)}</ul>'] * bool(constants))
+        if owner := patched_class(node):
+            parts.append(entry(f'{owner}.{node.name}', node, known.get((owner, node.name), NOTHING), 4))
+        elif node.name in wanted: parts.append(entry(node.name, node, known.get(('', node.name), NOTHING)))
+    body = ''.join(parts)
+    constants = [f'<li id="{name}">{code(name)}</li>' for name in names_of(path) if f'id="{name}"' not in body]
+    return body + f'<h3>Constants</h3><ul>{"".join(constants)}</ul>' * bool(constants)
 
 
 def api_index():
     "The body of the page that lists the modules"
     def line(module):
         about = ast.get_docstring(ast.parse(modules()[module].read_text(encoding='utf-8')))
-        return f'<tr><td><a href="{module}.html">{module}</a></td><td>{words(about)}</td></tr>'
+        return link(api_page(module), 'api/index.html', module), words(about)
     groups = {}
     for module in modules(): groups.setdefault(module.rpartition('.')[0], []).append(module)
-    parts = [f'<h2 id="{house or "main-street"}">{house or "Main street"}</h2><table>{"".join(map(line, found))}</table>' for house, found in groups.items()]
-    return '<h1>Modules</h1><p>What scripts need is also there from <code>consistency_cam</code> itself.</p>' + ''.join(parts)
+    parts = [f'<h2>{house or "Main street"}</h2>{table(map(line, found))}' for house, found in groups.items()]
+    lead = paragraph('What scripts need is there from <code>consistency_cam</code> itself.')
+    return '<h1>Modules</h1>' + lead + ''.join(parts)
 
 
 # The site
@@ -278,40 +309,45 @@ def label(path):
 
 def sidebar(page):
     "Links to all pages by house, the house of this page unfolded"
+    def item(target, text): return link(target, page, text, aria_current='page' * (target == page))
     parts = []
     for house, paths in houses().items():
-        links = [f'<li><a href="{relative(page_of(p), page)}"{" aria-current=page" * (page_of(p) == page)}>{escape(label(p))}</a></li>' for p in paths]
-        here = any(page_of(p) == page for p in paths)
-        parts.append(f'<details{" open" * here}><summary>{house}</summary><ul>{"".join(links)}</ul></details>')
-    api = f'<p><a href="{relative("api/index.html", page)}"{" aria-current=page" * (page == "api/index.html")}>Modules</a></p>'
-    return f'<nav class="side" id="pages" aria-label="pages">{"".join(parts)}{api}</nav>'
+        links = ''.join(f'<li>{item(page_of(path), escape(label(path)))}</li>' for path in paths)
+        here = any(page_of(path) == page for path in paths)
+        parts.append(f'<details{" open" * here}><summary>{house}</summary><ul>{links}</ul></details>')
+    parts.append(paragraph(item('api/index.html', 'Modules')))
+    return f'<nav class="side" id="pages" aria-label="pages">{"".join(parts)}</nav>'
 
 
 def neighbours(page):
     "Links to the pages before and after"
-    order = [page_of(path) for path in reading_order()]
-    if page not in order: return ''
-    at, links = order.index(page), []
+    order = reading_order()
+    places = [page_of(path) for path in order]
+    if page not in places: return ''
+    at, links = places.index(page), []
     for step, word, rel in ((-1, 'Previous', 'prev'), (1, 'Next', 'next')):
-        if 0 <= at + step < len(order):
-            path = reading_order()[at + step]
-            links.append(f'<a rel="{rel}" href="{relative(page_of(path), page)}"><small>{word}</small> {escape(title(path))}</a>')
+        if not 0 <= at + step < len(order): continue
+        text = f'<small>{word}</small> {escape(title(order[at + step]))}'
+        links.append(link(places[at + step], page, text, rel=rel))
     return f'<nav class="steps" aria-label="previous and next">{"".join(links)}</nav>'
 
 
 def document(page, heading, body):
     "A whole page"
-    return f'''<!doctype html>
+    return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(heading)} – consistency_cam</title><link rel="stylesheet" href="{relative('site.css', page)}"></head>
-<body><header><a href="{relative('index.html', page)}">consistency_cam</a> <small>{__version__}</small><a href="#pages">pages</a></header>
+<body>
+<header>{link('index.html', page, 'consistency_cam')} <small>{__version__}</small><a href="#pages">pages</a></header>
 {sidebar(page)}<main>{body}{neighbours(page)}</main></body></html>
-'''
+"""
 
 
 def build(out):
     "Write the site into a folder; its pages {path in it: title}"
     out, pages, files = Path(out), {}, set()
+    if out.exists() and not (out/'site.css').exists() and any(out.iterdir()):
+        sys.exit(f'{out}: not a site of this documentation; name another folder')
     shutil.rmtree(out, ignore_errors=True)
     def write(page, heading, body, linked=()):
         (out/page).parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT/'nbs'
 INDEX = NBS/'index.ipynb'
 README = ROOT/'README.md'
-HOUSES = ['files', 'datasets', 'fast', 'tools', '.', 'methods', 'experiments', 'report', 'explore', 'cli'] # imports go from the later to the earlier; '.' is the main street
+WIDGET = 'application/vnd.jupyter.widget-view+json'
+HOUSES = ['files', 'datasets', 'fast', 'tools', '.', 'methods', 'experiments', 'report', 'explore', 'cli', 'explorers'] # imports go from the later to the earlier; '.' is the main street
 
 
 def notebooks():
@@ -59,6 +60,8 @@ def store(path):
     "Run a notebook and write it back with its outputs, its ids, and no other metadata"
     nb = execute(path)
     clean_nb(nb)
+    for output in (output for cell in nb.cells for output in cell.get('outputs', [])):
+        if 'image/png' in output.get('data', {}): output['data'].pop(WIDGET, None) # there is no such widget on a page without a kernel
     nb.metadata.pop('widgets', None) # the state of widgets would hold all their pictures once more
     nbformat.write(nb, path)
 

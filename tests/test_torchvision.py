@@ -14,8 +14,9 @@ def nms(dets, scores, iou_threshold): return scores
 
 
 def python(code, path):
-    "What a new process prints for `code`, with the package of `path` in reach"
-    code = f'import sys; sys.path.insert(0, {str(path)!r})\n{code}'
+    "What a new process prints for `code`, with the package of `path` in reach and without what a .pth file installed"
+    forget = "sys.meta_path[:] = [f for f in sys.meta_path if type(f).__name__ != 'TorchvisionFinder']"
+    code = f'import sys; sys.path.insert(0, {str(path)!r}); {forget}\n{code}'
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     return done.stdout.strip() + done.stderr.strip().rpartition('\n')[2]
 
@@ -55,7 +56,9 @@ def test_a_pth_file_repairs_what_is_imported_before_us(torchvision):
     write = "import consistency_cam._torchvision as t, pathlib; print(t.repair_environment({!r}))"
     path = torchvision(BROKEN)
     file = python(write.format(str(path)), path)
-    assert file.endswith('.pth') and python(f'import site; site.addsitedir({str(path)!r}); import torchvision; print(torchvision.nms.__name__)', path) == 'nms'
+    code = f"import site; site.addsitedir({str(path)!r}); import torchvision; print(torchvision.nms.__name__, 'consistency_cam' in sys.modules)"
+    assert file.endswith('.pth') and python(code, path) == 'nms False'
+    assert python(f'{code}; import consistency_cam; print(len(consistency_cam._torchvision.finders()))', path).splitlines()[-1] == '1'
 
 
 def test_an_environment_that_needs_none_gets_no_pth_file(torchvision):
@@ -65,8 +68,8 @@ def test_an_environment_that_needs_none_gets_no_pth_file(torchvision):
 
 
 def test_complete_torchvision_is_left_alone(torchvision):
-    code = "import consistency_cam, torchvision; print(consistency_cam._torchvision.library, 'torch' in sys.modules)"
-    assert python(code, torchvision('')) == 'None False'
+    code = "import consistency_cam, torchvision; print(consistency_cam._torchvision.is_repaired(), 'torch' in sys.modules)"
+    assert python(code, torchvision('')) == 'False False'
 
 
 def test_other_errors_pass(torchvision):

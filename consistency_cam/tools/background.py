@@ -14,11 +14,12 @@ RULES = {}  # {name: function}
 
 def background_rule(
     name: str,  # as in a recipe; must be new
+    levels: tuple = (0., 1.),  # the lowest and the highest that a slider offers
 ):
     "Register a function (evidence, level, own map) -> score under a name; raises `InputError`"
     def add(function):
         if name in RULES: raise InputError(f"a background rule '{name}' is registered already")
-        RULES[name] = function
+        RULES[name], function.levels = function, levels
         return function
     return add
 
@@ -45,13 +46,13 @@ def highest_score(
     "The highest score of any class at each pixel"
     return reduce(lambda a, b: a.maximum(b), evidence.values())
 
-@background_rule('power')
+@background_rule('power', levels=(1., 32.))
 def power(evidence, level, own=None):
     "(1 - strongest class) ** level (psa)"
     return (1 - highest_score(evidence).clamp(0, 1)) ** level if evidence else 1.
 
 # %% ../../nbs/tools/02_background.ipynb #b24a58a1
-@background_rule('map')
+@background_rule('map', levels=(0., 2.))
 def own_map(evidence, level, own=None):
     "The map that the method left, times the level; raises `InputError` where there is none"
     if own is None:

@@ -161,14 +161,17 @@ def write_names(
     mask: np.ndarray,  # ids (H, W)
     classes: list,  # names of the C foreground classes
 ) -> np.ndarray:  # uint8 (H, W, 3)
-    "The picture with each class's name at the pixel of its region nearest to the region's middle"
-    image = Image.fromarray(picture)
+    "The picture with each class's name at the pixel of its region nearest to the region's middle, clear of other names"
+    image, taken = Image.fromarray(picture), []
     draw, size = ImageDraw.Draw(image), max(11, max(mask.shape) // 14)
     for i in set(np.flatnonzero(np.bincount(mask.ravel())).tolist()) - {0, 255}:
         name, points = class_name(i, classes), np.argwhere(mask == i)
         y, x = points[((points - points.mean(0)) ** 2).sum(1).argmin()]
         half = draw.textlength(name, ImageFont.load_default(size)) / 2 + 2
         x = min(max(x, half), mask.shape[1] - half)
+        away = 1 if y < mask.shape[0] / 2 else -1
+        while any(abs(x - u) < half + w and abs(y - v) < size for u, v, w in taken): y += away
+        taken.append((x, y, half))
         draw.text((x, y), name, 'white', ImageFont.load_default(size), 'mm', stroke_width=max(1, size // 10),
             stroke_fill='black')
     return np.array(image)
@@ -211,14 +214,15 @@ def _spread(marks, axis, before, after):
 def contour(
     image,  # anything that `rgb` takes, (H, W), or an overlay
     mask,  # class ids and 255, (H, W); 255 is taken as background
-    width: int = None,  # pixels on either side of the outline; by default 1/250 of the picture
+    width: int = None,  # pixels of the white rim, half of the line's; by default 1/250 of the picture
 ) -> np.ndarray:  # uint8 (H, W, 3)
-    "The picture with the mask's outlines in white, rimmed with black"
+    "The picture with a line along the inside of each class's outline in the class's colour, rimmed with white"
     picture = rgb(image).copy()
     ids = mask_ids(mask, picture.shape[:2])
     ids, width = np.where(ids == 255, 0, ids), width or max(1, round(max(ids.shape) / 250))
-    picture[on_outline(ids, 2 * width)] = 0
-    picture[on_outline(ids, width)] = 255
+    line = on_outline(ids, 2 * width) & (ids > 0)
+    picture[line] = mask_rgb(ids)[line]
+    picture[on_outline(ids, width) & (ids == 0)] = 255
     return picture
 
 # %% ../../nbs/tools/08_show.ipynb #4fe0466f
