@@ -1509,6 +1509,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'consistency_cam/explore/explorer.py'),
                                                   'consistency_cam.explore.explorer._address': ( 'explore/explorer.html#_address',
                                                                                                  'consistency_cam/explore/explorer.py'),
+                                                  'consistency_cam.explore.explorer._alert': ( 'explore/explorer.html#_alert',
+                                                                                               'consistency_cam/explore/explorer.py'),
                                                   'consistency_cam.explore.explorer._as_one': ( 'explore/explorer.html#_as_one',
                                                                                                 'consistency_cam/explore/explorer.py'),
                                                   'consistency_cam.explore.explorer._column': ( 'explore/explorer.html#_column',

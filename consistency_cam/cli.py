@@ -632,7 +632,8 @@ def _submit(args):
     argument('--no-browser', action='store_true', help='print the address only (default: open it)'),
     argument('--port', type=number(int, 1), metavar='N', help='port to listen on (default: a free one from 8866 on)'),
     argument('--ip', default='127.0.0.1', metavar='ADDRESS',
-        help='address to listen on; 0.0.0.0: all that this machine has, as in a container (default: this machine alone)'),
+        help='address to listen on; 0.0.0.0: all that this machine has, as in a container (default: this machine '
+            'alone)'),
     _FILES, force=False, quiet=False)
 def _explore(args):
     "the explorers of a run, or of a folder of runs, under sliders in the browser"

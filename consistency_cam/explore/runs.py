@@ -44,7 +44,8 @@ def open_runs(
     if not (places or ready): ready = _small_runs(progress)
     if not ready:
         why = 'no run here; make one with `consistency-cam run` or `make demo`'
-        if runs: why = f'nothing trained here yet; `consistency-cam run {runs[0].folder}` goes on, unless it is at work already'
+        if runs:
+            why = f'nothing trained here yet; `consistency-cam run {runs[0].folder}` goes on, unless it is at work already'
         raise CheckpointError(f"{', '.join(map(str, places))}: {why}")
     order = [*METHOD_ORDER, *sorted({r.recipe.classify.method for r in ready} - {*METHOD_ORDER})]
     ready.sort(key=lambda r: (min(order.index(r.recipe.classify.method), len(METHOD_ORDER)), r.recipe.seed))
@@ -60,7 +61,8 @@ def _small_runs(progress):
     "A small run of each method, the first of them after a sentence"
     ready = all((runs_root()/'small'/m/CLASSIFY.name/WEIGHTS).exists() for m in METHOD_ORDER)
     if progress and not ready:
-        print(f'No runs in {runs_root()/"demo"} (`make demo` makes them), so three small ones are trained first: a few minutes, once.')
+        print(f'No runs in {runs_root()/"demo"} (`make demo` makes them), so three small ones are trained first: '
+            'a few minutes, once.')
     return [small_run(m, progress) for m in METHOD_ORDER]
 
 def _named(runs):
