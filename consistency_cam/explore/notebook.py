@@ -59,7 +59,7 @@ def _made(module, places):
     "The explorer; in place of one that fails, its error in a sentence"
     try:
         name = 'iterated_on_demand' if module == 'iterated' else f'explore_{module}'
-        make = getattr(import_module(f'{__package__}.{module}'), name)
+        make = getattr(import_module(f'consistency_cam.explore.{module}'), name)
         return make(*places) if module in _OF_A_RUN else make()
     except Exception as error:
         from ipywidgets import HTML
@@ -100,16 +100,14 @@ def free_port(
 ) -> int:
     "A port to listen on; raises `InputError` where it is taken, or the address is not this machine's"
     for candidate in (port,) if port else (*range(FIRST_PORT, FIRST_PORT + 20), 0):
-        with socket.socket() as s:
-            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try: s.bind((ip, candidate))
-            except OverflowError: raise InputError(f'port {candidate}: take one from 1 to 65535') from None
-            except socket.gaierror: raise InputError(f"--ip {ip}: not an address; 127.0.0.1 is this machine alone, 0.0.0.0 every address that it has") from None
-            except PermissionError: raise InputError(f'port {candidate} is for root alone; take one from 1024 on, or leave --port out') from None
-            except OSError as error:
-                if error.errno == errno.EADDRNOTAVAIL: raise InputError(f"--ip {ip}: not an address of this machine; 127.0.0.1 is this machine alone, 0.0.0.0 every address that it has") from None
-                continue
-            return s.getsockname()[1]
+        try:
+            with socket.create_server((ip, candidate)) as s: return s.getsockname()[1]
+        except OverflowError: raise InputError(f'port {candidate}: take one from 1 to 65535') from None
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE: continue
+            if error.errno == errno.EACCES:
+                raise InputError(f'port {candidate} is for root alone; take one from 1024 on, or leave --port out') from None
+            raise InputError(f'--ip {ip}: not an address of this machine; 127.0.0.1 is this machine alone, 0.0.0.0 every address that it has') from None
     raise InputError(f'port {port} is taken by another program; name another one, or leave --port out')
 
 def server_command(
