@@ -134,4 +134,4 @@ def test_a_port_that_is_taken_is_a_sentence(tmp_path):
         taken.bind(('127.0.0.1', 0)); taken.listen()
         port = taken.getsockname()[1]
         said = subprocess.run([sys.executable, '-m', 'consistency_cam', 'explore', str(tmp_path), '--no-browser', '--port', str(port)], capture_output=True, text=True)
-    assert (said.returncode, said.stdout, said.stderr) == (2, '', f'consistency-cam: error: port {port} is taken by another program; name another one, or leave --port out\n')
+    assert (said.returncode, said.stdout, said.stderr) == (1, "", f'consistency-cam: error: port {port} is taken by another program; name another one, or leave --port out\n')

@@ -131,7 +131,7 @@ def run_panel(
     "A run's CAM with the outline of its mask; its IoU, and how much is unsure; raises `InputError`"
     drawn, (_, true) = heat_panel(run, look, strength, cmap), picture_with_mask(run, look.split, look.id)
     classes, words = run.samples(look.split).classes, []
-    own = picture_maps(run, look.split, look.id, look.scales, look.mirror).get(0)
+    own = maps_of_picture(run, look.split, look.id, look.scales, look.mirror).get(0)
     mask, unsure = banded_mask(shown_cams(run, look), threshold, band, drawn.shape[:2], run.recipe.cams.rule, own)
     if band: drawn = mask_overlay(drawn, torch.where(unsure, 255, 0))
     drawn = contour(drawn, mask)

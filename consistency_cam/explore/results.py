@@ -281,7 +281,7 @@ def result_panel(
 ) -> np.ndarray:  # uint8 (H,W,3)
     "The run's mask over the picture, with the outline of the true mask"
     image, true = picture_with_mask(run, split, id, width)
-    maps, cams = (of(run, split, id, width=width) for of in (picture_maps, picture_cams))
+    maps, cams = (of(run, split, id, width=width) for of in (maps_of_picture, picture_cams))
     mask = cam_mask(cams, background(run.recipe.cams.rule, cams, threshold, maps.get(0)), image.shape[:2])
     return mask_overlay(contour(image, true), mask, run.classes)
 
