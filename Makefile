@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
 LABFLAGS ?=
+EXPLOREFLAGS ?=
 
 BIN := $(VENV)/bin
 PY := $(BIN)/python
@@ -13,7 +14,7 @@ ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest tests -n $(JOBS) --dist load --maxschedchunk 1 --timeout 900 --durations 20 --durations-min 1
 
-.PHONY: help install demo photos test test-all reliability bench browser lab notebooks export readme docs clean
+.PHONY: help install demo explore photos test test-all reliability bench browser lab notebooks export readme docs clean
 .DEFAULT_GOAL := help
 
 help: ## say what each target does
@@ -28,12 +29,15 @@ $(STAMP): settings.ini constraints.txt
 	@echo "2/3 $(TORCH), the largest download"
 	@$(PIP) install -c constraints.txt "$(TORCH)"
 	@echo "3/3 consistency_cam and everything it is developed with"
-	@$(PIP) install -c constraints.txt -e ".[dev,notebooks,weights,crf,coco,sbd,onnx,tensorboard]"
+	@$(PIP) install -c constraints.txt -e ".[dev,notebooks,app,weights,crf,coco,sbd,onnx,tensorboard]"
 	@$(PY) -c 'from consistency_cam._torchvision import repair_environment; repair_environment()'
 	@touch $@
 
 demo: install ## train, compare and report the three methods on generated pictures
 	@$(BIN)/consistency-cam demo
+
+explore: install ## open the explorers on the runs of the demo, in the browser
+	@$(BIN)/consistency-cam explore $(EXPLOREFLAGS)
 
 photos: install ## unpack photographs of two Debian packages (GPL-2+) to photos/, without root, for `demo --data cutouts`
 	@rm -rf $(PHOTOS)/.debian && mkdir -p $(PHOTOS)/.debian

@@ -89,7 +89,8 @@ def main():
     args = parser.parse_args()
     runs = make_runs(args.folder)
     known = dict(cams=lambda: cams.explore_cams(*runs), views=lambda: views.explore_views(runs[2]),
-        pooling=pooling.explore_pooling, iterated=iterated.explore_iterated,
+        pooling=pooling.explore_pooling,
+        iterated=lambda: iterated.explore_iterated(iterated.single_label_pictures()),
         walk=lambda: walk.explore_walk(runs[2]), results=lambda: results.explore_results(*runs),
         own_picture=lambda: own_picture.explore_own_picture(runs[2]))
     found = {}

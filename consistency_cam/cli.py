@@ -570,7 +570,7 @@ def _import_cams(args):
     help='png: palette PNGs ID.png; grey: the same as grey pictures; coco: images and annotations.json; folder: images, '
         'masks and metadata.jsonl; cvat, label-studio: for these tools; onnx: the networks (default: png)'),
     argument('--out', type=path_argument, required=True, help='a new folder'),
-    argument('--split', help="whose pseudo-labels (default: the run's training split)"), opens=True)
+    argument('--split', help="whose pseudo-labels (default: the run's training split)"), _FILES, opens=True)
 def _export(args):
     "a run's pseudo-labels for other programs and labelling tools, or its networks as ONNX files"
     from consistency_cam.experiments.formats import export_masks
@@ -607,16 +607,23 @@ def _submit(args):
 # %% ../nbs/cli.ipynb #ec4aa97a
 @subcommand(argument('run', nargs='?', type=path_argument, metavar='RUN',
     help="folder of a run, or of several (default: the demo's; without one, small runs are trained first)"),
-    argument('--voila', action='store_true',
-        help='as a page of its own by Voilà, which must be installed (default: in JupyterLab)'),
-    argument('--no-browser', action='store_true', help='print the address only (default: open it)'), _FILES,
-    force=False, quiet=False)
+    argument('--lab', action='store_true',
+        help='in JupyterLab, where the notebook can be changed (default: as a page of its own by Voilà, where that is '
+            'installed)'),
+    argument('--voila', action='store_true', help=argparse.SUPPRESS),
+    argument('--no-browser', action='store_true', help='print the address only (default: open it)'),
+    argument('--port', type=number(int, 1), metavar='N', help='port to listen on (default: a free one from 8866 on)'),
+    argument('--ip', default='127.0.0.1', metavar='ADDRESS',
+        help='address to listen on; 0.0.0.0: all that this machine has, as in a container (default: this machine '
+            'alone)'),
+    _FILES, force=False, quiet=False)
 def _explore(args):
-    "the explorers of a run under sliders, in JupyterLab on this machine"
+    "the explorers of a run, or of a folder of runs, under sliders in the browser"
     if args.run and not runs_in(args.run): raise InputError(not_a_run(args.run))
     from consistency_cam.explore.notebook import serve
-    if status := serve(args.run, args.voila, not args.no_browser):
-        raise OSError(f'the notebook server ended with status {status}; what it said stands above')
+    app = 'lab' if args.lab else 'voila' if args.voila else ''
+    if status := serve(args.run, app, not args.no_browser, args.port, args.ip):
+        raise OSError(f'the server ended with status {status}; what it said stands above')
 
 # %% ../nbs/cli.ipynb #c24789f4
 @subcommand(argument('data', choices=['voc', 'sbd', 'voc-test', 'coco', 'imagenet'],
@@ -671,8 +678,8 @@ def _doctor(args):
     say('python', sys.version.split()[0])
     for p in ('torch', 'torchvision', 'timm', 'accelerate', 'safetensors', 'jupyterlab', 'ipywidgets', 'pydensecrf2'):
         say(p, version(p))
-    from consistency_cam._torchvision import library
-    if library: say('torchvision', 'was built for another torch; repaired here, and where consistency_cam comes first')
+    from consistency_cam._torchvision import is_repaired
+    if is_repaired(): say('torchvision', 'was built for another torch; repaired here, and where consistency_cam comes first')
     cpu = f'CPU, {torch.get_num_threads()} threads'
     say('device', torch.cuda.get_device_name() if torch.cuda.is_available() else cpu)
     weights = packaged_weights('tf_efficientnet_lite0')

@@ -1,15 +1,18 @@
-"""The explorers in a real browser: JupyterLab on this machine, Chromium through Playwright, a slider moved with the keyboard."""
+"""The explorers in a real browser, Chromium through Playwright: one JupyterLab, one Voilà, and one small folder of runs for all of it."""
 import os
 import re
 import shutil
-import socket
+import signal
 import subprocess
 import sys
-import time
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
+from consistency_cam.experiments.pipeline import run
+from consistency_cam.experiments.recipes import recipe
 from test_page import NASTY, a_run, page as write_page
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -18,36 +21,42 @@ playwright = pytest.importorskip('playwright.sync_api', reason='Playwright is no
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason='no Chromium here: make browser'), pytest.mark.xdist_group('browser')]
 
-EXPLORERS = ROOT/'nbs'/'explore'
-NOTEBOOKS = sorted(path.name for path in EXPLORERS.glob('0[2-8]_*.ipynb'))
+NOTEBOOKS = sorted(path.name for path in (ROOT/'nbs'/'explorers').glob('0*.ipynb'))
 assert len(NOTEBOOKS) == 7
-QUIET = re.compile('favicon|ResizeObserver|Failed to load resource|source map', re.I)  # what JupyterLab itself complains of
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return s.getsockname()[1]
+QUIET = re.compile('favicon|ResizeObserver|Failed to load resource|source map', re.I)  # what JupyterLab and Voilà themselves complain of
+SHOTS = os.environ.get('SCREENSHOTS')  # a folder to look at, where one is given
 
 
 @pytest.fixture(scope='module')
-def lab(tmp_path_factory, runs):
-    "Address of a JupyterLab over a copy of the notebooks"
-    folder, port = tmp_path_factory.mktemp('lab'), free_port()
-    for name in NOTEBOOKS: shutil.copy(EXPLORERS/name, folder)
-    command = [sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--ip=127.0.0.1', f'--port={port}', '--IdentityProvider.token=', f'--ServerApp.root_dir={folder}', '--LabApp.expose_app_in_browser=True']
-    environment = os.environ | dict(CONSISTENCY_CAM_RUNS=str(runs), OMP_NUM_THREADS='1')
-    with open(folder/'server.log', 'w') as log:
-        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            for _ in range(240):
-                if server.poll() is not None: pytest.fail((folder/'server.log').read_text())
-                with socket.socket() as s:
-                    if s.connect_ex(('127.0.0.1', port)) == 0: break
-                time.sleep(.5)
-            yield f'http://127.0.0.1:{port}'
-        finally:
-            server.terminate(); server.wait(30)
+def runs(tmp_path_factory):
+    "A folder of runs as `make demo` leaves them, of three methods, trained for seconds"
+    folder = tmp_path_factory.mktemp('runs')
+    for method in ('cam', 'puzzle-cam', 'consistency-cam'):
+        tiny = recipe('quick', method=method, pictures=8, size=64, epochs=1, batch_size=4, crop=64, long_side=(64, 64), scales=(1.,), backbone='resnet10t', pretrained='random', affinity='none', segment='none')
+        run(tiny, folder/'demo'/f'{method}-0', progress=False, until='cams')
+    for name in NOTEBOOKS: shutil.copy(ROOT/'nbs'/'explorers'/name, folder/'demo')
+    return folder
+
+
+@contextmanager
+def explore(runs, *options):
+    "(address, process) of `consistency-cam explore`; it is ended by SIGTERM, and leaves nothing behind"
+    settings = runs/'settings'; settings.mkdir(exist_ok=True)
+    (settings/'jupyter_server_config.json').write_text('{"LabApp": {"expose_app_in_browser": true}}')
+    environment = os.environ | dict(CONSISTENCY_CAM_RUNS=str(runs), OMP_NUM_THREADS='1', JUPYTER_CONFIG_DIR=str(settings))
+    command = [sys.executable, '-m', 'consistency_cam', 'explore', str(runs/'demo'), '--no-browser', *options]
+    with open(runs/'server.log', 'w') as log: process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
+    try:
+        for line in process.stdout:
+            if line.startswith('explorers: '): break
+        else: pytest.fail((runs/'server.log').read_text())
+        yield line.split()[1], process
+    finally:
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGTERM)
+        status = process.wait(30)
+        _, left = psutil.wait_procs(family, 10)
+        assert status == 0 and not left, (status, left)
 
 
 @pytest.fixture(scope='module')
@@ -58,57 +67,118 @@ def browser():
         chromium.close()
 
 
+@contextmanager
+def opened(browser, address, width=1280, height=800):
+    "A page, on which nothing is complained of"
+    page, said = browser.new_page(viewport=dict(width=width, height=height)), []
+    page.on('console', lambda m: said.append(m.text) if m.type == 'error' and not QUIET.search(m.text) else None)
+    page.on('pageerror', lambda e: said.append(str(e)))
+    page.goto(address, wait_until='commit', timeout=120_000)
+    yield page
+    page.close()
+    assert not said, said
+
+
+@pytest.fixture(scope='module')
+def lab(runs, browser):
+    "JupyterLab over the runs and the notebooks, its explorers there without a key pressed"
+    with explore(runs, '--lab') as (address, _), opened(browser, address) as page:
+        shown(page, 'explorers')
+        yield page
+
+
 NOTEBOOK = 'window.jupyterapp.shell.currentWidget'
 CODE = f"{NOTEBOOK}.content.widgets.filter(w => w.model.type == 'code')"
-ERRORS = f"() => {CODE}.flatMap(w => w.model.sharedModel.outputs).filter(o => o.output_type == 'error').map(o => o.ename + ': ' + o.evalue)"
 
 
-def run_notebook(page, address, name):
-    "All its cells run; the explorer is scrolled to, for cells out of sight are not in the page"
-    page.goto(f'{address}/lab/tree/{name}?reset', wait_until='domcontentloaded')
-    page.wait_for_function("() => window.jupyterapp && document.querySelector('.jp-Notebook .jp-Cell')", timeout=120_000)
-    page.evaluate(f'async () => {{ await {NOTEBOOK}.context.ready; await {NOTEBOOK}.sessionContext.ready }}')
+def shown(page, name):
+    "The explorer that is in sight, drawn, without a message; a picture of it where SCREENSHOTS is a folder"
+    explorer = page.locator('.cc-explorer:visible').first
+    explorer.locator('.cc-panels img, button').first.wait_for(timeout=120_000)
+    assert explorer.locator('.cc-message').all_inner_texts() == []
+    if SHOTS: page.wait_for_timeout(500); page.screenshot(path=f'{SHOTS}/{name}.png')
+    return explorer
+
+
+def run_notebook(page, name):
+    "The notebook, opened beside the others and on their kernel, all its cells run; its explorer"
+    page.wait_for_function('() => window.jupyterapp')
+    page.evaluate(f"""async () => {{ const kernel = {{id: {NOTEBOOK}.sessionContext.session.kernel.id}};
+        const opened = await window.jupyterapp.commands.execute('docmanager:open', {{path: '{name}', kernel}});
+        await opened.context.ready; await opened.sessionContext.ready }}""")
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
-    page.wait_for_function(f"() => {CODE}.at(-1).model.executionCount || {CODE}.some(w => w.model.sharedModel.outputs.some(o => o.output_type == 'error'))", timeout=600_000)
-    assert page.evaluate(ERRORS) == []
-    page.evaluate(f"""() => {{ const shown = {NOTEBOOK}.content;
-        const explorer = w => w.model.type == 'code' && /explore_\\w+\\(/.test(w.model.sharedModel.source) && w.model.sharedModel.outputs.some(o => o.data?.['application/vnd.jupyter.widget-view+json']);
-        shown.activeCellIndex = shown.widgets.findIndex(explorer);
-        shown.scrollToItem(shown.activeCellIndex, 'start') }}""")
+    page.wait_for_function(f"() => {CODE}.at(-1).model.executionCount", timeout=120_000)
+    assert page.evaluate(f"() => {CODE}.flatMap(w => w.model.sharedModel.outputs).filter(o => o.output_type == 'error')") == []
+    return shown(page, name.removesuffix('.ipynb'))
 
 
-MOVES = {'02_cams': 'threshold', '06_walk': 'score of the background', '07_results': 'threshold', '08_own_picture': 'threshold'}  # what changes the IoU; elsewhere the first slider
-PRESSED = """element => new Promise(done => { const panels = () => document.querySelector('.cc-explorer .cc-picture').innerHTML, before = panels(), start = performance.now();
+PRESSED = """explorer => new Promise(done => { const panels = () => explorer.querySelector('.cc-picture').innerHTML, before = panels(), start = performance.now();
     const look = () => panels() != before ? done(performance.now() - start) : setTimeout(look, 2); look() })"""
 
 
+def moved(page, explorer, slider, key):
+    "Milliseconds from a key pressed on a slider, to its end or its beginning, to another picture"
+    slider.focus()
+    with page.expect_event('console', lambda m: m.text.startswith('redrawn'), timeout=60_000) as redrawn:
+        explorer.evaluate(f"explorer => {{ ({PRESSED})(explorer).then(t => console.log('redrawn ' + t)) }}")
+        slider.press(key)
+    return float(redrawn.value.text.split()[1])
+
+
 @pytest.mark.parametrize('name', NOTEBOOKS)
-def test_a_slider_moves_the_picture(lab, browser, figure, name):
-    "A slider moved with the keyboard: another picture, another IoU where one is shown, nothing wrong said anywhere"
-    page, said = browser.new_page(viewport=dict(width=1280, height=800)), []
-    page.on('console', lambda m: said.append(m.text) if m.type == 'error' and not QUIET.search(m.text) else None)
-    page.on('pageerror', lambda e: said.append(str(e)))
-    run_notebook(page, lab, name)
-    explorer = page.locator('.cc-explorer').first
-    explorer.locator('.cc-picture img').first.wait_for(timeout=30_000)
-    explorer.scroll_into_view_if_needed()
-    pictures = lambda: explorer.locator('.cc-panels img').evaluate_all('images => images.map(i => i.src)')
-    ious = lambda: [text for text in explorer.locator('figcaption').all_inner_texts() if 'IoU' in text]
-    label = MOVES.get(name.removesuffix('.ipynb'))
-    slider = (explorer.locator('.widget-slider', has_text=label) if label else explorer.locator('.widget-slider')).locator('.noUi-handle').first
-    before, figures, times = pictures(), ious(), []
-    for _ in range(5):
-        slider.focus()
-        with page.expect_event('console', lambda m: m.text.startswith('redrawn'), timeout=30_000) as redrawn:
-            page.evaluate(f"() => {{ ({PRESSED})().then(t => console.log('redrawn ' + t)) }}")
-            slider.press('ArrowRight')
-        times.append(float(redrawn.value.text.split()[1]))
-    figure(f'redraw in the browser, {name}', f'{sorted(times)[2]:.0f} ms from a key press to the new picture, median of 5')
-    assert pictures() != before
-    assert bool(figures) == (name[:2] in ('02', '06', '07')) and (not figures or ious() != figures), ious()
-    assert not explorer.locator('.cc-message').count()
-    assert not said, said
-    page.close()
+def test_a_notebook_opens_with_its_explorer(lab, figure, name):
+    "On one screen: controls, slider and panels without scrolling; the slider moves the panels"
+    explorer = run_notebook(lab, name)
+    if '04_iterated' in name:
+        assert explorer.locator('button').inner_text() == 'make the pictures'
+        return
+    visible = lab.locator('.jp-NotebookPanel:visible .jp-WindowedPanel-outer').bounding_box()
+    first, last = explorer.locator('.cc-front').bounding_box(), explorer.locator('.cc-picture').bounding_box()
+    assert visible['y'] <= first['y'] and last['y'] + last['height'] <= visible['y'] + visible['height'], (visible, first, last)
+    assert all(box['x'] + box['width'] <= visible['x'] + visible['width'] for box in (first, last))
+    tops = {round(image.bounding_box()['y'] + image.bounding_box()['height']) for image in explorer.locator('.cc-panels img').all()}
+    assert len(tops) == 1, f'{len(tops)} rows of panels'
+    main = explorer.locator('.cc-explorer > .widget-slider, :scope > .widget-slider').first
+    assert main.bounding_box()['width'] > .9 * first['width']
+    times = sorted(moved(lab, explorer, main.locator('.noUi-handle'), key) for key in ('End', 'Home', 'End'))
+    figure(f'redraw in the browser, {name}', f'{times[1]:.0f} ms from a key press to the new picture, median of 3')
+    assert not explorer.locator('.cc-message').count() and 'drawn in' in explorer.locator('.cc-note').inner_text()
+
+
+def test_keys_are_the_explorers_own(lab):
+    "Names are written, and pictures stepped through, without JupyterLab taking the keys: no cell is deleted, and none chosen"
+    explorer = run_notebook(lab, '01_methods.ipynb')
+    cells = lambda: lab.evaluate(f'() => [{NOTEBOOK}.content.widgets.length, {NOTEBOOK}.content.activeCellIndex]')
+    title = lambda: explorer.locator('figcaption b').first
+    field, forth = explorer.locator('.cc-stepper input'), explorer.locator('.cc-stepper button').last
+    assert not explorer.locator('select').count()
+    field.click()
+    before = cells()
+    field.fill('val-0-00002'); field.press('Enter')
+    playwright.expect(title()).to_have_text('val-0-00002:')
+    for key, id in (('Space', 'val-0-00003'), ('Enter', 'val-0-00004')):
+        forth.focus(); forth.press(key)
+        playwright.expect(title()).to_have_text(f'{id}:')
+    field.focus(); field.fill(''); field.type('dd'); field.press('Enter')
+    playwright.expect(explorer.locator('.cc-message')).to_contain_text("'dd' is not among the 64 ids")
+    forth.click()
+    playwright.expect(explorer.locator('.cc-message')).to_have_count(0)
+    assert cells() == before
+
+
+def test_a_page_of_its_own_on_a_phone(runs, browser):
+    "Every tab at 400 pixels: nothing wider than the page, sliders that work; and a sentence when the kernel has ended"
+    with explore(runs) as (address, process), opened(browser, address, 400) as page:
+        explorer = shown(page, 'voila-CAMs')
+        for tab in page.locator('.lm-TabBar-tabLabel').all():
+            tab.click()
+            page.wait_for_function("() => !document.body.innerText.includes('opening…')", timeout=120_000)
+            explorer = shown(page, f'voila-{tab.inner_text()}')
+            assert page.evaluate('() => document.documentElement.scrollWidth') <= 400
+            if tab.inner_text() == 'results': moved(page, explorer, explorer.locator('.noUi-handle').last, 'End')
+        kernel, = (p for p in psutil.Process(process.pid).children(recursive=True) if 'ipykernel_launcher' in ' '.join(p.cmdline()))
+        kernel.kill()
+        page.wait_for_function("() => [...document.querySelectorAll('.cc-explorer')].some(e => getComputedStyle(e, '::before').content.includes('has ended'))", timeout=60_000)
 
 
 def test_a_report_of_hostile_names_runs_nothing(browser, tmp_path):

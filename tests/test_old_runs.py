@@ -7,7 +7,7 @@ import pytest
 
 from consistency_cam.files.checkpoint import CheckpointError, read_stage
 from consistency_cam.experiments.compare import collect
-from consistency_cam.explore.explorer import open_runs
+from consistency_cam.explore.runs import open_runs
 from consistency_cam.experiments.pipeline import Run, read_recipe, run
 from consistency_cam.experiments.recipes import OLD_NAMES
 from test_cli import call

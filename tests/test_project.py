@@ -230,7 +230,7 @@ def test_what_export_and_notebooks_write_is_tracked():
 def test_constraints_cover_the_requirements():
     pins = dict(line.split('==') for line in (ROOT/'constraints.txt').read_text().splitlines() if line and line[0] != '#')
     pins = {name.lower().replace('_', '-'): version for name, version in pins.items()}
-    installed = ('requirements', 'weights_requirements', 'notebooks_requirements', 'dev_requirements')
+    installed = ('requirements', 'weights_requirements', 'notebooks_requirements', 'app_requirements', 'dev_requirements')
     for requirement in map(Requirement, ' '.join(settings()[key] for key in installed).split()):
         assert requirement.specifier.contains(pins[requirement.name.lower()]), f'{requirement}: constraints.txt has another version'
 

@@ -12,7 +12,6 @@ from urllib.parse import quote
 
 import pytest
 
-from consistency_cam.explore.notebook import server_command
 from notebooks import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group('server')]
@@ -24,7 +23,7 @@ def free_port():
         return s.getsockname()[1]
 
 
-def explore(folder, port): return [sys.executable, '-m', 'consistency_cam', 'explore', str(folder/'run'), '--no-browser']
+def explore(folder, port): return [sys.executable, '-m', 'consistency_cam', 'explore', str(folder/'run'), '--lab', '--no-browser', '--port', str(port)]
 def lab(folder, port): return ['make', '-C', str(folder), '-o', 'install', 'lab', f'BIN={Path(sys.executable).parent}', 'LABFLAGS=--no-browser']
 
 
@@ -108,7 +107,31 @@ def test_and_no_other(server):
             assert text.strip() != 'secret' and 'root:x:' not in text, root + way
 
 
-def test_the_page_of_its_own_has_a_token_too(monkeypatch, tmp_path):
-    "Voilà has none unless it is told to make one"
-    monkeypatch.setattr('importlib.util.find_spec', lambda name: True)
-    assert {'--Voila.ip=127.0.0.1', '--Voila.auto_token=True'} <= {*server_command(tmp_path/'explore.ipynb', voila=True, browser=False)}
+def test_the_page_of_its_own_asks_for_a_token_too(tmp_path):
+    "Voilà has none unless it is told to make one; and it serves no file that lies beside the notebook"
+    run, port = tmp_path/'run', free_port()
+    run.mkdir(); (run/'recipe.json').write_text('{}'); (run/'note.txt').write_text('mine'); (tmp_path/'secret.txt').write_text('secret')
+    command = [sys.executable, '-m', 'consistency_cam', 'explore', str(run), '--no-browser', '--port', str(port)]
+    with open(tmp_path/'log.txt', 'w') as log: process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True)
+    try:
+        line = next((line for line in process.stdout if line.startswith('explorers: ')), '')
+        assert f'http://127.0.0.1:{port}/?token=' in line, (tmp_path/'log.txt').read_text()
+        if Path('/proc/net/tcp').exists(): assert listening(port) == {'0100007F'}  # 127.0.0.1
+        told = dict(port=port)
+        for token in (None, 'x' * 48):
+            assert ask(told, '/', token)[0] in (302, 403)
+        for path in ('/voila/files/note.txt', '/voila/files/../secret.txt', '/voila/files/..%2fsecret.txt', '/voila/files/explorers.ipynb', '/files/note.txt', '/api/contents'):
+            status, text = ask(told, path, line.split('token=')[1].split()[0])
+            assert status in (302, 403, 404) and 'mine' not in text and 'secret' not in text, (path, status)
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait(30)
+
+
+def test_a_port_that_is_taken_is_a_sentence(tmp_path):
+    (tmp_path/'recipe.json').write_text('{}')
+    with socket.socket() as taken:
+        taken.bind(('127.0.0.1', 0)); taken.listen()
+        port = taken.getsockname()[1]
+        said = subprocess.run([sys.executable, '-m', 'consistency_cam', 'explore', str(tmp_path), '--no-browser', '--port', str(port)], capture_output=True, text=True)
+    assert (said.returncode, said.stdout, said.stderr) == (1, "", f'consistency-cam: error: port {port} is taken by another program; name another one, or leave --port out\n')

@@ -131,7 +131,7 @@ def run_panel(
     "A run's CAM with the outline of its mask; its IoU, and how much is unsure; raises `InputError`"
     drawn, (_, true) = heat_panel(run, look, strength, cmap), picture_with_mask(run, look.split, look.id)
     classes, words = run.samples(look.split).classes, []
-    own = picture_maps(run, look.split, look.id, look.scales, look.mirror).get(0)
+    own = maps_of_picture(run, look.split, look.id, look.scales, look.mirror).get(0)
     mask, unsure = banded_mask(shown_cams(run, look), threshold, band, drawn.shape[:2], run.recipe.cams.rule, own)
     if band: drawn = mask_overlay(drawn, torch.where(unsure, 255, 0))
     drawn = contour(drawn, mask)
@@ -187,7 +187,8 @@ def cam_controls(
             tooltip='show this class alone'), **level_sliders(runs),
         split=choice('split', first.splits, first.splits[-1], 'the pictures to choose from'),
         holding=multiple_choice('only pictures with', classes, none='any class'),
-        order=choice('order of the pictures', [('as listed', ''), *worst], tooltip=f'by the mIoU at the run\'s own threshold, of at most {MOST_SCORED} pictures'),
+        order=choice('order of the pictures', [('as listed', ''), *worst],
+            tooltip=f"by the mIoU at the run's own threshold, of at most {MOST_SCORED} pictures"),
         **(two if len(titles) > 1 else {}),
         band=slider('band of unsure pixels', 0., 0., .5, tooltip='striped where the two ends of the band disagree'),
         strength=slider('strength of the colours', .5, 0., 1., tooltip='share of the map in the overlay'),
@@ -234,11 +235,12 @@ def explore_cams(
         pictures(**values)
         return cam_panels(runs, **cam_arguments(values))
     def refill(_):
-        try: controls['picture'].options = tuple(pictures(**{name: control.value for name, control in controls.items()}))
+        values = {name: control.value for name, control in controls.items()}
+        try: controls['picture'].options = tuple(pictures(**values))
         except InputError: pass  # drawing says so
     def follow(_):
         keep_choice(controls['shown'], class_choices(first, controls['split'].value, controls['picture'].value))
     for name in ('split', 'holding', 'order'): controls[name].observe(refill, 'value')
     controls['picture'].observe(follow, 'value')
-    return Explorer(draw, controls, lambda **values: cam_lines(places, values), name='cams', folder=pictures_folder(runs),
-        front=('picture', 'shown'), main=tuple(level_sliders(runs)))
+    return Explorer(draw, controls, lambda **values: cam_lines(places, values), name='cams',
+        folder=pictures_folder(runs), front=('picture', 'shown'), main=tuple(level_sliders(runs)))

@@ -50,8 +50,8 @@ def sheet(
         y, x = y - .17 * n - gap - h, .04
         for text, picture, span in row:
             w = size * span + .08 * (span - 1)
-            ax = fig.add_axes((x / width, y / height, w / width, h / height), xticks=[], yticks=[], frame_on=False, anchor='S')
-            ax.imshow(picture)
+            box = x / width, y / height, w / width, h / height
+            fig.add_axes(box, xticks=[], yticks=[], frame_on=False, anchor='S').imshow(picture)
             top = y + w * picture.shape[0] / picture.shape[1] + .05
             fig.text((x + w / 2) / width, top / height, text, fontsize=10, ha='center', va='bottom',
                 linespacing=1.1, parse_math=False)
@@ -73,7 +73,8 @@ def _sheet_rows(panels, columns, size):
 def _title_lines(title, width):
     "A title in lines, one of them up to its colon"
     head, colon, rest = str(title).partition(': ')
-    return [line for part in (head + colon, rest) for line in textwrap.wrap(part, width, break_on_hyphens=False)] or ['']
+    parts = (textwrap.wrap(part, width, break_on_hyphens=False) for part in (head + colon, rest))
+    return [line for lines in parts for line in lines] or ['']
 
 # %% ../../nbs/explore/01_explorer.ipynb #e0c2d84a
 _PANELS = """<style>
@@ -87,7 +88,7 @@ _PANELS = """<style>
 
 def panels_html(
     panels: dict,  # {title: picture or figure}
-    least: int = 130,  # pixels a panel is wide at least, where the page has them
+    least: int = 112,  # pixels a panel is wide at least, where the page has them
     largest: int|None = None,  # pixels a panel is wide at most; None: the fewer, the larger
     most: int = 8,  # panels beside each other; of more, rows of as many
 ) -> str:
@@ -98,8 +99,8 @@ def panels_html(
     def figure(title, picture):
         text, span = html.escape(str(title)), ' class="cc-wide"' if wide[title] else ''
         head, colon, rest = text.partition(': ')
-        style = f'max-width:{largest * (1 + wide[title])}px;'
-        if min(as_size(picture)) <= 64: style += 'image-rendering:pixelated'
+        style = 'max-width:min(100%,380px);max-height:40vh;width:auto' if wide[title] else f'max-width:{largest}px'
+        if min(as_size(picture)) <= 64: style += ';image-rendering:pixelated'
         image = f'<img src="{_address(picture)}" alt="{text}" style="{style}">'
         return f'<figure{span}><figcaption><b>{head}{colon}</b>{rest}</figcaption>{image}</figure>'
     columns = f'repeat(auto-fill,minmax({_column(beside, least, not any(wide.values()))},1fr))'
@@ -279,8 +280,10 @@ _STYLE = """<style>
 .cc-busy {animation:cc-appear 0s .2s both}
 @keyframes cc-appear {from {visibility:hidden} to {visibility:visible}}
 .cc-explorer .jupyter-widgets-disconnected::before {content:none}
-.cc-explorer.jupyter-widgets-disconnected::before {content:"The kernel of this explorer has ended: run its cell again, or load the page again."}
-.cc-explorer.jupyter-widgets-disconnected::before, .cc-message {background:#fff3cd; color:#5c4400; border-left:4px solid #d39e00; padding:6px 10px; margin:4px 0;
+.cc-explorer.jupyter-widgets-disconnected::before
+    {content:"The kernel of this explorer has ended: run its cell again, or load the page again."}
+.cc-explorer.jupyter-widgets-disconnected::before, .cc-message
+    {background:#fff3cd; color:#5c4400; border-left:4px solid #d39e00; padding:6px 10px; margin:4px 0;
     font:14px/1.4 sans-serif}
 .cc-script {white-space:pre-wrap; overflow-wrap:anywhere; font:12px/1.4 monospace; margin:0}
 </style>"""
@@ -368,13 +371,15 @@ def redraw(self: Explorer, *_):
     self.code.value = f'<pre class="cc-script">{html.escape(self.lines())}</pre>'
     self.note.value = f'<span class="cc-note">drawn in {1000 * (time.perf_counter() - start):.0f} ms</span>'
 
+def _alert(text): return f'<div class="cc-message" role="alert">{html.escape(text)}</div>'
+
 @patch
 def say(self: Explorer,
     error: Exception,
 ):
     "Show the error's sentence above the panels, which fade"
     said = str(error) if isinstance(error, InputError) else f'{type(error).__name__}: {error}'
-    self.message.value = f'<div class="cc-message" role="alert">{html.escape(said)}</div>'
+    self.message.value = _alert(said)
     self.picture.add_class('cc-stale')
 
 # %% ../../nbs/explore/01_explorer.ipynb #b528f5f7
@@ -384,8 +389,8 @@ STILL_WIDTH = 900  # pixels of the still picture, of a full row
 def still(self: Explorer) -> bytes:  # a PNG, small enough for a notebook
     "The panels in one picture"
     places = sum(1 + isinstance(picture, (Figure, Wide)) for picture in self.panels.values())
-    made = Image.fromarray(as_array(sheet(self.panels, self.columns, STILL_WIDTH / 72 / max(3, min(places, self.columns)))))
-    file = io.BytesIO()
+    size = STILL_WIDTH / 72 / max(3, min(places, self.columns))
+    made, file = Image.fromarray(as_array(sheet(self.panels, self.columns, size))), io.BytesIO()
     made.quantize(256, Image.Quantize.MEDIANCUT).save(file, 'PNG', optimize=True)
     return file.getvalue()
 
@@ -426,7 +431,7 @@ def on_demand(
         try:
             with bars: made = make()
             box.children = made.box.children
-        except InputError as error: words.value = f'{_STYLE}<div class="cc-message" role="alert">{html.escape(str(error))}</div>'
+        except InputError as error: words.value = _STYLE + _alert(str(error))
     button.on_click(press)
     return box
 

@@ -45,8 +45,10 @@ def mean_features(
 ) -> torch.Tensor:  # (N,D)
     "The last maps of the backbone, averaged over the cells"
     batches = torch.arange(len(samples)).split(batch_size)
-    return torch.cat([net.features(net.normalize(torch.stack([samples.image(i) for i in batch.tolist()])))[-1].mean((2, 3))
-        for batch in tqdm(batches, 'features of generated pictures')])
+    def features(batch):
+        images = torch.stack([samples.image(i) for i in batch.tolist()])
+        return net.features(net.normalize(images))[-1].mean((2, 3))
+    return torch.cat([features(batch) for batch in tqdm(batches, 'features of generated pictures')])
 
 def features_file(
     pictures: int = 900,  # as `single_label_pictures` takes them

@@ -7,7 +7,7 @@ __all__ = ['EXPLORERS', 'APPS', 'FIRST_PORT', 'explore', 'write_notebook', 'chos
            'wait_for', 'check_jupyter_folders', 'run_in_server', 'address', 'serve']
 
 # %% ../../nbs/explore/10_notebook.ipynb #2b9ecba9
-import html, importlib.util, json, os, secrets, signal, socket, subprocess, sys, threading, time, webbrowser
+import errno, html, importlib.util, json, os, secrets, signal, socket, subprocess, sys, threading, time, webbrowser
 from importlib import import_module
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -59,7 +59,7 @@ def _made(module, places):
     "The explorer; in place of one that fails, its error in a sentence"
     try:
         name = 'iterated_on_demand' if module == 'iterated' else f'explore_{module}'
-        make = getattr(import_module(f'{__package__}.{module}'), name)
+        make = getattr(import_module(f'consistency_cam.explore.{module}'), name)
         return make(*places) if module in _OF_A_RUN else make()
     except Exception as error:
         from ipywidgets import HTML
@@ -100,16 +100,14 @@ def free_port(
 ) -> int:
     "A port to listen on; raises `InputError` where it is taken, or the address is not this machine's"
     for candidate in (port,) if port else (*range(FIRST_PORT, FIRST_PORT + 20), 0):
-        with socket.socket() as s:
-            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try: s.bind((ip, candidate))
-            except OverflowError: raise InputError(f'port {candidate}: take one from 1 to 65535') from None
-            except socket.gaierror: raise InputError(f"--ip {ip}: not an address; 127.0.0.1 is this machine alone, 0.0.0.0 every address that it has") from None
-            except PermissionError: raise InputError(f'port {candidate} is for root alone; take one from 1024 on, or leave --port out') from None
-            except OSError as error:
-                if error.errno == 99: raise InputError(f"--ip {ip}: not an address of this machine; 127.0.0.1 is this machine alone, 0.0.0.0 every address that it has") from None
-                continue
-            return s.getsockname()[1]
+        try:
+            with socket.create_server((ip, candidate)) as s: return s.getsockname()[1]
+        except OverflowError: raise InputError(f'port {candidate}: take one from 1 to 65535') from None
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE: continue
+            if error.errno == errno.EACCES:
+                raise InputError(f'port {candidate} is for root alone; take one from 1024 on, or leave --port out') from None
+            raise InputError(f'--ip {ip}: not an address of this machine; 127.0.0.1 is this machine alone, 0.0.0.0 every address that it has') from None
     raise InputError(f'port {port} is taken by another program; name another one, or leave --port out')
 
 def server_command(
@@ -178,16 +176,16 @@ def run_in_server(
     with urlopen(request, timeout=60) as answer: kernel = json.load(answer)['kernel']['id']
     client = BlockingKernelClient(connection_file=f'{jupyter_runtime_dir()}/kernel-{kernel}.json')
     client.load_connection_file()
-    client.start_channels()
+    client.start_channels(hb=False)  # a kernel that imports much answers late, and is not dead
     nb = nbformat.read(notebook, 4)
     try:
-        client.wait_for_ready(timeout=60)
+        client.wait_for_ready(timeout=120)
         for cell in nb.cells:
             if cell.cell_type != 'code': continue
             outputs, kinds = [], ('display_data', 'execute_result', 'stream', 'error')
             keep = lambda m: m['msg_type'] in kinds and outputs.append(nbformat.v4.output_from_msg(m))
-            cell.execution_count = client.execute_interactive(cell.source, output_hook=keep)['content']['execution_count']
-            cell.outputs = outputs
+            reply = client.execute_interactive(cell.source, output_hook=keep)
+            cell.execution_count, cell.outputs = reply['content']['execution_count'], outputs
     finally: client.stop_channels()
     nbformat.write(nb, notebook)
     NotebookNotary().sign(nb)
@@ -214,7 +212,8 @@ def serve(
     folder.mkdir(parents=True, exist_ok=True)
     notebook = write_notebook(folder, "'.'" if runs_in(folder) else '')
     surroundings = os.environ | dict(JUPYTER_TOKEN=token, CONSISTENCY_CAM_RUNS=str(runs_root().absolute()))
-    server = subprocess.Popen(server_command(notebook, app, ip, port), cwd=folder, env=surroundings, stdin=subprocess.DEVNULL)
+    command = server_command(notebook, app, ip, port)
+    server = subprocess.Popen(command, cwd=folder, env=surroundings, stdin=subprocess.DEVNULL)
     announce = lambda: _announce(server, address(ip, port, app, token), notebook if app == 'lab' else None, browser)
     threading.Thread(target=announce, daemon=True).start()
     return wait_for(server)
@@ -224,7 +223,8 @@ def _announce(server, url, notebook, browser):
     at, token = urlsplit(url), url.partition('?token=')[2]
     while server.poll() is None and not _listens(at.hostname, at.port): time.sleep(.2)
     if server.poll() is not None: return
-    if notebook: run_in_server(f'{at.scheme}://{at.netloc}', token, notebook)
+    try: notebook and run_in_server(f'{at.scheme}://{at.netloc}', token, notebook)
+    except Exception as error: print(f'{notebook}: not run yet ({error}); in JupyterLab, Run → Run All Cells does it')
     print(f'explorers: {url}  (Ctrl-C ends them)', flush=True)
     if browser: webbrowser.open(url)
 

@@ -27,7 +27,7 @@ from ..camnet import CAMNet, WeightsError, packaged_weights, read_weights
 from ..cams import infer_batch
 from ..tools.show import contour, mask_overlay, overlay, rgb, to_png
 from ..experiments.pipeline import CLASSIFY, Run
-from .explorer import Explorer, choice, explorer, free_path, multiple_choice, slider, stepper, widgets
+from .explorer import *
 from .runs import level_slider, open_runs, own_level, pictures_folder, retarget
 
 __getattr__ = moved(__name__)
@@ -208,7 +208,7 @@ def save_masks(
 IMAGENET = 'ImageNet, 1000 classes'
 
 def _classifiers(places):
-    "{title: (function that opens the classifier, the same in Python)}, those of the places first; and where their pictures go"
+    "{title: (function that opens the classifier, the same in Python)}, and where pictures are saved"
     demo = runs_root()/'demo'
     runs = open_runs(*places) if places else open_runs(demo) if any(demo.glob('*/classify/weights.safetensors')) else {}
     of_runs = {title: (partial(run_classifier, run), f'run_classifier(Run({str(run.folder)!r}))')
@@ -239,7 +239,8 @@ def _source(picture, uploads):
 # %% ../../nbs/explore/09_own_picture.ipynb #355bb3fd
 def _with_saving(explorer, keep):
     "The explorer with one button more: `keep` saves, and returns paths and words"
-    button = widgets().Button(description='save mask', icon='download', tooltip='and an overlay, at the size of the picture')
+    button = widgets().Button(description='save mask', icon='download',
+        tooltip='and an overlay, at the size of the picture')
     def press(_):
         try: paths, words = keep()
         except Exception as error: return explorer.say(error)
@@ -288,7 +289,8 @@ def explore_own_picture(
         except InputError: return  # drawing says the same
         controls['names'].options, controls['names'].value = options, there
     def other_classifier(_=None):
-        retarget(controls['threshold'], opened(controls['classifier'].value).rule, opened(controls['classifier'].value).level)
+        classifier = opened(controls['classifier'].value)
+        retarget(controls['threshold'], classifier.rule, classifier.level)
         follow()
     for name, then in dict(upload=uploaded, picture=follow, classifier=other_classifier).items():
         controls[name].observe(then, 'value')
@@ -303,9 +305,10 @@ def explore_own_picture(
     explorer = Explorer(draw, controls, script, **usual | settings)
     def keep():
         v = explorer.values
-        tagged = seen(v['classifier'], source(v['picture'])[0], v['names'])
+        picture = source(v['picture'])[0]
+        tagged = seen(v['classifier'], picture, v['names'])
         numbers = ', '.join(f'{c} {tagged.classes[c - 1]}' for c in tagged.maps)
-        return save_masks(tagged, v['threshold'], explorer.folder, str(source(v['picture'])[0])), f'in the mask: {numbers}'
+        return save_masks(tagged, v['threshold'], explorer.folder, str(picture)), f'in the mask: {numbers}'
     return _with_saving(explorer, keep)
 
 _SCRIPT = '''from consistency_cam.explore.explorer import sheet

@@ -79,8 +79,8 @@ def level_text(
 ) -> str:
     "'threshold 0.20', and likewise the level of each other rule"
     firsts = {run.recipe.cams.rule: run for run in runs}
-    return ', '.join(f'{"threshold" if rule == "constant" else rule} {rule_levels(rule)[level_index(run, threshold)]:.2f}'
-        for rule, run in firsts.items())
+    levels = {rule: rule_levels(rule)[level_index(run, threshold)] for rule, run in firsts.items()}
+    return ', '.join(f'{"threshold" if rule == "constant" else rule} {v:.2f}' for rule, v in levels.items())
 
 @lru_cache(maxsize=16)
 def confusions(
@@ -281,7 +281,7 @@ def result_panel(
 ) -> np.ndarray:  # uint8 (H,W,3)
     "The run's mask over the picture, with the outline of the true mask"
     image, true = picture_with_mask(run, split, id, width)
-    maps, cams = (of(run, split, id, width=width) for of in (picture_maps, picture_cams))
+    maps, cams = (of(run, split, id, width=width) for of in (maps_of_picture, picture_cams))
     mask = cam_mask(cams, background(run.recipe.cams.rule, cams, threshold, maps.get(0)), image.shape[:2])
     return mask_overlay(contour(image, true), mask, run.classes)
 
@@ -336,7 +336,7 @@ def result_controls(
 # %% ../../nbs/explore/08_results.ipynb #8bb38afa
 def result_arguments(values) -> dict:
     "Arguments of `result_panels` from the controls' values"
-    return {k: values[k] for k in ('view', 'split')} | dict(threshold=asked_level(values), one=values['one'], two=values['two'])
+    return {k: values[k] for k in ('view', 'split', 'one', 'two')} | dict(threshold=asked_level(values))
 
 def result_lines(
     places: tuple,  # as `open_runs` takes them

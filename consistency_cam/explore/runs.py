@@ -6,7 +6,7 @@
 __all__ = ['METHOD_ORDER', 'MOST_SCORED', 'CAM_WIDTH', 'open_runs', 'pictures_folder', 'own_level', 'level_sliders',
            'level_slider', 'retarget', 'asked_level', 'level_of', 'run_lines', 'pictures_with', 'Scores', 'rule_levels',
            'level_matrices', 'stored_maps_of', 'picture_scores', 'worst_first', 'picture_choices', 'picture_with_mask',
-           'network', 'picture_maps', 'picture_cams']
+           'network', 'maps_of_picture', 'picture_cams']
 
 # %% ../../nbs/explore/02_runs.ipynb #b4d7f3a1
 import os
@@ -44,7 +44,8 @@ def open_runs(
     if not (places or ready): ready = _small_runs(progress)
     if not ready:
         why = 'no run here; make one with `consistency-cam run` or `make demo`'
-        if runs: why = f'nothing trained here yet; `consistency-cam run {runs[0].folder}` goes on, unless it is at work already'
+        if runs:
+            why = f'nothing is trained here yet; `consistency-cam run {runs[0].folder}` goes on, if it is not at work'
         raise CheckpointError(f"{', '.join(map(str, places))}: {why}")
     order = [*METHOD_ORDER, *sorted({r.recipe.classify.method for r in ready} - {*METHOD_ORDER})]
     ready.sort(key=lambda r: (min(order.index(r.recipe.classify.method), len(METHOD_ORDER)), r.recipe.seed))
@@ -60,7 +61,8 @@ def _small_runs(progress):
     "A small run of each method, the first of them after a sentence"
     ready = all((runs_root()/'small'/m/CLASSIFY.name/WEIGHTS).exists() for m in METHOD_ORDER)
     if progress and not ready:
-        print(f'No runs in {runs_root()/"demo"} (`make demo` makes them), so three small ones are trained first: a few minutes, once.')
+        print(f'No runs in {runs_root()/"demo"} (`make demo` makes them), so three small ones are trained first: '
+            'a few minutes, once.')
     return [small_run(m, progress) for m in METHOD_ORDER]
 
 def _named(runs):
@@ -274,7 +276,7 @@ def network(run: Run):
     return run.net()
 
 @lru_cache(maxsize=128)
-def picture_maps(
+def maps_of_picture(
     run: Run,
     split: str,
     id: str,
@@ -296,5 +298,5 @@ def picture_maps(
         for c, m in maps.items()}
 
 def picture_cams(*picture, **how) -> dict:  # {mask id: map (H,W) in 0..1}
-    "The class maps among `picture_maps`, which takes the same; raises `InputError`"
-    return {c: m for c, m in picture_maps(*picture, **how).items() if c}
+    "The class maps among `maps_of_picture`, which takes the same; raises `InputError`"
+    return {c: m for c, m in maps_of_picture(*picture, **how).items() if c}

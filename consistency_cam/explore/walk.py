@@ -121,7 +121,7 @@ def picture_mask_cams(
     run: Run,
     id: str,  # of a picture
 ) -> tuple:
-    "Picture (3,H,W), its true mask (H,W) or None, stored CAMs {mask id: map}, one at least, and the background's map or None; raises `InputError`"
+    "Picture (3,H,W), mask (H,W) or None, stored CAMs {mask id: map}, the background's map or None; raises `InputError`"
     split = split_of(run, id)
     samples, store = run.samples(split), CamStore(run.folder/CAMS.name/split)
     i = samples.ids.index(id)
@@ -304,18 +304,25 @@ def walk_controls(
     r, ids, trained = run.recipe, pictures_of(run).ids, has_affinity(run)
     return dict(picture=stepper('picture', ids),
         name=choice('class', names_in(pictures_of(run), ids[0]) or ['none'], tooltip='whose map walks'),
-        edges_from=choice('edges from', list(EDGES), EDGES[0 if trained else 1], 'where one thing ends and another begins'),
-        show=choice('show', ['the walk', 'affinities'], tooltip='the maps and masks, or what belongs to the cell at the cross'),
+        edges_from=choice('edges from', list(EDGES), EDGES[0 if trained else 1],
+            'where one thing ends and another begins'),
+        show=choice('show', ['the walk', 'affinities'],
+            tooltip='the maps and masks, or what belongs to the cell at the cross'),
         steps=slider('steps of the walk', r.walk.steps, 0, 256, 1, 'how far the scores go'),
         background=level_slider(r.cams.rule, float(r.pseudo.background[0])),
         run=choice('run', titles, title, tooltip='whose maps and network'),
-        beta=slider('power of the affinities (β)', float(r.walk.beta), 1., 20., .5, 'the higher, the harder to cross an edge'),
+        beta=slider('power of the affinities (β)', float(r.walk.beta), 1., 20., .5,
+            'the higher, the harder to cross an edge'),
         radius=slider('reach of a step, cells', r.walk.radius, 2, 10, 1),
         x=slider('cross, % from the left', 50, 0, 100, 1), y=slider('cross, % from the top', 50, 0, 100, 1),
-        crf=choice('CRF', list(CRFS), 'for pseudo-labels' if find_spec('pydensecrf') else 'off', 'moves the outlines to those of the picture'),
-        smooth_xy=slider('CRF: smoothness, pixels', 3., .25, 10., .25, 'how far a pixel wants its neighbours to be like it'),
-        bilateral_xy=slider('CRF: reach of colours, pixels', 50., 1., 100., .5, 'how far apart pixels of one colour pull together'),
-        bilateral_rgb=slider('CRF: difference of colours', 5., 1., 40., 1., 'how different colours may be to count as one, of 255'))
+        crf=choice('CRF', list(CRFS), 'for pseudo-labels' if find_spec('pydensecrf') else 'off',
+            'moves the outlines to those of the picture'),
+        smooth_xy=slider('CRF: smoothness, pixels', 3., .25, 10., .25,
+            'how far a pixel wants its neighbours to be like it'),
+        bilateral_xy=slider('CRF: reach of colours, pixels', 50., 1., 100., .5,
+            'how far apart pixels of one colour pull together'),
+        bilateral_rgb=slider('CRF: difference of colours', 5., 1., 40., 1.,
+            'how different colours may be to count as one, of 255'))
 
 # %% ../../nbs/explore/07_walk.ipynb #6815977c
 def walk_arguments(
@@ -359,7 +366,8 @@ def explore_walk(
     runs = open_runs(*places)
     controls = walk_controls(runs)
     now = lambda: runs[controls['run'].value]
-    def other_picture(_): keep_choice(controls['name'], names_in(pictures_of(now()), controls['picture'].value) or ['none'])
+    def other_picture(_):
+        keep_choice(controls['name'], names_in(pictures_of(now()), controls['picture'].value) or ['none'])
     def other_run(_):
         controls['picture'].options = tuple(pictures_of(now()).ids)
         r = now().recipe
