@@ -177,15 +177,17 @@ def cam_controls(
 ) -> dict:  # {name: widget}
     "The controls of the CAM explorer"
     first, titles = next(iter(runs.values())), list(runs)
-    r, classes, ids = first.recipe, first.classes, picture_choices(runs, first.splits[-1])
+    r, classes, split = first.recipe, first.classes, first.splits[-1]
+    shown = median_gain(runs, split)
     two = dict(less=choice('difference of', titles, titles[-1], 'purple where this one is higher'),
         minus=choice('and', titles, None, 'orange where this one is higher; the same twice: no difference'))
     worst = [(f'worst of {t} first', t) for t in titles]
     scales = {f'scale_{s:g}': checkbox(f'scale {s:g}', s in r.cams.scales, 'add the maps of the picture at this size')
         for s in sorted({*SCALES, *r.cams.scales})}
-    return dict(picture=stepper('picture', ids), shown=choice('class', class_choices(first, first.splits[-1], ids[0]),
+    return dict(picture=stepper('picture', picture_choices(runs, split), shown),
+        shown=choice('class', class_choices(first, split, shown),
             tooltip='show this class alone'), **level_sliders(runs),
-        split=choice('split', first.splits, first.splits[-1], 'the pictures to choose from'),
+        split=choice('split', first.splits, split, 'the pictures to choose from'),
         holding=multiple_choice('only pictures with', classes, none='any class'),
         order=choice('order of the pictures', [('as listed', ''), *worst],
             tooltip=f"by the mIoU at the run's own threshold, of at most {MOST_SCORED} pictures"),
@@ -243,4 +245,5 @@ def explore_cams(
     for name in ('split', 'holding', 'order'): controls[name].observe(refill, 'value')
     controls['picture'].observe(follow, 'value')
     return Explorer(draw, controls, lambda **values: cam_lines(places, values), name='cams',
-        folder=pictures_folder(runs), front=('picture', 'shown'), main=tuple(level_sliders(runs)))
+        folder=pictures_folder(runs), front=('picture', 'shown'), main=tuple(level_sliders(runs)),
+        remark=first_remark(runs, controls['picture'].value))

@@ -99,7 +99,7 @@ def panels_html(
     def figure(title, picture):
         text, span = html.escape(str(title)), ' class="cc-wide"' if wide[title] else ''
         head, colon, rest = text.partition(': ')
-        style = 'max-width:min(100%,380px);max-height:40vh;width:auto' if wide[title] else f'max-width:{largest}px'
+        style = 'max-width:min(100%,380px);max-height:33vh;width:auto' if wide[title] else f'max-width:{largest}px'
         if min(as_size(picture)) <= 64: style += ';image-rendering:pixelated'
         image = f'<img src="{_address(picture)}" alt="{text}" style="{style}">'
         return f'<figure{span}><figcaption><b>{head}{colon}</b>{rest}</figcaption>{image}</figure>'
@@ -268,7 +268,8 @@ _STYLE = """<style>
 .cc-explorer .widget-toggle-button {width:auto; margin:0; padding:0 8px}
 .cc-front .widget-upload {margin-top:19px}
 .cc-stepper {align-items:flex-end}
-.cc-stepper .widget-combobox {width:13em}
+.cc-stepper .widget-combobox {flex:1 1 9em; width:13em}
+.cc-stepper button {flex:none; padding:0}
 .cc-tags .jupyter-widget-tagsinput {flex-flow:row wrap}
 .cc-tags .widget-text {display:inline-flex !important; width:11em}
 .cc-picture .widget-html-content {flex:1 1 0}
@@ -299,9 +300,10 @@ class Explorer:
         folder: str|Path|None = None,  # for saved files; None: `pictures` among the runs
         front: tuple|None = None,  # names of the controls of the first row; None: all but `main`
         main: tuple = (),  # names of the sliders over the whole width
+        remark=lambda **values: '',  # of the same values, to what is said of them below the picture
     ):
         w = widgets()
-        self.draw, self.controls, self.script = draw, controls, script
+        self.draw, self.controls, self.script, self.remark = draw, controls, script, remark
         self.name, self.columns, self.folder = name, columns, Path(folder or runs_root()/'pictures')
         self.panels, self._held, self._drawn = {}, False, None
         self.picture, self.message, self.note, self.code = (w.HTML(layout=w.Layout(width='auto')) for _ in range(4))
@@ -369,7 +371,8 @@ def redraw(self: Explorer, *_):
     self.picture.remove_class('cc-stale')
     self.message.value = ''
     self.code.value = f'<pre class="cc-script">{html.escape(self.lines())}</pre>'
-    self.note.value = f'<span class="cc-note">drawn in {1000 * (time.perf_counter() - start):.0f} ms</span>'
+    said = [f'drawn in {1000 * (time.perf_counter() - start):.0f} ms', self.remark(**values)]
+    self.note.value = f'<span class="cc-note">{html.escape("; ".join(filter(None, said)))}</span>'
 
 def _alert(text): return f'<div class="cc-message" role="alert">{html.escape(text)}</div>'
 

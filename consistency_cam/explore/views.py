@@ -25,7 +25,7 @@ from ..views import Crop, HFlip, RandomCrop, RandomResize, Tiles, Tiling, resize
 from ..consistency import consistency_loss
 from ..tools.show import heat, overlay, rgb
 from .explorer import Explorer, choice, explorer, keep_choice, slider, stepper
-from .runs import open_runs, pictures_folder
+from .runs import first_remark, median_gain, open_runs, pictures_folder
 
 __getattr__ = moved(__name__)
 
@@ -177,7 +177,7 @@ def explore_views(
     net = lru_cache(2)(lambda title: runs[title].net())
     sample = lru_cache(8)(lambda id: samples[samples.index(id)])
     compared = lru_cache(64)(lambda title, id, *how: compare_views(net(title), sample(id).image, *how))
-    controls = view_controls(list(runs), samples, classes)
+    controls = view_controls(list(runs), samples, classes, median_gain(runs, split))
     def follow(_):
         id = controls['picture'].value
         if id in samples.ids: keep_choice(controls['name'], _names(sample(id), classes) or ['none'])
@@ -194,17 +194,19 @@ def explore_views(
         how = ''.join(f', {k}={v!r}' for k, v in _how(view, n, seed).items())
         return _SCRIPT.format(pictures=str(first.folder), split=split, id=picture,
             network=str(runs[network].folder), how=how, name=name, strength=strength)
-    usual = dict(name='views', folder=pictures_folder(runs), front=('picture', 'name', 'network', 'view'), main=('n',))
+    usual = dict(name='views', folder=pictures_folder(runs), front=('picture', 'name', 'network', 'view'), main=('n',),
+        remark=first_remark(runs, controls['picture'].value))
     return Explorer(draw, controls, script, **usual | settings)
 
 def view_controls(
     titles: list,  # of the runs
     samples: Samples,
     classes: list,  # names of the C classes
+    shown: str,  # id of the picture that comes first
 ) -> dict:  # {name: widget}
     "The controls of the view explorer"
-    return dict(picture=stepper('picture', samples.ids),
-        name=choice('class', _names(samples[0], classes) or ['none'], tooltip='whose map is shown'),
+    return dict(picture=stepper('picture', samples.ids, shown),
+        name=choice('class', _names(samples[samples.index(shown)], classes) or ['none'], tooltip='whose map is shown'),
         network=choice('network', titles, tooltip='which network looks at the picture'),
         view=choice('view t', [(title, view) for view, title in VIEWS.items()], tooltip='what is done to the picture'),
         n=slider('tiles per side', 4, 1, 16, 1, 'the picture is cut into n x n tiles'),

@@ -28,7 +28,7 @@ from ..pseudo import PseudoSetting, class_scores, score_mask
 from ..tools.show import heat, mask_ids, mask_overlay, on_outline, overlay, rgb
 from ..experiments.pipeline import AFFINITY, CAMS, WEIGHTS, Run
 from .explorer import Explorer, choice, explorer, keep_choice, slider, stepper
-from .runs import level_slider, open_runs, pictures_folder, retarget
+from .runs import first_remark, level_slider, median_gain, open_runs, pictures_folder, retarget
 
 __getattr__ = moved(__name__)
 
@@ -301,9 +301,10 @@ def walk_controls(
     "The controls, at the settings of the first run that has an affinity network, or of the first"
     title = next((t for t, run in runs.items() if has_affinity(run)), next(iter(runs)))
     run, titles = runs[title], list(runs)
-    r, ids, trained = run.recipe, pictures_of(run).ids, has_affinity(run)
-    return dict(picture=stepper('picture', ids),
-        name=choice('class', names_in(pictures_of(run), ids[0]) or ['none'], tooltip='whose map walks'),
+    r, samples, trained = run.recipe, pictures_of(run), has_affinity(run)
+    shown = median_gain(runs, run.splits[-1])
+    return dict(picture=stepper('picture', samples.ids, shown),
+        name=choice('class', names_in(samples, shown) or ['none'], tooltip='whose map walks'),
         edges_from=choice('edges from', list(EDGES), EDGES[0 if trained else 1],
             'where one thing ends and another begins'),
         show=choice('show', ['the walk', 'affinities'],
@@ -386,5 +387,5 @@ def explore_walk(
         panels, arguments = walk_arguments(runs, **values)
         return walk_script(panels, **arguments)
     usual = dict(name='walk', folder=pictures_folder(runs), front=('picture', 'name', 'edges_from', 'show'),
-        main=('steps', 'background'))
+        main=('steps', 'background'), remark=first_remark(runs, controls['picture'].value))
     return Explorer(draw, controls, script, **usual | settings)
