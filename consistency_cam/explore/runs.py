@@ -281,10 +281,12 @@ def median_gain(
     runs: dict,  # {title: run}
     split: str,
 ) -> str:  # id
-    "The picture of the median of `gains`; the first of the split where there is one run, or no masks or maps to know it from"
+    "The picture of the median of `gains`; where there is one run, or no masks or maps to know it from, the first that has a class"
     try: found = gains(runs, split) if len(runs) > 1 else []
     except (InputError, CheckpointError): found = []
-    return found[len(found) // 2][1] if found else next(iter(runs.values())).samples(split).ids[0]
+    if found: return found[len(found) // 2][1]
+    samples = next(iter(runs.values())).samples(split)
+    return next((id for id, given in zip(samples.ids, samples.labels) if given.any()), samples.ids[0])
 
 def first_remark(
     runs: dict,  # {title: run}
