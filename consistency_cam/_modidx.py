@@ -95,6 +95,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'consistency_cam.camnet._normalised': ('camnet.html#_normalised', 'consistency_cam/camnet.py'),
                                         'consistency_cam.camnet._refuse_unknown': ( 'camnet.html#_refuse_unknown',
                                                                                     'consistency_cam/camnet.py'),
+                                        'consistency_cam.camnet._undilate': ('camnet.html#_undilate', 'consistency_cam/camnet.py'),
                                         'consistency_cam.camnet._unusable': ('camnet.html#_unusable', 'consistency_cam/camnet.py'),
                                         'consistency_cam.camnet.compiling': ('camnet.html#compiling', 'consistency_cam/camnet.py'),
                                         'consistency_cam.camnet.guard_trace': ('camnet.html#guard_trace', 'consistency_cam/camnet.py'),

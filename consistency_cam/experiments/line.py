@@ -94,7 +94,8 @@ def _affinity_config(r):
 
 _SEGMENTATION = 'segment.scales', 'segment.mirror', 'segment.crf'  # fields that the segmenter's training does not read
 
-def _segment_config(r): return {k: v for k, v in _training_config(r, SEGMENT).items() if k not in _SEGMENTATION}
+def _segment_config(r):
+    return {k: v for k, v in _training_config(r, SEGMENT).items() if k not in (*_SEGMENTATION, 'dilated')}
 
 def segmentation_config(
     r: Recipe,

@@ -144,6 +144,9 @@ class Recipe:
     backbone: str = 'resnet50'  # timm name
     pretrained: str = 'imagenet'  # 'imagenet', a weights file, or 'random'
     output_stride: int = 16  # pixels per CAM cell
+    # classifier and affinity network: stages that do not halve their map, for the output stride, dilate instead
+    # (DeepLab); false: they do not, as in the ResNets of irn and Puzzle-CAM; the segmenter's always do
+    dilated: bool = True
     # 'trained', 'synchronised' (trained, with statistics over all processes), 'frozen' (ImageNet's statistics), or
     # 'frozen-views' (trained on the whole picture only)
     batch_norm: str = 'trained'
@@ -348,21 +351,22 @@ def _with_parts(r, parts):
     return replace(r, left_out={part: own for part, own in left_out.items() if own != PARTS[part]()})
 
 # %% ../../nbs/experiments/01_recipes.ipynb #db73dc6e
-PAPER = change_recipe(Recipe(), pretrain='imagenet')
+PAPER = change_recipe(Recipe(), pretrain='imagenet', dilated=False)
 # on COCO "hyperparameters identical to the ones used for PASCAL VOC" (Section 4.1)
 COCO_DATA = dict(kind='coco', train='train')
-_RESNETS = dict(resnet101='resnet101', resnest101='resnest101e')
+# Puzzle-CAM's ResNeSts are dilated
+_RESNETS = dict(resnet101=dict(backbone='resnet101'), resnest101=dict(backbone='resnest101e', dilated=True))
 RECIPES = dict(
     paper=PAPER,
-    **{f'paper-{name}': change_recipe(PAPER, backbone=backbone) for name, backbone in _RESNETS.items()},
+    **{f'paper-{name}': change_recipe(PAPER, **net) for name, net in _RESNETS.items()},
     **{'paper-coco': change_recipe(PAPER, data=COCO_DATA)},
-    **{f'paper-{name}-coco': change_recipe(PAPER, data=COCO_DATA, backbone=backbone)
-        for name, backbone in _RESNETS.items()},
+    **{f'paper-{name}-coco': change_recipe(PAPER, data=COCO_DATA, **net)
+        for name, net in _RESNETS.items()},
     # as PNOC trains on COCO's pictures of 640 pixels
     **{'paper-coco-640': change_recipe(PAPER, data=COCO_DATA, classify=dict(lr=.05, crop=640, long_side=(400, 800)))},
     **{'puzzle-cam': change_recipe(PAPER, pretrain=None, classify=dict(method='puzzle-cam', weight_decay=1e-4))},
-    quick=change_recipe(PAPER, backbone='tf_efficientnet_lite0', batch_norm='frozen', frozen_stages=3, workers=0,
-        data=dict(kind='scenes', train='train', size=128),
+    quick=change_recipe(PAPER, backbone='tf_efficientnet_lite0', dilated=True, batch_norm='frozen', frozen_stages=3,
+        workers=0, data=dict(kind='scenes', train='train', size=128),
         pretrain=dict(kind=None, rho=.25, k_teacher=10, k_student=10, epochs=8, batch_size=16, lr=.0006,
             crop=128, long_side=(112, 144)),
         classify=dict(tiles=(2, 4), crop_side=(.5, .75), resize_scale=(.75, 1.25), alpha=.3, ramp=1., epochs=5,

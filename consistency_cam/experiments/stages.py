@@ -126,7 +126,7 @@ def _frozen_as_asked(net, batch_norm, frozen_stages):
 
 def _camnet(r, num_classes, pretrained, make=CAMNet, **more):
     "A classifier on the recipe's backbone"
-    usual = dict(backbone=r.backbone, pool=r.classify.pool, output_stride=r.output_stride)
+    usual = dict(backbone=r.backbone, pool=r.classify.pool, output_stride=r.output_stride, dilated=r.dilated)
     wanted = usual | dict(num_classes=num_classes, pretrained=pretrained) | more
     find_pooling(wanted['pool'])
     return make(**wanted)
