@@ -115,13 +115,26 @@ class Segment(Training):
     "The segmenter"
     kind: str = 'deeplabv3plus'  # 'deeplabv3plus' (Section 4.1) or 'deeplabv3'
     on: str = 'pseudo'  # masks it learns: 'pseudo' labels, or the true 'masks' as an upper bound
+    # its backbone begins with the weights that all networks begin with ('pretrained'), or with the 'classifier''s (ours)
+    start: str = 'pretrained'
+    # 'ce' (cross-entropy), 'balanced' (half of it for the background, half for the classes; DSRG), or 'collision' (with
+    # soft labels, a softmax of the maps' scores, in the place of masks; DS-CRF)
+    loss: str = 'ce'
+    temperature: float = .05  # 'collision': of the softmax, in units of the scores (DS-CRF)
+    # trainings; each after the first learns the last one's own masks where they are to be trusted, with 'collision' by
+    # cross-entropy (ours, after ST++)
+    rounds: int = 1
+    # probability above which a round believes such a mask against the pseudo-label; 1: never (ours)
+    confidence: float = .95
     output_stride: int = 16  # pixels per cell of the backbone's last map (Section 4.1)
     rates: tuple = (6, 12, 18)  # cells between the taps of the pyramid's branches (Puzzle-CAM)
     refinements: int = 2  # 3x3 layers of DeepLabV3+'s decoder
     norm: str = 'batch'  # normalisation of the head: 'batch' (Section 4.1) or 'group' (Puzzle-CAM)
     batch_norm: str = 'trained'  # batch norm of the backbone: 'trained' (Section 4.1), 'synchronised' or 'frozen'
     frozen_stages: int = 0  # leading stages of the backbone that are not trained
-    scales: tuple = (.5, 1., 1.5, 2.)  # inference: of the picture's sides (Puzzle-CAM)
+    # inference: of the picture's sides (Puzzle-CAM); best where scale times longer side lies within `long_side`
+    scales: tuple = (.5, 1., 1.5, 2.)
+    side: int = 0  # inference: longer side that the scales are of, pixels (ours); 0: each picture's own
     mirror: bool = True  # inference: add the mirror image's logits
     crf: bool = True  # inference: follow the picture's edges by the dense CRF
     epochs: int = 50  # passes over the training pictures (Puzzle-CAM)
@@ -225,12 +238,14 @@ CHOICES = {'cams.kind': 'inferred imported',
     'segment.kind': 'deeplabv3plus deeplabv3',
     'batch_norm': f'{_BATCH_NORM} frozen-views', 'segment.batch_norm': _BATCH_NORM,
     'segment.on': 'pseudo masks', 'segment.norm': 'batch group',
+    'segment.start': 'pretrained classifier', 'segment.loss': 'ce balanced collision',
     'precision': 'no bf16 fp16 auto', 'track': 'no tensorboard wandb', 'on_bad_picture': 'refuse skip'}
 
 LIMITS = {  # least and largest number of the fields whose names end so; of the others, 0 and ten million
+    (1, 100): 'rounds', (.001, 100): 'temperature',
     (1, 10_000_000): 'epochs batch_size save_every log_every k_teacher steps accumulate',
     (1, 16384): 'size crop long_side', (1, 256): 'output_stride tiles rates',
-    (0, 1): 'ramp momentum rho', (0, 256): 'threshold scores background', (.01, 1): 'crop_side',
+    (0, 1): 'ramp momentum rho confidence', (0, 256): 'threshold scores background', (.01, 1): 'crop_side',
     (.01, 16): 'scale scales', (2, 32): 'radius', (0, 64): 'workers stages refinements', (0, 2**31 - 1): 'seed'}
 
 def _limits(name):
