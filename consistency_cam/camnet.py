@@ -64,12 +64,14 @@ def _refuse_unknown(name):
 
 def _undilate(backbone, name):
     "The backbone with the dilations that it has at its own stride; what a smaller stride has added is taken back"
-    for m, own in zip(backbone.modules(), _create_network(name, global_pool='').modules()):
-        if not isinstance(m, nn.Conv2d) or m.dilation == own.dilation: continue
+    at_own_stride = dict(make_backbone(name, 32).named_modules())
+    for way, m in backbone.named_modules():
+        own = getattr(at_own_stride.get(way), 'dilation', (1, 1))
+        if not isinstance(m, nn.Conv2d) or m.dilation == own: continue
         if m.padding != (0, 0):  # with no padding of its own the layer pads as it is called
-            wider = [(d - o) * (k - 1) // 2 for d, o, k in zip(m.dilation, own.dilation, m.kernel_size)]
+            wider = [(d - o) * (k - 1) // 2 for d, o, k in zip(m.dilation, own, m.kernel_size)]
             m.padding = tuple(p - w for p, w in zip(m.padding, wider))
-        m.dilation = own.dilation
+        m.dilation = own
     return backbone
 
 def make_backbone(

@@ -115,7 +115,8 @@ class Segment(Training):
     "The segmenter"
     kind: str = 'deeplabv3plus'  # 'deeplabv3plus' (Section 4.1) or 'deeplabv3'
     on: str = 'pseudo'  # masks it learns: 'pseudo' labels, or the true 'masks' as an upper bound
-    # its backbone begins with the weights that all networks begin with ('pretrained'), or with the 'classifier''s (ours)
+    # its backbone begins with the weights that all networks begin with, 'pretrained', or with those of the run's trained
+    # 'classifier' (ours)
     start: str = 'pretrained'
     # 'ce' (cross-entropy), 'balanced' (half of it for the background, half for the classes; DSRG), or 'collision' (with
     # soft labels, a softmax of the maps' scores, in the place of masks; DS-CRF)
