@@ -62,16 +62,30 @@ def _refuse_unknown(name):
     near = get_close_matches(name.lower(), timm.list_models(), 1)
     raise InputError(f"unknown backbone '{name}'; " + (f"did you mean '{near[0]}'?" if near else 'timm.list_models() has their names, resnet50 and tf_efficientnet_lite0 among them'))
 
+def _undilate(backbone, name):
+    "The backbone with the dilations that it has at its own stride; what a smaller stride has added is taken back"
+    at_own_stride = dict(make_backbone(name, 32).named_modules())
+    for way, m in backbone.named_modules():
+        own = getattr(at_own_stride.get(way), 'dilation', (1, 1))
+        if not isinstance(m, nn.Conv2d) or m.dilation == own: continue
+        if m.padding != (0, 0):  # with no padding of its own the layer pads as it is called
+            wider = [(d - o) * (k - 1) // 2 for d, o, k in zip(m.dilation, own, m.kernel_size)]
+            m.padding = tuple(p - w for p, w in zip(m.padding, wider))
+        m.dilation = own
+    return backbone
+
 def make_backbone(
     name: str,  # timm's
     output_stride: int,  # pixels per cell of the last map, where the backbone has a choice
+    dilated: bool = True,  # a stage that does not halve its map for the stride dilates its convolutions instead
 ) -> nn.Module:
     "timm backbone without classifier and pooling, for pictures of any size; raises `InputError`"
     _refuse_unknown(name)
     wishes = dict(output_stride=output_stride, global_pool='', dynamic_img_size=True, strict_img_size=False)
     for left_out in ((), ('output_stride',), ('global_pool',), ('output_stride', 'global_pool')):
-        try: return _create_network(name, **{k: v for k, v in wishes.items() if k not in left_out})
+        try: made = _create_network(name, **{k: v for k, v in wishes.items() if k not in left_out})
         except Exception as e: error = e  # timm refuses a value by a dozen kinds of errors
+        else: return made if dilated else _undilate(made, name)
     raise _unusable(name, f'timm does not make it ({_first_line(error)})')
 
 # %% ../nbs/02_camnet.ipynb #06350807
@@ -95,12 +109,13 @@ class BackboneNet(nn.Module):
         output_stride: int,  # pixels per cell of the last map
         pretrained: bool|str|Path,  # weights: True (installed package, else hub), a file, or False for random
         classifier_layer: bool = True,  # keep the layer that some backbones have between last block and classifier
+        dilated: bool = True,  # stages that do not halve their map dilate instead; False: as in irn's ResNets
     ):
         super().__init__()
         if not isinstance(output_stride, int) or output_stride < 1:
             raise InputError(f'output_stride={output_stride!r}: give the pixels per cell of the last map, 8, 16 or 32')
         self.backbone_name, self.frozen_bn, self.grows, self.classifier_layer = backbone, False, False, classifier_layer
-        self.backbone = make_backbone(backbone, output_stride)
+        self.backbone = make_backbone(backbone, output_stride, dilated)
         if not hasattr(self.backbone, 'forward_intermediates'):
             raise _unusable(backbone, 'timm gives no maps from inside of it')
         known = set(self.backbone.state_dict())
@@ -202,11 +217,12 @@ class CAMNet(BackboneNet):
         output_stride: int = 16,  # pixels a CAM cell, 8, 16 or 32 where the backbone takes it; the patch of a ViT
         pretrained: bool|str|Path = True,  # ImageNet weights: True (a package, else the hub), a file, or False: random
         bias: float|None = None,  # start of the classifier's bias; None: no bias
+        dilated: bool = True,  # stages that do not halve their map dilate instead; False: as in irn's ResNets
     ):
         if pool not in POOLINGS: raise InputError(unknown('pooling', pool, POOLINGS))
         if not isinstance(num_classes, int) or num_classes < 1:
             raise InputError(f'num_classes={num_classes!r}: give the number of foreground classes, 1 or more')
-        super().__init__(backbone, output_stride, pretrained)
+        super().__init__(backbone, output_stride, pretrained, dilated=dilated)
         self.pool, self.num_classes = pool, num_classes
         self.classifier = nn.Conv2d(self.channels[-1], num_classes, 1, bias=bias is not None)
         nn.init.kaiming_normal_(self.classifier.weight)

@@ -19,7 +19,7 @@ from .files.errors import InputError, hint
 from .tools.transforms import seeded_generator
 from .pooling import POOLINGS
 from .tools.batchnorm import batch_norm_fixed
-from .camnet import CAMNet
+from .camnet import BackboneNet, CAMNet
 from .views import Tiles, HFlip, RandomCrop, RandomResize
 
 # %% ../nbs/06_consistency.ipynb #ee719d8b
@@ -65,9 +65,9 @@ def view_names(
     return names
 
 def with_terms(
-    net: CAMNet,
+    net: BackboneNet,
     terms: list,  # a method's further losses: modules or functions
-) -> CAMNet:
+) -> BackboneNet:
     "The network, modules among the terms in `net.terms`; raises `InputError` where one holds part of the network"
     own, modules = {*net.parameters()}, [t for t in terms if isinstance(t, nn.Module)]
     if double := next((t for t in modules if own & {*t.parameters()}), None):
@@ -202,6 +202,7 @@ class Method:
     net: callable = lambda options, **how: CAMNet(**how)  # (options, **arguments of `CAMNet`) -> a `CAMNet`
     options: dict = field(default_factory=dict)  # {name: `Option`}
     cls: float = 1.  # weight of the whole picture's classification loss
+    segment_terms: callable = lambda options, net: []  # (options, segmenter) -> list of its further losses
 
 METHODS = {}
 

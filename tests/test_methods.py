@@ -1,5 +1,6 @@
 """Methods of other people: a file beside the package, a module of its own in a term, two processes, a training that was cut."""
 import os
+import shutil
 import subprocess
 import sys
 
@@ -78,6 +79,45 @@ def test_a_term_is_trained_saved_and_resumed_and_its_run_opens_without_the_file(
     assert read_json(whole.folder/'method.json')['file'] == 'sharper.py'
 
 
+SMOOTH = HEAD + '''
+class Smooth(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+    def forward(self, out): return dict(smooth=(out.logits.softmax(1) * self.scale).diff(dim=-1).abs().mean())
+
+register(Method('smooth', 'smooth masks', segment_terms=lambda options, net: [Smooth()]))
+'''
+
+
+def test_a_segmenter_goes_on_in_its_second_round_with_a_term_soft_labels_and_the_classifiers_start(file, tmp_path, monkeypatch):
+    file.write_text(SMOOTH)
+    registry.use_files([file])
+    small = dict(epochs=2, batch_size=4, crop=64, long_side=(60, 68), frozen_stages=4)
+    wanted = recipe('quick', method='smooth', affinity=None, pseudo=dict(crf=False), segment=dict(start='classifier', loss='collision', rounds=2, crf=False, side=64, **small), **SMALL)
+    whole = run(wanted, tmp_path/'whole', progress=False)
+    shutil.copytree(whole.folder, tmp_path/'cut', ignore=shutil.ignore_patterns('segment', 'masks', 'evaluate'))
+
+    def cut(task, data, folder, *given, **more):
+        real_fit(task, data, folder, *given, **more, stop_at=5 if folder.name == 'segment' else None)
+        if folder.name == 'segment': raise KeyboardInterrupt
+        return read_metrics(folder/'metrics.jsonl')
+    real_fit = doing.fit
+    with monkeypatch.context() as m:
+        m.setattr(doing, 'fit', cut)
+        with pytest.raises(KeyboardInterrupt): run(wanted, tmp_path/'cut', progress=False)
+    assert len(read_metrics(tmp_path/'cut'/'segment'/'metrics.jsonl')) == 5
+    again = run(wanted, tmp_path/'cut', progress=False)
+    first, one, other = (load_state(folder/'weights.safetensors')['net'] for folder in (whole.folder/'segment'/'round1', whole.folder/'segment', again.folder/'segment'))
+    assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one) and not torch.equal(one['terms.0.scale'], first['terms.0.scale'])
+    assert {*read_metrics(whole.folder/'segment'/'round1'/'metrics.jsonl')[0]} >= {'collision', 'smooth'} and {*read_metrics(whole.folder/'segment'/'metrics.jsonl')[0]} >= {'ce', 'smooth'}
+    middle = 'backbone.blocks.3.0.conv_pw.weight'  # the classifier has trained it, the segmenter has not
+    assert torch.equal(one[middle], weights(whole.folder)[middle]) and torch.equal(whole.segmenter().terms[0].scale.cpu(), one['terms.0.scale'])
+    changed = recipe('quick', **{**SMALL, 'lr': .001}, method='smooth', affinity=None, pseudo=dict(crf=False), segment=dict(start='classifier', on='masks', crf=False, **small))
+    bound = run(changed, tmp_path/'bound', progress=False)
+    assert bound.stages() == ['classify', 'segment'] and 'classify' in read_json(bound.folder/'segment'/'stage.json')['data']
+
+
 @pytest.mark.slow
 def test_two_processes_train_a_term_as_one_does(file, tmp_path):
     registry.use_files([file])
@@ -94,6 +134,7 @@ WRONG = {
     'no dictionary': (HEAD + "register(Method('wrong', 'x', terms=lambda options, net: [lambda out: 3.]))", [], 'it returns float; a dictionary of named losses is wanted'),
     'no scalar': (HEAD + "register(Method('wrong', 'x', terms=lambda options, net: [lambda out: dict(a=out.whole.cams)]))", [], "its loss 'a' is not a scalar tensor"),
     'a taken name': (HEAD + "register(Method('wrong', 'x', terms=lambda options, net: [lambda out: dict(cls=out.whole.cams.mean())]))", [], "there is a loss 'cls' already"),
+    'no dictionary of the segmenter': (HEAD + "register(Method('wrong', 'x', segment_terms=lambda options, net: [lambda out: 3.]))", ['--until', 'segment'], 'it returns float; a dictionary of named losses is wanted'),
     'a part of the network twice': (HEAD + "register(Method('wrong', 'x', terms=lambda options, net: [nn.ModuleList([net.classifier])]))", [], 'it holds a part of the network'),
     'views of one name': (HEAD + "from consistency_cam.views import HFlip\nregister(Method('wrong', 'x', views=lambda options, recipe: [HFlip(name='cls')]))", [], "two losses would be named 'cls'"),
     'a term and frugal': (HEAD + "register(Method('wrong', 'x', terms=lambda options, net: [lambda out: {}]))", ['--frugal'], 'a term sees all views at once'),

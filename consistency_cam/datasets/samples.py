@@ -66,6 +66,7 @@ class Sample:
     image: torch.Tensor  # uint8 (3, H, W), RGB
     labels: torch.Tensor  # float32 (C,): 1 for the classes in the picture
     mask: torch.Tensor = None  # uint8 (H, W): 0 background, 1..C classes, 255 void; None where there is none
+    soft: dict = None  # soft label {mask id: share (h, w)}, 0 the background's, on any grid; None where there is none
     def __repr__(self):
         ids = ', '.join(str(c) for c in (self.labels.nonzero()[:, 0] + 1).tolist())
         size = 'x'.join(map(str, self.image.shape[1:]))
@@ -96,6 +97,7 @@ class Samples(Dataset):
         "Picture `i`, uint8 (3, H, W)"
         raise NotImplementedError
     def mask(self, i): "Its mask, uint8 (H, W), or None"
+    def soft(self, i): "Its soft label {mask id: share (h, w)}, or None"
     def files(self, i):
         "Paths of picture `i` and of its mask (None where there is none); None where pictures are made and not read"
     def __len__(self): return len(self.ids)
@@ -108,7 +110,7 @@ class Samples(Dataset):
         image, mask = self.image(i := i % len(self)), self.mask(i)
         if mask is not None and mask.shape != image.shape[1:]:
             raise MaskError(f'{(self.files(i) or [0, self.ids[i]])[1]}: the mask is {tuple(mask.shape)}, its picture {tuple(image.shape[1:])} (H, W); they must be the same')
-        return Sample(self.ids[i], image, self.labels[i], mask)
+        return Sample(self.ids[i], image, self.labels[i], mask, self.soft(i))
 
 # %% ../../nbs/datasets/01_samples.ipynb #eba9ff38
 @patch
@@ -159,6 +161,7 @@ class Subset(Samples):
         self.has_masks, self.mask_colours = parent.has_masks, parent.mask_colours
     def image(self, i): return self.parent.image(self.indices[i])
     def mask(self, i): return self.parent.mask(self.indices[i])
+    def soft(self, i): return self.parent.soft(self.indices[i])
     def files(self, i): return self.parent.files(self.indices[i])
     def check_one(self, i): self.parent.check_one(self.indices[i])
 

@@ -67,7 +67,11 @@ def _segment_words(run):
     s = run.recipe.segment
     network = f'{s.kind}, dilations {_listed(s.rates)}, output stride {s.output_stride}'
     inference = f"scales {_listed(s.scales)}, {'with' if s.mirror else 'without'} the mirror image"
-    return {'segmenter': f'{network}; {_training_words(s)} (head ten times that)',
+    if s.side: inference = f'longer side {s.side} pixels, {inference}'
+    losses = dict(balanced='; balanced cross-entropy', collision=f'; soft labels of temperature {s.temperature:g}')
+    more = ", from the classifier's backbone" * (s.start == 'classifier') + losses.get(s.loss, '')
+    if s.rounds > 1: more += f'; {s.rounds} rounds, masks that agree or are above {s.confidence:g} kept'
+    return {'segmenter': f'{network}; {_training_words(s)} (head ten times that){more}',
         'segmentation': f'{inference}, {_crf_words(run.recipe, s.crf)}, not told the classes'}
 
 # %% ../../nbs/experiments/02_line.ipynb #32340642
@@ -82,7 +86,11 @@ def needs_maps(
     "Whether a recipe goes through maps, and does not learn from true masks alone"
     return not (r.segment and r.segment.on == 'masks')
 
-def _needs_classifier(r): return needs_maps(r) and r.cams.kind == 'inferred'
+def _needs_cams(r): return needs_maps(r) and r.cams.kind == 'inferred'
+
+def _needs_classifier(r):
+    return _needs_cams(r) or r.cams.kind == 'inferred' and r.segment.start == 'classifier'
+
 def _needs_affinity(r): return r.affinity and needs_maps(r)
 
 def _classify_config(r):
@@ -92,9 +100,12 @@ def _classify_config(r):
 def _affinity_config(r):
     return _training_config(r, AFFINITY, 'crf') | {'pseudo.crf': r.pseudo.crf, 'cams.rule': r.cams.rule}
 
-_SEGMENTATION = 'segment.scales', 'segment.mirror', 'segment.crf'  # fields that the segmenter's training does not read
+# fields that the segmenter's training does not read
+_SEGMENTATION = 'segment.scales', 'segment.side', 'segment.mirror', 'segment.crf'
 
-def _segment_config(r): return {k: v for k, v in _training_config(r, SEGMENT).items() if k not in _SEGMENTATION}
+def _segment_config(r):
+    aside = 'dilated', *(_SEGMENTATION if r.segment.rounds < 2 else ['segment.crf'])  # a round segments, without the CRF
+    return {k: v for k, v in _training_config(r, SEGMENT).items() if k not in aside}
 
 def segmentation_config(
     r: Recipe,
@@ -114,7 +125,7 @@ CLASSIFY = Stage('classify', 'classifier', lambda run: run.classify(), words=_cl
 
 _MAPS = dict(title='CAMs', do=lambda run: [run.cams(split) for split in run.splits], product='maps', on='both',
     fixed=lambda r: r.cams.threshold, short='CAMs', one='CAMs')
-CAMS = Stage('cams', wanted=_needs_classifier, words=_cams_words,
+CAMS = Stage('cams', wanted=_needs_cams, words=_cams_words,
     config=lambda r: {'cams.scales': r.cams.scales, 'cams.mirror': r.cams.mirror}, **_MAPS)
 IMPORTED = Stage('cams', wanted=lambda r: needs_maps(r) and r.cams.kind == 'imported', words=_foreign_words,
     foreign='imported from another program', **_MAPS)

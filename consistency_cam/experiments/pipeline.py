@@ -57,6 +57,7 @@ def try_networks(self: Run,
     if r.compile and todo: try_compiler('cuda' if torch.cuda.is_available() else 'cpu')
     with torch.random.fork_rng():
         if CLASSIFY in todo: self.try_method()
+        if SEGMENT in todo: self.try_segment_terms()
         for s in todo:
             pictures = torch.zeros(min(2, self._pictures_at_once(s.name)), 3, 2 * r.output_stride, 4 * r.output_stride)
             if s.untrained: s.untrained(self).train()(pictures)
@@ -71,6 +72,16 @@ def try_method(self: Run):
     image = torch.zeros(n, 3, r.classify.crop, r.classify.crop)
     batch = dict(image=image, labels=torch.ones(n, net.num_classes), id=[''] * n)
     self.make_task(net, 1).train()(batch, 0)
+
+@patch
+def try_segment_terms(self: Run):
+    "Do a step of the segmenter with the method's terms of its own, where it brings some; raises `InputError`"
+    if self.method.segment_terms is Method.segment_terms: return
+    s, classes, n = self.recipe.segment, len(self.classes), min(2, self._pictures_at_once(SEGMENT.name))
+    batch = dict(image=torch.zeros(n, 3, s.crop, s.crop), labels=torch.ones(n, classes), id=[''] * n,
+        mask=torch.zeros(n, s.crop, s.crop, dtype=torch.uint8))
+    if s.loss == 'collision': batch['soft'] = torch.ones(n, 1 + classes, s.crop // 4, s.crop // 4) / (1 + classes)
+    self.make_segment_task(self.make_segmenter(1 + classes, False)).train()(batch, 0)
 
 @patch
 def _pictures_at_once(self: Run, stage):

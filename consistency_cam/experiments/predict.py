@@ -85,7 +85,7 @@ def predict(self: Run,
         score = background(r.cams.rule, cams, self.threshold() if r.cams.rule == 'constant' else r.cams.threshold)
         if not torch.is_tensor(score): score = torch.full(seen.shape[1:], score, device=net.mean.device)
         return _largest(score, cams, size), cams
-    probs = segment_image(net, seen, r.segment.scales, r.segment.mirror)
+    probs = segment_image(net, seen, r.segment.scales, r.segment.mirror, r.segment.side)
     if labels is not None: probs[1:][~labels.to(probs.device)] = 0
     if r.segment.crf: probs = refine_probs(seen, probs / probs.sum(0), self.crf(SOFTMAX_CRF))
     mask = _largest(probs[0], dict(enumerate(probs[1:], 1)), size)
@@ -102,4 +102,5 @@ def predicts_by(self: Run,
     segment = part_of(r, SEGMENT.name)
     settings = dict(scales=r.cams.scales, mirror=r.cams.mirror, crf_scale=r.crf.scale, crf_side=r.crf.side)
     settings |= {f'segment_{k}': getattr(segment, k) for k in ('scales', 'mirror', 'crf')}
+    if segment.side: settings['segment_side'] = segment.side
     return fingerprint(stage, weights, settings, self.threshold(), *more)

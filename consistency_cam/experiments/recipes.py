@@ -115,13 +115,27 @@ class Segment(Training):
     "The segmenter"
     kind: str = 'deeplabv3plus'  # 'deeplabv3plus' (Section 4.1) or 'deeplabv3'
     on: str = 'pseudo'  # masks it learns: 'pseudo' labels, or the true 'masks' as an upper bound
+    # its backbone begins with the weights that all networks begin with, 'pretrained', or with those of the run's trained
+    # 'classifier' (ours)
+    start: str = 'pretrained'
+    # 'ce' (cross-entropy), 'balanced' (half of it for the background, half for the classes; DSRG), or 'collision' (with
+    # soft labels, a softmax of the maps' scores, in the place of masks; DS-CRF)
+    loss: str = 'ce'
+    temperature: float = .05  # 'collision': of the softmax, in units of the scores (DS-CRF)
+    # trainings; each after the first learns the last one's own masks where they are to be trusted, with 'collision' by
+    # cross-entropy (ours, after ST++)
+    rounds: int = 1
+    # probability above which a round believes such a mask against the pseudo-label; 1: never (ours)
+    confidence: float = .95
     output_stride: int = 16  # pixels per cell of the backbone's last map (Section 4.1)
     rates: tuple = (6, 12, 18)  # cells between the taps of the pyramid's branches (Puzzle-CAM)
     refinements: int = 2  # 3x3 layers of DeepLabV3+'s decoder
     norm: str = 'batch'  # normalisation of the head: 'batch' (Section 4.1) or 'group' (Puzzle-CAM)
     batch_norm: str = 'trained'  # batch norm of the backbone: 'trained' (Section 4.1), 'synchronised' or 'frozen'
     frozen_stages: int = 0  # leading stages of the backbone that are not trained
-    scales: tuple = (.5, 1., 1.5, 2.)  # inference: of the picture's sides (Puzzle-CAM)
+    # inference: of the picture's sides (Puzzle-CAM); best where scale times longer side lies within `long_side`
+    scales: tuple = (.5, 1., 1.5, 2.)
+    side: int = 0  # inference: longer side that the scales are of, pixels (ours); 0: each picture's own
     mirror: bool = True  # inference: add the mirror image's logits
     crf: bool = True  # inference: follow the picture's edges by the dense CRF
     epochs: int = 50  # passes over the training pictures (Puzzle-CAM)
@@ -144,6 +158,9 @@ class Recipe:
     backbone: str = 'resnet50'  # timm name
     pretrained: str = 'imagenet'  # 'imagenet', a weights file, or 'random'
     output_stride: int = 16  # pixels per CAM cell
+    # classifier and affinity network: stages that do not halve their map, for the output stride, dilate instead
+    # (DeepLab); false: they do not, as in the ResNets of irn and Puzzle-CAM; the segmenter's always do
+    dilated: bool = True
     # 'trained', 'synchronised' (trained, with statistics over all processes), 'frozen' (ImageNet's statistics), or
     # 'frozen-views' (trained on the whole picture only)
     batch_norm: str = 'trained'
@@ -222,12 +239,14 @@ CHOICES = {'cams.kind': 'inferred imported',
     'segment.kind': 'deeplabv3plus deeplabv3',
     'batch_norm': f'{_BATCH_NORM} frozen-views', 'segment.batch_norm': _BATCH_NORM,
     'segment.on': 'pseudo masks', 'segment.norm': 'batch group',
+    'segment.start': 'pretrained classifier', 'segment.loss': 'ce balanced collision',
     'precision': 'no bf16 fp16 auto', 'track': 'no tensorboard wandb', 'on_bad_picture': 'refuse skip'}
 
 LIMITS = {  # least and largest number of the fields whose names end so; of the others, 0 and ten million
+    (1, 100): 'rounds', (.001, 100): 'temperature',
     (1, 10_000_000): 'epochs batch_size save_every log_every k_teacher steps accumulate',
     (1, 16384): 'size crop long_side', (1, 256): 'output_stride tiles rates',
-    (0, 1): 'ramp momentum rho', (0, 256): 'threshold scores background', (.01, 1): 'crop_side',
+    (0, 1): 'ramp momentum rho confidence', (0, 256): 'threshold scores background', (.01, 1): 'crop_side',
     (.01, 16): 'scale scales', (2, 32): 'radius', (0, 64): 'workers stages refinements', (0, 2**31 - 1): 'seed'}
 
 def _limits(name):
@@ -348,21 +367,22 @@ def _with_parts(r, parts):
     return replace(r, left_out={part: own for part, own in left_out.items() if own != PARTS[part]()})
 
 # %% ../../nbs/experiments/01_recipes.ipynb #db73dc6e
-PAPER = change_recipe(Recipe(), pretrain='imagenet')
+PAPER = change_recipe(Recipe(), pretrain='imagenet', dilated=False)
 # on COCO "hyperparameters identical to the ones used for PASCAL VOC" (Section 4.1)
 COCO_DATA = dict(kind='coco', train='train')
-_RESNETS = dict(resnet101='resnet101', resnest101='resnest101e')
+# Puzzle-CAM's ResNeSts are dilated
+_RESNETS = dict(resnet101=dict(backbone='resnet101'), resnest101=dict(backbone='resnest101e', dilated=True))
 RECIPES = dict(
     paper=PAPER,
-    **{f'paper-{name}': change_recipe(PAPER, backbone=backbone) for name, backbone in _RESNETS.items()},
+    **{f'paper-{name}': change_recipe(PAPER, **net) for name, net in _RESNETS.items()},
     **{'paper-coco': change_recipe(PAPER, data=COCO_DATA)},
-    **{f'paper-{name}-coco': change_recipe(PAPER, data=COCO_DATA, backbone=backbone)
-        for name, backbone in _RESNETS.items()},
+    **{f'paper-{name}-coco': change_recipe(PAPER, data=COCO_DATA, **net)
+        for name, net in _RESNETS.items()},
     # as PNOC trains on COCO's pictures of 640 pixels
     **{'paper-coco-640': change_recipe(PAPER, data=COCO_DATA, classify=dict(lr=.05, crop=640, long_side=(400, 800)))},
     **{'puzzle-cam': change_recipe(PAPER, pretrain=None, classify=dict(method='puzzle-cam', weight_decay=1e-4))},
-    quick=change_recipe(PAPER, backbone='tf_efficientnet_lite0', batch_norm='frozen', frozen_stages=3, workers=0,
-        data=dict(kind='scenes', train='train', size=128),
+    quick=change_recipe(PAPER, backbone='tf_efficientnet_lite0', dilated=True, batch_norm='frozen', frozen_stages=3,
+        workers=0, data=dict(kind='scenes', train='train', size=128),
         pretrain=dict(kind=None, rho=.25, k_teacher=10, k_student=10, epochs=8, batch_size=16, lr=.0006,
             crop=128, long_side=(112, 144)),
         classify=dict(tiles=(2, 4), crop_side=(.5, .75), resize_scale=(.75, 1.25), alpha=.3, ramp=1., epochs=5,

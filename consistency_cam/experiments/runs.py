@@ -39,6 +39,12 @@ def check_fields(
         raise InputError(f"pretrain.root={pretrain.root}: nothing is pre-trained on it with pretrain '{pretrain.kind if r.pretrain else 'none'}'; add --pretrain imagenet, or leave it out")
     if segment.on == 'masks' and not r.segment:
         raise InputError("segment.on=masks: there is no segmenter to learn them with segment 'none'; leave one of the two out")
+    if r.segment and segment.start == 'classifier' and r.cams.kind == 'imported':
+        raise InputError("segment.start=classifier: the CAMs are imported, so there is no classifier to start from; take --segment.start pretrained")
+    if r.segment and segment.rounds > 1 and segment.on == 'masks':
+        raise InputError(f"segment.rounds={segment.rounds}: further rounds correct pseudo-labels, and segment.on=masks learns from true masks; leave one of the two out")
+    if r.segment and segment.loss == 'collision' and segment.on == 'masks':
+        raise InputError("segment.loss=collision: it learns from soft labels, and true masks have none with segment.on=masks; take --segment.loss ce or balanced")
 
 # %% ../../nbs/experiments/03_runs.ipynb #ac53b7bb
 def settle_recipe(

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from ..affinity import AffinityNet, AffinityTask, BoundaryNet, infer_affinity, infer_edge
 from ..camnet import BackboneNet, CAMNet, compiling
 from ..cams import CamStore, full_size, infer
-from ..consistency import ConsistencyTask, with_terms
+from ..consistency import ConsistencyTask, Method, with_terms
 from ..crf import LABEL_CRF, SOFTMAX_CRF, CRFSetting, crf_many, dense_crf, scaled_setting
 from ..datasets.folder import WithMasks
 from ..datasets.imagenet import OneLabel
@@ -29,12 +29,13 @@ from .line import (AFFINITY, CAMS, CLASSIFY, LINE, PRETRAIN, PSEUDO, SEGMENT, WA
 from .recipes import check_choices, option
 from .runs import Run, example_recipe, stage_data
 from ..files.checkpoint import (CheckpointError, StageFolder, is_main, load_state, load_weights, hold_lock,
-    stage_fingerprint, runs_root, save_state)
+    fingerprint, stage_fingerprint, runs_root, save_state)
 from ..iterated import IteratedLearning, first_bias, save_backbone
 from ..methods.registry import find_pooling
 from ..pooling import noisy_or_bias
 from ..pseudo import PseudoSetting, pseudo_labels, walk_cams
 from ..segment import SegmentationTask, write_masks
+from ..targets import WithSoft, agreed_masks
 from ..tools.batchnorm import synchronise
 from ..tools.metrics import ThresholdSweep
 from ..tools.training import fit, make_accelerator, total_steps
@@ -48,6 +49,7 @@ def train(self: Run,
     samples: Samples,
     part: str = CLASSIFY.name,  # name of the stage
     masks: bool = False,  # learns from masks
+    folder: Path|None = None,  # for checkpoint and weights; None: the stage's
 ) -> dict:  # the last losses, steps, seconds
     "Train a task by the common loop, or go on with it, and write the network's weights"
     r, settings, like = self.recipe, self.settings(part), getattr(task.net, 'net', task.net)
@@ -59,8 +61,9 @@ def train(self: Run,
     if self.progress and is_main() and (few := self.few_steps(part, steps)): tqdm.write(few, sys.stderr)
     augmented = Augmented(samples, augment, r.seed, round(r.cache * 2**30))
     title = self.title if part == CLASSIFY.name else f'{self.title}, {part}'
-    with compiling(): log = fit(task, augmented, stage.folder, settings, title, self.progress)
-    if is_main(): save_state(stage.folder/WEIGHTS, dict(net=task.net.state_dict(), classes=samples.classes))
+    folder = folder or stage.folder
+    with compiling(): log = fit(task, augmented, folder, settings, title, self.progress)
+    if is_main(): save_state(folder/WEIGHTS, dict(net=task.net.state_dict(), classes=samples.classes))
     return dict(log[-1], steps=steps, seconds=round(sum(_pieces(log)), 2))
 
 def _pieces(log):
@@ -126,7 +129,7 @@ def _frozen_as_asked(net, batch_norm, frozen_stages):
 
 def _camnet(r, num_classes, pretrained, make=CAMNet, **more):
     "A classifier on the recipe's backbone"
-    usual = dict(backbone=r.backbone, pool=r.classify.pool, output_stride=r.output_stride)
+    usual = dict(backbone=r.backbone, pool=r.classify.pool, output_stride=r.output_stride, dilated=r.dilated)
     wanted = usual | dict(num_classes=num_classes, pretrained=pretrained) | more
     find_pooling(wanted['pool'])
     return make(**wanted)
@@ -357,11 +360,16 @@ def walk(self: Run,
     return CamStore(stage.folder, samples.classes)
 
 @patch
+def _last_maps(self: Run, split):
+    "Folder of the maps that pseudo-labels are made from"
+    return product_folder([s for s in self.line if s.product == 'maps'][-1], split)
+
+@patch
 def pseudo(self: Run,
     split: str,  # whose masks to make
 ) -> Path:  # folder with ID.png and manifest.json
     "Make the pseudo-labels of a split, from the walked maps, or from the CAMs where the recipe has no walk; raises `InputError`"
-    maps = product_folder([s for s in self.line if s.product == 'maps'][-1], split)
+    maps = self._last_maps(split)
     made, store, samples = self.product_fingerprint(maps), CamStore(self.folder/maps), self.samples(split)
     folder, setting = self.folder/product_folder(PSEUDO, split), self.pseudo_setting(stride=store.stride)
     data = stage_data(samples) | self.products(maps)
@@ -384,7 +392,49 @@ def make_segmenter(self: Run,
     return _frozen_as_asked(net, s.batch_norm, s.frozen_stages)
 
 @patch
-def segment(self: Run) -> dict:  # last losses, steps, seconds
+def make_segment_task(self: Run,
+    net: Segmenter,  # untrained
+    loss: str|None = None,  # of `LOSSES`; None: the recipe's
+) -> SegmentationTask:
+    "The training of a segmenter as recipe and method say; raises `InputError`"
+    check_choices(self.recipe, 'segment.loss')
+    return SegmentationTask(net, self.method.segment_terms(self.options, net), loss or self.recipe.segment.loss)
+
+@patch
+def _segmenter_start(self: Run):
+    "Weights that the segmenter's backbone starts from, as `CAMNet` takes them, and {what: fingerprint} where made here"
+    check_choices(self.recipe, 'segment.start')
+    if self.recipe.segment.start != 'classifier': return self.start(), self.started_from(), self.first_weights()
+    made = self.products(CLASSIFY.name)
+    return self.folder/CLASSIFY.name/WEIGHTS, [*made.values()], made
+
+@patch
+def _segment_terms_data(self: Run):
+    "Fingerprint of what decides a method's terms of the segmenter; empty where it brings none"
+    if self.method.segment_terms is Method.segment_terms: return {}
+    return {"method's terms": fingerprint(self.method.name, vars(self.options), self.source)}
+
+@patch
+def _rounds(self: Run, stage, samples, net, first):
+    "Train on the masks, and again on the last round's own where these are to be trusted; losses, steps, all seconds"
+    r, s, targets, seconds = self.recipe, self.recipe.segment, samples, 0
+    if s.loss == 'collision':
+        store = CamStore(self.folder/self._last_maps(r.data.train))
+        targets = WithSoft(samples, store, self.pseudo_setting(), s.temperature)
+    for k in range(1, s.rounds + 1):
+        folder = stage.folder if k == s.rounds else stage.folder/f'round{k}'
+        task = self.make_segment_task(net, 'ce' if k > 1 and s.loss == 'collision' else s.loss)
+        result = self.train(stage, task, targets, SEGMENT.name, True, folder)
+        seconds += result['seconds']
+        if k == s.rounds: return dict(result, seconds=round(seconds, 2))
+        about = dict(title=f'{self.title}, masks of round {k}', progress=self.progress and is_main())
+        agreed_masks(net.eval(), samples, folder/'masks', s.confidence, scales=s.scales, mirror=s.mirror, side=s.side,
+            indices=self.share(range(len(samples))), **about)
+        self.share([])
+        targets, net = WithMasks(samples, folder/'masks'), self.make_segmenter(net.num_classes, first)
+
+@patch
+def segment(self: Run) -> dict:  # last losses, steps, seconds of all rounds
     "Train the segmenter, or go on with it, or do nothing where it is done; raises `InputError`"
     r, samples = self.recipe, self.samples(self.recipe.data.train)
     check_choices(r, 'segment.on')
@@ -392,24 +442,29 @@ def segment(self: Run) -> dict:  # last losses, steps, seconds
     if true and not samples.has_masks:
         raise InputError(f"split '{r.data.train}' has no masks for a segmenter to learn; take --segment.on pseudo")
     labels = product_folder(PSEUDO, r.data.train)
-    learnt = stage_data(samples, 'masks') if true else self.products(labels)
+    soft = [self._last_maps(r.data.train)] if r.segment.loss == 'collision' else []
+    learnt = stage_data(samples, 'masks') if true else self.products(labels, *soft)
     made = '' if true else self.product_fingerprint(labels)
-    data = stage_data(samples) | self.first_weights() | learnt
-    stage = self.stage(SEGMENT.name, SEGMENT.config(r), samples.fingerprint(), made, *self.started_from(), data=data)
+    first, started_from, weights = self._segmenter_start()
+    data = stage_data(samples) | weights | learnt | self._segment_terms_data()
+    stage = self.stage(SEGMENT.name, SEGMENT.config(r), samples.fingerprint(), made, *started_from, data=data)
     if stage.done: return stage.result
     if not true: samples = WithMasks(samples, self.folder/labels)
-    net = self.make_segmenter(len(samples.classes) + 1, self.start())
+    net = self.make_segmenter(len(samples.classes) + 1, first)
     self.check(samples)
     if true: self.say_classes()
     with self.work(stage):
-        result = self.train(stage, SegmentationTask(net), samples, SEGMENT.name, masks=True)
+        result = self._rounds(stage, samples, net, first)
         return stage.finish(result | self.skipped(r.data.train))
 
 @patch
 def segmenter(self: Run) -> Segmenter:
     "The trained segmenter, in eval mode; raises `CheckpointError`"
     state, classes, path = self.trained_state(SEGMENT.name)
-    return _ready(self.make_segmenter(len(classes) + 1, False), state, path)
+    net = self.make_segmenter(len(classes) + 1, False)
+    if any(k.startswith('terms.') for k in state): with_terms(net, self.method.segment_terms(self.options, net))
+    return _ready(net, state, path)
+
 
 # %% ../../nbs/experiments/04_stages.ipynb #a4b3a206
 def refine_probs(
@@ -438,7 +493,7 @@ def masks(self: Run,
         with self.work(stage):
             mine, title = self.share(range(len(samples))), f'{self.title}, segmenting {split}'
             write_masks(self.segmenter(), samples, stage.folder, r.segment.scales, r.segment.mirror,
-                refine if r.segment.crf else None, title, self.progress and is_main(), mine)
+                refine if r.segment.crf else None, title, self.progress and is_main(), mine, r.segment.side)
             self.share([])
             stage.finish(dict(pictures=len(samples)) | self.skipped(split))
     return stage.folder

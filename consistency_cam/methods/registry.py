@@ -177,5 +177,5 @@ def absent_method(
     "What stands for a method that is not at hand: its network raises `InputError`"
     from consistency_cam.consistency import Method, Option
     def missing(*_, **__): raise InputError(missing_method(about))
-    return Method(about['name'], about['title'], terms=missing, net=missing,
+    return Method(about['name'], about['title'], terms=missing, net=missing, segment_terms=missing,
         options={k: Option(v, '') for k, v in given.items()})

@@ -44,7 +44,8 @@ def settings_text(
 def _network(r):
     "The network that all stages start from, in words"
     weights = dict(imagenet='ImageNet weights', random='random weights').get(r.pretrained, Path(r.pretrained).name)
-    layers = f'output stride {r.output_stride}, pooling {r.classify.pool}, batch norm {r.batch_norm}'
+    stride = f'output stride {r.output_stride}' + ' without dilation' * (not r.dilated)
+    layers = f'{stride}, pooling {r.classify.pool}, batch norm {r.batch_norm}'
     frozen = f', {r.frozen_stages} stages frozen' if r.frozen_stages else ''
     return f'{r.backbone}, {weights}, {layers}{frozen}'
 
