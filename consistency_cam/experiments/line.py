@@ -67,8 +67,10 @@ def _segment_words(run):
     s = run.recipe.segment
     network = f'{s.kind}, dilations {_listed(s.rates)}, output stride {s.output_stride}'
     inference = f"scales {_listed(s.scales)}, {'with' if s.mirror else 'without'} the mirror image"
-    return {'segmenter': f'{network}; {_training_words(s)} (head ten times that)',
-        'segmentation': f'{inference}, {_crf_words(run.recipe, s.crf)}, not told the classes'}
+    found = {'segmenter': f'{network}; {_training_words(s)} (head ten times that)'}
+    if n := run._finished(SEGMENT.name).get('corrected'):
+        found['corrections'] = f'{n} of the masks it learnt drawn by hand, in place of pseudo-labels'
+    return found | {'segmentation': f'{inference}, {_crf_words(run.recipe, s.crf)}, not told the classes'}
 
 # %% ../../nbs/experiments/02_line.ipynb #32340642
 def _training_config(r, stage, *parts):

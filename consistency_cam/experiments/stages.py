@@ -19,6 +19,7 @@ from ..camnet import BackboneNet, CAMNet, compiling
 from ..cams import CamStore, full_size, infer
 from ..consistency import ConsistencyTask, with_terms
 from ..crf import LABEL_CRF, SOFTMAX_CRF, CRFSetting, crf_many, dense_crf, scaled_setting
+from ..datasets.corrections import Corrected
 from ..datasets.folder import WithMasks
 from ..datasets.imagenet import OneLabel
 from ..datasets.samples import InputError, Samples, file_digest
@@ -27,7 +28,7 @@ from ..deeplab import DeepLabV3, DeepLabV3Plus, Segmenter
 from .line import (AFFINITY, CAMS, CLASSIFY, LINE, PRETRAIN, PSEUDO, SEGMENT, WALK,
     product_folder, segmentation_config)
 from .recipes import check_choices, option
-from .runs import Run, example_recipe, stage_data
+from .runs import CORRECTIONS, Run, example_recipe, stage_data
 from ..files.checkpoint import (CheckpointError, StageFolder, is_main, load_state, load_weights, hold_lock,
     stage_fingerprint, runs_root, save_state)
 from ..iterated import IteratedLearning, first_bias, save_backbone
@@ -97,7 +98,7 @@ def trained_state(self: Run,
     if self.foreign and stage == CLASSIFY.name:
         raise CheckpointError(f'{self.folder}: its CAMs were {self.foreign}, so there is no network here for other scales, other pictures or views of them')
     if path.exists() and (other := self.outdated(stage)):
-        raise CheckpointError(f'{self.folder}/{stage}: made from other {other}; `consistency-cam run {self.folder} --force` trains it anew')
+        raise CheckpointError(f'{self.folder}/{stage}: made from other {other}; {self.remade_by(other)} trains it anew')
     if not path.exists():
         raise CheckpointError(f'{self.folder}: no trained network of the stage {stage} here; `consistency-cam run {self.folder} --until {stage}` makes it')
     state = load_state(path)
@@ -394,15 +395,19 @@ def segment(self: Run) -> dict:  # last losses, steps, seconds
     labels = product_folder(PSEUDO, r.data.train)
     learnt = stage_data(samples, 'masks') if true else self.products(labels)
     made = '' if true else self.product_fingerprint(labels)
-    data = stage_data(samples) | self.first_weights() | learnt
-    stage = self.stage(SEGMENT.name, SEGMENT.config(r), samples.fingerprint(), made, *self.started_from(), data=data)
+    data, corrections = stage_data(samples) | self.first_weights() | learnt, self.checked_corrections()
+    def of(drawn, again=False):
+        inputs = samples.fingerprint(), made, *self.started_from(), *[drawn] * bool(drawn)
+        return self.stage(SEGMENT.name, SEGMENT.config(r), *inputs, data=data | {CORRECTIONS: drawn}, again=again)
+    stage = self.renewed(SEGMENT.name, CORRECTIONS, self.corrections_fingerprint(), of)
     if stage.done: return stage.result
-    if not true: samples = WithMasks(samples, self.folder/labels)
+    if not true: samples = Corrected(samples, self.folder/labels, corrections)
     net = self.make_segmenter(len(samples.classes) + 1, self.start())
     self.check(samples)
     if true: self.say_classes()
     with self.work(stage):
         result = self.train(stage, SegmentationTask(net), samples, SEGMENT.name, masks=True)
+        if len(corrections): result |= dict(corrected=len(corrections))
         return stage.finish(result | self.skipped(r.data.train))
 
 @patch
@@ -427,9 +432,11 @@ def masks(self: Run,
 ) -> Path:  # folder with ID.png
     "Segment the pictures of a split; those that have a mask already are not done again"
     r, samples = self.recipe, self.samples(split)
-    made, data = self.product_fingerprint(SEGMENT.name), stage_data(samples) | self.products(SEGMENT.name)
-    folder = product_folder(SEGMENT, split)
-    stage = self.stage(folder, segmentation_config(r), made, samples.fingerprint(), data=data)
+    made, folder = self.product_fingerprint(SEGMENT.name), product_folder(SEGMENT, split)
+    def by(segmenter, again=False):
+        data = stage_data(samples) | {SEGMENT.name: segmenter}
+        return self.stage(folder, segmentation_config(r), segmenter, samples.fingerprint(), data=data, again=again)
+    stage = self.renewed(folder, SEGMENT.name, made, by, made)
     if not stage.done:
         processes = max(1, (os.cpu_count() or 1) // int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
         def refine(found):
