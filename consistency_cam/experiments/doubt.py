@@ -6,6 +6,7 @@
 __all__ = ['view_disagreement', 'classifier_doubt', 'rank_by_doubt', 'doubt_table']
 
 # %% ../../nbs/experiments/13_doubt.ipynb #373ded61
+from operator import itemgetter
 import torch
 from fastcore.foundation import L
 from tqdm.auto import tqdm
@@ -64,7 +65,7 @@ def rank_by_doubt(
     stage = run.stage('doubt', {}, *made_of.values(), data=made_of, again=True)
     if not stage.settled():
         with run.work(stage): stage.finish(dict(rows=[*_doubt_rows(run, labels, run.net() if asks else None)]))
-    return L(stage.result['rows']).sorted('doubt', reverse=True)
+    return L(stage.result['rows']).sorted(itemgetter('doubt'), reverse=True)
 
 def doubt_table(
     rows: list,  # of `rank_by_doubt`
