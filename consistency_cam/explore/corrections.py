@@ -44,10 +44,10 @@ class Painting:
         width: float = 1.,  # of the round brush, pixels
     ):
         "Paint along a line"
-        line, half = [(x - .5, y - .5) for x, y in points], width / 2
+        line, half = [(x - .5, y - .5) for x, y in points], (width - 1) / 2
         def paint(draw):
-            draw.line(line, id, max(1, round(width)))
-            for x, y in line: draw.ellipse((x - half + .5, y - half + .5, x + half - .5, y + half - .5), id)
+            draw.line([*line, line[-1]], id, max(1, round(width)))
+            for x, y in line if half > 0 else (): draw.ellipse((x - half, y - half, x + half, y + half), id)
         self._draw(paint)
 
     def fill(self,
