@@ -148,7 +148,7 @@ def _result_words(self: Run, name, result):
     words = [f'{result[k]} {k}' for k in ('steps', 'pictures') if k in result]
     if isinstance(seconds, (int, float)): words.append(f'{seconds:.0f} s')
     words += [f"{s['count']} of {s['of']} skipped" for s in result.get('skipped', {}).values()]
-    if 'corrected' in result: words.append(f"{result['corrected']} masks corrected by hand")
+    if 'corrected' in result: words.append(f"{result['corrected']} corrected by hand")
     trains = name in [s.name for s in LINE if s.trains]
     if trains and isinstance(steps, int) and self.few_steps(name, steps): words.append('very short')
     return words

@@ -200,8 +200,8 @@ def correction_controls(
 
 _PAINT = """<style>
 .cc-paint {display:flex; flex-flow:row wrap; gap:4px 16px; align-items:flex-start}
-.cc-paint .cc-picture {flex:1 1 300px; margin:0}
-.cc-canvas {display:block; width:auto; height:auto; max-width:100%; max-height:44vh; margin:0; touch-action:none;
+.cc-paint>.widget-vbox {flex:1 1 300px}
+.cc-canvas {display:block; width:auto; height:auto; max-width:100%; max-height:38vh; margin:0; touch-action:none;
     cursor:crosshair}
 </style>"""
 
@@ -234,8 +234,8 @@ def explore_corrections(
     def script(picture, strength, run, **_):
         return _SCRIPT.format(folder=str(now().folder), picture=picture, strength=strength)
     front = 'picture', 'paint', 'fills', 'width'
-    made = Explorer(draw, controls, script, **dict(name='corrections', folder=pictures_folder(runs), front=front,
-        main=('strength',)) | settings)
+    made = Explorer(draw, controls, script, **dict(name='corrections', folder=pictures_folder(runs),
+        front=front) | settings)
     return _with_easel(made, easel, now, paintings)
 
 _SCRIPT = """from consistency_cam.explore.explorer import sheet
@@ -275,9 +275,9 @@ def _with_easel(made, easel, now, paintings):
         button('keep', 'check', 'write the mask as a correction', keep),
         button('take back', 'trash', 'remove the correction and all strokes', take_back))
     made.easel, easel.painted = easel, lambda: note('not kept yet')
-    paint = w.Box([easel.canvas, made.picture])
-    paint.add_class('cc-paint')
-    children = [paint if child is made.picture else child for child in made.box.children]
-    made.box.children = [w.HTML(_PAINT), *children]
     made.foot.children = (made.undo, made.keep, made.take_back, *made.foot.children)
+    paint = w.Box([easel.canvas, w.VBox([made.picture, made.foot])])
+    paint.add_class('cc-paint')
+    children = [paint if child is made.picture else child for child in made.box.children if child is not made.foot]
+    made.box.children = [w.HTML(_PAINT), *children]
     return made
