@@ -304,7 +304,7 @@ def _demo(args):
 # %% ../nbs/cli.ipynb #c0966db6
 @subcommand(_RUN, _until(SEGMENT), _FILES, fields=NAMES)
 def _run(args):
-    "do a whole recipe, stage by stage, from labels to a segmenter; whatever is done already is not done again"
+    "do a whole recipe, stage by stage, from labels to a segmenter; whatever is done already is not done again, and masks corrected in RUN/corrections are learnt in place of pseudo-labels"
     from consistency_cam.files.checkpoint import is_main
     from consistency_cam.experiments.compare import table
     from consistency_cam.experiments.pipeline import EVALUATED, run

@@ -26,7 +26,11 @@ class Corrections:
     def __repr__(self): return f'Corrections: {len(self)} in {self.folder}'
     def __len__(self): return len(self._paths())
     def __contains__(self, id): return self.path(id).is_file()
-    def path(self, id): return self.folder/f'{id}.png'
+    def path(self,
+        id: str,  # of a picture
+    ) -> Path:
+        "Where its correction is, if there is one"
+        return self.folder/f'{id}.png'
 
     def _paths(self):
         "(name of a picture, path), of other kinds of picture files too, which `check` refuses"

@@ -244,7 +244,7 @@ from consistency_cam.experiments.pipeline import Run
 panels = correction_panels(Run({folder!r}), {picture!r}, strength={strength})"""
 
 def _with_easel(made, easel, now, paintings):
-    "The explorer with the canvas beside its panels, and with buttons to undo, to keep and to take back"
+    "The explorer with the canvas beside its panels, and buttons next to it: to undo, to keep and to take back"
     w = widgets()
     def note(text): made.note.value = f'<span class="cc-note">{html.escape(text)}</span>'
     def again(text):
@@ -276,7 +276,7 @@ def _with_easel(made, easel, now, paintings):
         button('take back', 'trash', 'remove the correction and all strokes', take_back))
     made.easel, easel.painted = easel, lambda: note('not kept yet')
     made.foot.children = (made.undo, made.keep, made.take_back, *made.foot.children)
-    paint = w.Box([easel.canvas, w.VBox([made.picture, made.foot])])
+    paint = w.Box([easel.canvas, w.VBox([made.foot, made.picture])])
     paint.add_class('cc-paint')
     children = [paint if child is made.picture else child for child in made.box.children if child is not made.foot]
     made.box.children = [w.HTML(_PAINT), *children]
