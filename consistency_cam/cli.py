@@ -304,7 +304,7 @@ def _demo(args):
 # %% ../nbs/cli.ipynb #c0966db6
 @subcommand(_RUN, _until(SEGMENT), _FILES, fields=NAMES)
 def _run(args):
-    "do a whole recipe, stage by stage, from labels to a segmenter; whatever is done already is not done again"
+    "do a whole recipe, stage by stage, from labels to a segmenter; whatever is done already is not done again, and masks corrected in RUN/corrections are learnt in place of pseudo-labels"
     from consistency_cam.files.checkpoint import is_main
     from consistency_cam.experiments.compare import table
     from consistency_cam.experiments.pipeline import EVALUATED, run
@@ -313,7 +313,7 @@ def _run(args):
     done = run(chosen_recipe(args, args.run), args.run, args.force, not args.quiet, args.until)
     if not is_main(): return
     if done.figures() or done.figures(SEGMENT.name): print(table(dict(rows=[done.row()])))
-    for line in done.short_trainings(): print(line)
+    for line in done.correction_lines() + done.short_trainings(): print(line)
     if not {*finished_stages(done)} & {*EVALUATED}:
         return print(f'{args.run}: done up to {args.until}; a report comes with the CAMs')
     print(f'report: {write_report([done], args.run/"report.html")}')
@@ -572,7 +572,8 @@ def _import_cams(args):
     argument('--out', type=path_argument, required=True, help='a new folder'),
     argument('--split', help="whose pseudo-labels (default: the run's training split)"), _FILES, opens=True)
 def _export(args):
-    "a run's pseudo-labels for other programs and labelling tools, or its networks as ONNX files"
+    "a run's pseudo-labels, those corrected by hand among them, for other programs and labelling tools, or its networks as ONNX files"
+    from consistency_cam.datasets.corrections import Corrected
     from consistency_cam.experiments.formats import export_masks
     from consistency_cam.experiments.networks import export_networks
     from consistency_cam.experiments.pipeline import Run
@@ -585,8 +586,10 @@ def _export(args):
     if split != run.recipe.data.train and not (args.run/product_folder(PSEUDO, split)).exists():
         raise InputError(f"{args.run}: pseudo-labels are those of the training split, '{run.recipe.data.train}'; leave --split out")
     masks, samples = run.product(product_folder(PSEUDO, split)), run.samples(split)
-    out = export_masks(samples, masks, args.out, args.form, args.force)
-    print(f'{out}: pseudo-labels of {len(samples)} pictures of {split}')
+    drawn = run.checked_corrections() if split == run.recipe.data.train else ()
+    out = export_masks(samples, Corrected(samples, masks, drawn).path, args.out, args.form, args.force)
+    of = f', {len(drawn)} of them corrected by hand' * bool(drawn)
+    print(f'{out}: pseudo-labels of {len(samples)} pictures of {split}{of}')
 
 @subcommand(argument('data', choices=['voc'],
     help='the server: VOC 2012, whose test pictures `download voc-test` brings'),

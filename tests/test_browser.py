@@ -13,6 +13,7 @@ import pytest
 
 from consistency_cam.experiments.pipeline import run
 from consistency_cam.experiments.recipes import recipe
+from consistency_cam.files.masks import read_mask
 from test_page import NASTY, a_run, page as write_page
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,7 +23,7 @@ playwright = pytest.importorskip('playwright.sync_api', reason='Playwright is no
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason='no Chromium here: make browser'), pytest.mark.xdist_group('browser')]
 
 NOTEBOOKS = sorted(path.name for path in (ROOT/'nbs'/'explorers').glob('0*.ipynb'))
-assert len(NOTEBOOKS) == 7
+assert len(NOTEBOOKS) == 8
 QUIET = re.compile('favicon|ResizeObserver|Failed to load resource|source map', re.I)  # what JupyterLab and Voilà themselves complain of
 MAPPED = 'val-0-00031'  # a picture of which the runs' maps are not empty
 SHOTS = os.environ.get('SCREENSHOTS')  # a folder to look at, where one is given
@@ -33,8 +34,8 @@ def runs(tmp_path_factory):
     "A folder of runs as `make demo` leaves them, of three methods, trained for seconds"
     folder = tmp_path_factory.mktemp('runs')
     for method in ('cam', 'puzzle-cam', 'consistency-cam'):
-        tiny = recipe('quick', method=method, pictures=8, size=64, epochs=1, batch_size=4, crop=64, long_side=(64, 64), scales=(1.,), backbone='resnet10t', pretrained='random', affinity='none', segment='none')
-        run(tiny, folder/'demo'/f'{method}-0', progress=False, until='cams')
+        tiny = recipe('quick', method=method, pictures=8, size=64, epochs=1, batch_size=4, crop=64, long_side=(64, 64), scales=(1.,), backbone='resnet10t', pretrained='random', affinity='none', segment='none', pseudo_crf=False)
+        run(tiny, folder/'demo'/f'{method}-0', progress=False, until='pseudo')
     for name in NOTEBOOKS: shutil.copy(ROOT/'nbs'/'explorers'/name, folder/'demo')
     return folder
 
@@ -139,6 +140,7 @@ def test_a_notebook_opens_with_its_explorer(lab, figure, name):
     assert all(box['x'] + box['width'] <= visible['x'] + visible['width'] for box in (first, last))
     tops = {round(image.bounding_box()['y'] + image.bounding_box()['height']) for image in explorer.locator('.cc-panels img').all()}
     assert len(tops) == 1, f'{len(tops)} rows of panels'
+    if '08_corrections' in name: return  # the test below paints
     main = explorer.locator('.cc-explorer > .widget-slider, :scope > .widget-slider').first
     if (field := explorer.locator('.cc-stepper input')).count() and field.first.input_value().startswith('val-'):
         field.first.fill(MAPPED); field.first.press('Enter')  # networks of seconds have nothing to say of most pictures
@@ -168,6 +170,24 @@ def test_keys_are_the_explorers_own(lab):
     forth.click()
     playwright.expect(explorer.locator('.cc-message')).to_have_count(0)
     assert cells() == before
+
+
+def test_a_stroke_is_painted_and_kept(lab, runs):
+    "The canvas is in sight as a whole; a line drawn on it is in the correction, where the pointer was"
+    explorer = run_notebook(lab, '08_corrections.ipynb')
+    visible = lab.locator('.jp-NotebookPanel:visible .jp-WindowedPanel-outer').bounding_box()
+    box, foot = explorer.locator('canvas').bounding_box(), explorer.locator('.cc-foot').bounding_box()
+    assert box['width'] > 200 and max(b['y'] + b['height'] for b in (box, foot)) <= visible['y'] + visible['height'], (box, foot, visible)
+    explorer.get_by_role('button', name='leave out').click()
+    lab.mouse.move(box['x'] + .25 * box['width'], box['y'] + .5 * box['height']); lab.mouse.down()
+    lab.mouse.move(box['x'] + .75 * box['width'], box['y'] + .5 * box['height'], steps=4); lab.mouse.up()
+    playwright.expect(explorer.locator('.cc-note')).to_contain_text('not kept yet')
+    if SHOTS: lab.wait_for_timeout(500); lab.screenshot(path=f'{SHOTS}/painted.png')
+    explorer.get_by_role('button', name='keep').click()
+    playwright.expect(explorer.locator('.cc-note')).to_contain_text('kept as')
+    kept, = (runs/'demo').glob('*/corrections/*.png')
+    mask = read_mask(kept)
+    assert (mask[32, 18:46] == 255).all() and not (mask[:20] == 255).any() and not (mask[:, :8] == 255).any()
 
 
 def test_a_page_of_its_own_on_a_phone(runs, browser):

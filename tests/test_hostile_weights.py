@@ -262,7 +262,7 @@ def test_a_tensor_of_a_file_of_maps_reads_its_own_numbers_only(tmp_path, change)
 FORBIDDEN = r'pickle\.(?:load|Unpickler)|c?[Pp]ickle import|\bdill\b|\bcloudpickle\b|joblib\.load|allow_pickle\s*=\s*True|weights_only\s*=\s*False|yaml\.(?:load|unsafe_load|full_load)|marshal\.load|shelve\.open|(?<![\w.])eval\(|(?<![\w.])exec\(|os\.system\(|shell\s*=\s*True'
 ALLOWED = { # file: reason
     **{f: 'a subclass that calls nothing of what a file names; the notebook shows it' for f in ('consistency_cam/experiments/imported.py', 'nbs/experiments/08_imported.ipynb')},
-    **{f'nbs/explore/{name}.ipynb': 'a test runs the lines of Python that its own explorer has just shown' for name in ('03_cams', '04_views', '05_pooling', '06_iterated', '07_walk', '08_results', '09_own_picture')},
+    **{f'nbs/explore/{name}.ipynb': 'a test runs the lines of Python that its own explorer has just shown' for name in ('03_cams', '04_views', '05_pooling', '06_iterated', '07_walk', '08_results', '09_own_picture', '11_corrections')},
 }
 
 

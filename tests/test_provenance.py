@@ -180,6 +180,34 @@ def test_what_is_made_of_a_stage_made_anew_is_outdated(copy):
         with pytest.raises(CheckpointError, match='made from other cams/train'): use()
 
 
+def test_corrections_train_the_segmenter_again_and_nothing_else(copy, tmp_path, capsys):
+    data, folder = copy
+    def go(): return main(['run', str(folder), '--quiet'])
+    def without_seconds(): return {k: {w: v for w, v in json.loads(text).items() if w != 'result'} for k, text in stages(folder).items()}
+    write_json(folder/'recipe.json', dict(read_json(folder/'recipe.json'), **{k: str(data/v) for k, v in dict(root='pictures', labels='labels.csv', masks='masks').items()}))
+    before, drawn, weights = without_seconds(), Run(folder, progress=False).corrections(), Run(folder).segmenter().state_dict()
+    drawn.keep('0', torch.full((64, 64), 2))
+    assert dict(Run(folder).status())['segment'] == 'outdated: made from other corrections'
+    assert main(['predict', str(folder), str(data/'pictures'/'9.png'), '--out', str(tmp_path/'p')]) == 1 and 'made from other corrections; `consistency-cam run' in capsys.readouterr().err
+    assert go() == 0
+    said, after = capsys.readouterr(), without_seconds()
+    assert 'corrections: 1 of 8 training pictures' in said.out and 'segment: made from other corrections; made again' in said.err
+    assert {k for k in before if after[k] != before[k]} == {'segment', 'masks/val', 'evaluate/segment'}
+    assert after['segment']['data'].pop('corrections') == drawn.fingerprint() and after['segment']['data'] == before['segment']['data']
+    assert '1 corrected by hand' in dict(Run(folder).status())['segment']
+    assert go() == 0 and 'made again' not in capsys.readouterr().err
+    assert main(['export', str(folder), '--out', str(tmp_path/'out'), '--quiet']) == 0 and '1 of them corrected by hand' in capsys.readouterr().out
+    assert (read_mask(tmp_path/'out'/'0.png') == 2).all() and (tmp_path/'out'/'1.png').read_bytes() == (folder/'pseudo'/'train'/'1.png').read_bytes()
+    drawn.keep('9', torch.zeros(64, 64).byte())
+    kept = stages(folder)
+    assert go() == 1 and "corrections/9.png: no picture '9' among the 8" in capsys.readouterr().err and stages(folder) == kept
+    drawn.take_back('9'); drawn.take_back('0')
+    assert go() == 0 and without_seconds() == before and all(torch.equal(v, weights[k]) for k, v in Run(folder).segmenter().state_dict().items())
+    edit_labels(data, '1'); drawn.keep('1', torch.zeros(64, 64).byte())
+    kept = stages(folder)
+    assert go() == 1 and 'made from other labels' in capsys.readouterr().err and stages(folder) == kept
+
+
 def test_a_run_of_before_opens_and_goes_on(made, tmp_path, monkeypatch, capsys):
     "Its stages have nothing on record but settings and inputs"
     r, folder = of(made/'data', affinity='none', segment='none'), tmp_path/'run'

@@ -16,7 +16,7 @@ from ..files.errors import InputError, refuse_overwrite, unknown
 from consistency_cam.datasets.samples import (Samples, atomic_bytes, masks_hold, open_image, palette, read_mask,
     writing)
 from ..datasets.archives import staging
-from ..datasets.annotations import connected_parts, write_coco
+from ..datasets.annotations import connected_parts, mask_path, write_coco
 
 # %% ../../nbs/experiments/10_formats.ipynb #5791af8e
 def picture_file(
@@ -44,13 +44,13 @@ def _images(samples, out):
 def _masks(samples, folder, out):
     "Write the masks, as they are, after a look at each; raises `MaskError`"
     for id in samples.ids:
-        read_mask(path := Path(folder)/f'{id}.png', num_classes=len(samples.classes))
+        read_mask(path := mask_path(folder, id), num_classes=len(samples.classes))
         atomic_bytes(out/f'{id}.png', path.read_bytes())
 
 def _grey(samples, folder, out):
     "Write the masks as grey pictures of their ids"
     for id in samples.ids:
-        mask, file = read_mask(Path(folder)/f'{id}.png', num_classes=len(samples.classes)), io.BytesIO()
+        mask, file = read_mask(mask_path(folder, id), num_classes=len(samples.classes)), io.BytesIO()
         Image.fromarray(mask.numpy()).save(file, 'PNG')
         atomic_bytes(out/f'{id}.png', file.getvalue())
 
@@ -118,7 +118,7 @@ def _cvat(samples, folder, out):
         label = ElementTree.SubElement(labels, 'label')
         for k, v in dict(name=name, color=_colour(c), type='mask').items(): ElementTree.SubElement(label, k).text = v
     for n, id in enumerate(samples.ids):
-        mask = read_mask(Path(folder)/f'{id}.png', num_classes=len(samples.classes))
+        mask = read_mask(mask_path(folder, id), num_classes=len(samples.classes))
         size = dict(width=str(mask.shape[1]), height=str(mask.shape[0]))
         image = ElementTree.SubElement(root, 'image', id=str(n), name=names[id], **size)
         for c, part in _parts(mask):
@@ -141,7 +141,7 @@ def _label_studio(samples, folder, out):
         ElementTree.SubElement(labels, 'Label', value=name, background=_colour(c))
     atomic_bytes(out/'config.xml', _xml(view))
     for id in samples.ids:
-        mask = read_mask(Path(folder)/f'{id}.png', num_classes=len(samples.classes))
+        mask = read_mask(mask_path(folder, id), num_classes=len(samples.classes))
         found = [_brush(mask, c, samples.classes[c - 1]) for c in mask.unique().tolist() if 0 < c < 255]
         place = f"/data/local-files/?d={quote(f'images/{names[id]}')}"
         tasks.append(dict(data=dict(image=place), predictions=[dict(model_version='consistency_cam', result=found)]))
@@ -153,7 +153,7 @@ FORMS = {'png': _masks, 'grey': _grey, 'coco': _coco, 'folder': _table, 'cvat': 
 # %% ../../nbs/experiments/10_formats.ipynb #01dc0571
 def export_masks(
     samples: Samples,
-    folder: str|Path,  # of their masks, ID.png
+    folder: str|Path,  # of their masks, as `mask_path` takes it
     out: str|Path,  # a new folder
     form: str = 'png',  # of `FORMS`
     force: bool = False,  # write into a folder in which there is something, over files of the same names

@@ -71,8 +71,10 @@ def _segment_words(run):
     losses = dict(balanced='; balanced cross-entropy', collision=f'; soft labels of temperature {s.temperature:g}')
     more = ", from the classifier's backbone" * (s.start == 'classifier') + losses.get(s.loss, '')
     if s.rounds > 1: more += f'; {s.rounds} rounds, masks that agree or are above {s.confidence:g} kept'
-    return {'segmenter': f'{network}; {_training_words(s)} (head ten times that){more}',
-        'segmentation': f'{inference}, {_crf_words(run.recipe, s.crf)}, not told the classes'}
+    found = {'segmenter': f'{network}; {_training_words(s)} (head ten times that){more}'}
+    if n := run._finished(SEGMENT.name).get('corrected'):
+        found['corrections'] = f'{n} of the masks it learnt drawn by hand, in place of pseudo-labels'
+    return found | {'segmentation': f'{inference}, {_crf_words(run.recipe, s.crf)}, not told the classes'}
 
 # %% ../../nbs/experiments/02_line.ipynb #32340642
 def _training_config(r, stage, *parts):

@@ -40,6 +40,7 @@ def all_stages(self: Run,
     wanted = [s for s in self.line if s.name in names]
     if any(s.crf for s in wanted): masks_hold(self.classes)
     if any(s.crf(r) for s in wanted if s.crf): _check_crf()
+    if SEGMENT in wanted: self.checked_corrections()
     self.try_networks(wanted)
     for s in wanted:
         s.do(self)
@@ -158,6 +159,7 @@ def _result_words(self: Run, name, result):
     words = [f'{result[k]} {k}' for k in ('steps', 'pictures') if k in result]
     if isinstance(seconds, (int, float)): words.append(f'{seconds:.0f} s')
     words += [f"{s['count']} of {s['of']} skipped" for s in result.get('skipped', {}).values()]
+    if 'corrected' in result: words.append(f"{result['corrected']} corrected by hand")
     trains = name in [s.name for s in LINE if s.trains]
     if trains and isinstance(steps, int) and self.few_steps(name, steps): words.append('very short')
     return words

@@ -19,6 +19,7 @@ from ..camnet import BackboneNet, CAMNet, compiling
 from ..cams import CamStore, full_size, infer
 from ..consistency import ConsistencyTask, Method, with_terms
 from ..crf import LABEL_CRF, SOFTMAX_CRF, CRFSetting, crf_many, dense_crf, scaled_setting
+from ..datasets.corrections import Corrected
 from ..datasets.folder import WithMasks
 from ..datasets.imagenet import OneLabel
 from ..datasets.samples import InputError, Samples, file_digest
@@ -27,7 +28,7 @@ from ..deeplab import DeepLabV3, DeepLabV3Plus, Segmenter
 from .line import (AFFINITY, CAMS, CLASSIFY, LINE, PRETRAIN, PSEUDO, SEGMENT, WALK,
     product_folder, segmentation_config)
 from .recipes import check_choices, option
-from .runs import Run, example_recipe, stage_data
+from .runs import CORRECTIONS, Run, example_recipe, stage_data
 from ..files.checkpoint import (CheckpointError, StageFolder, is_main, load_state, load_weights, hold_lock,
     fingerprint, stage_fingerprint, runs_root, save_state)
 from ..iterated import IteratedLearning, first_bias, save_backbone
@@ -100,7 +101,7 @@ def trained_state(self: Run,
     if self.foreign and stage == CLASSIFY.name:
         raise CheckpointError(f'{self.folder}: its CAMs were {self.foreign}, so there is no network here for other scales, other pictures or views of them')
     if path.exists() and (other := self.outdated(stage)):
-        raise CheckpointError(f'{self.folder}/{stage}: made from other {other}; `consistency-cam run {self.folder} --force` trains it anew')
+        raise CheckpointError(f'{self.folder}/{stage}: made from other {other}; {self.remade_by(other)} trains it anew')
     if not path.exists():
         raise CheckpointError(f'{self.folder}: no trained network of the stage {stage} here; `consistency-cam run {self.folder} --until {stage}` makes it')
     state = load_state(path)
@@ -415,7 +416,7 @@ def _segment_terms_data(self: Run):
     return {"method's terms": fingerprint(self.method.name, vars(self.options), self.source)}
 
 @patch
-def _rounds(self: Run, stage, samples, net, first):
+def _rounds(self: Run, stage, samples, net, first, corrections):
     "Train on the masks, and again on the last round's own where these are to be trusted; losses, steps, all seconds"
     r, s, targets, seconds = self.recipe, self.recipe.segment, samples, 0
     if s.loss == 'collision':
@@ -431,7 +432,7 @@ def _rounds(self: Run, stage, samples, net, first):
         agreed_masks(net.eval(), samples, folder/'masks', s.confidence, scales=s.scales, mirror=s.mirror, side=s.side,
             indices=self.share(range(len(samples))), **about)
         self.share([])
-        targets, net = WithMasks(samples, folder/'masks'), self.make_segmenter(net.num_classes, first)
+        targets, net = Corrected(samples, folder/'masks', corrections), self.make_segmenter(net.num_classes, first)
 
 @patch
 def segment(self: Run) -> dict:  # last losses, steps, seconds of all rounds
@@ -446,15 +447,19 @@ def segment(self: Run) -> dict:  # last losses, steps, seconds of all rounds
     learnt = stage_data(samples, 'masks') if true else self.products(labels, *soft)
     made = '' if true else self.product_fingerprint(labels)
     first, started_from, weights = self._segmenter_start()
-    data = stage_data(samples) | weights | learnt | self._segment_terms_data()
-    stage = self.stage(SEGMENT.name, SEGMENT.config(r), samples.fingerprint(), made, *started_from, data=data)
+    data, corrections = stage_data(samples) | weights | learnt | self._segment_terms_data(), self.checked_corrections()
+    def of(drawn, again=False):
+        inputs = samples.fingerprint(), made, *started_from, *[drawn] * bool(drawn)
+        return self.stage(SEGMENT.name, SEGMENT.config(r), *inputs, data=data | {CORRECTIONS: drawn}, again=again)
+    stage = self.renewed(SEGMENT.name, CORRECTIONS, self.corrections_fingerprint(), of)
     if stage.done: return stage.result
-    if not true: samples = WithMasks(samples, self.folder/labels)
+    if not true: samples = Corrected(samples, self.folder/labels, corrections)
     net = self.make_segmenter(len(samples.classes) + 1, first)
     self.check(samples)
     if true: self.say_classes()
     with self.work(stage):
-        result = self._rounds(stage, samples, net, first)
+        result = self._rounds(stage, samples, net, first, corrections)
+        if len(corrections): result |= dict(corrected=len(corrections))
         return stage.finish(result | self.skipped(r.data.train))
 
 @patch
@@ -482,9 +487,11 @@ def masks(self: Run,
 ) -> Path:  # folder with ID.png
     "Segment the pictures of a split; those that have a mask already are not done again"
     r, samples = self.recipe, self.samples(split)
-    made, data = self.product_fingerprint(SEGMENT.name), stage_data(samples) | self.products(SEGMENT.name)
-    folder = product_folder(SEGMENT, split)
-    stage = self.stage(folder, segmentation_config(r), made, samples.fingerprint(), data=data)
+    made, folder = self.product_fingerprint(SEGMENT.name), product_folder(SEGMENT, split)
+    def by(segmenter, again=False):
+        data = stage_data(samples) | {SEGMENT.name: segmenter}
+        return self.stage(folder, segmentation_config(r), segmenter, samples.fingerprint(), data=data, again=again)
+    stage = self.renewed(folder, SEGMENT.name, made, by, made)
     if not stage.done:
         processes = max(1, (os.cpu_count() or 1) // int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
         def refine(found):

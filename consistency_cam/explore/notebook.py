@@ -24,8 +24,9 @@ EXPLORERS = {  # module: what it shows
     'results': 'results',
     'iterated': 'iterated learning',
     'own_picture': 'your own picture',
+    'corrections': 'corrections by hand',
 }
-_OF_A_RUN = 'cams', 'views', 'walk', 'results', 'own_picture'
+_OF_A_RUN = 'cams', 'views', 'walk', 'results', 'own_picture', 'corrections'
 
 _TABS = """<style>
 .cc-tabs .lm-TabBar-content {flex-flow:row wrap}
