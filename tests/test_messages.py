@@ -24,7 +24,7 @@ def ground(tmp_path_factory):
     for name in ('demo/cam-0', 'demo/puzzle-cam-0', 'mine'):
         (d/name/'cams').mkdir(parents=True)
         (d/name/'recipe.json').write_text(json.dumps(asdict(recipe('quick', method='cam'))))
-    (d/'newer').mkdir(); (d/'newer'/'recipe.json').write_text(json.dumps(asdict(recipe('quick')) | dict(temperature=3)))
+    (d/'newer').mkdir(); (d/'newer'/'recipe.json').write_text(json.dumps(asdict(recipe('quick')) | dict(humidity=3)))
     (d/'slip').mkdir(); (d/'slip'/'recipe.json').write_text(json.dumps(asdict(recipe('quick')) | dict(epoch=3)))
     (d/'empty').mkdir(); (d/'masks').mkdir(); (d/'masks'/'a.png').write_bytes(b''); (d/'file').write_text('')
     return d
@@ -49,7 +49,7 @@ SLIPS = [  # (arguments, what the line says)
     # places
     ('status {demo}', 'it holds 2 of them, cam-0, puzzle-cam-0; name one, as'), ('predict {demo} {masks}', 'it holds 2 of them'), ('export {demo} --out {new}', 'it holds 2 of them'), ('cams {demo}', 'it holds 2 of them'), ('submit voc {demo}', 'it holds 2 of them'), ('status {mine}/cams', 'it is in the run mine'), ('status {mine}/recipe.json', 'it is in the run mine'), ('status {file}', 'it is a file'), ('status {demo}/', 'it holds 2'),
     ('status {min}', 'did you mean'), ('status {empty}', 'make one with `consistency-cam run`'), ('status {new}', 'there is no such folder'), ('explore {min}', 'did you mean'), ('explore {empty}', 'make one with'), ('explore {masks}', 'make one with'), ('evaluate {empty}', 'or name a folder of palette PNGs'), ('evaluate {mine} {masks}', 'are for runs'),
-    ('status ~nobody-of-this-name/x', "nobody's home folder"), ('status {newer}', "knows no field 'temperature'; a newer version"), ('status {slip}', "did you mean 'epochs'?"), ('export {mine} --out {new}', '--until pseudo` does it'), ('export {mine} --out {new} --split val', "those of the training split, 'train'"),
+    ('status ~nobody-of-this-name/x', "nobody's home folder"), ('status {newer}', "knows no field 'humidity'; a newer version"), ('status {slip}', "did you mean 'epochs'?"), ('export {mine} --out {new}', '--until pseudo` does it'), ('export {mine} --out {new} --split val', "those of the training split, 'train'"),
     ('evaluate {masks}', 'no mask of scenes, val, whose first one would be'),
 ]
 
