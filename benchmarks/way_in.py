@@ -51,7 +51,7 @@ def _compute():
 
 def walk_in(
     browser,  # of Playwright
-    picture: Path|None = None,  # PNG of the window before the threshold is moved
+    picture: Path|None = None,  # PNG of the explorers before the threshold is moved
 ) -> dict:  # seconds since the command: 'page' that it said where, 'sliders' drawn, 'moved' with another picture
     "One way in; raises `InputError` where the page complains"
     start, complaints, seconds = time.perf_counter(), [], {}
@@ -64,7 +64,7 @@ def walk_in(
         page.goto(address, wait_until='commit')
         page.locator('.cc-panels img').first.wait_for(timeout=120_000)
         passed('sliders')
-        if picture: page.wait_for_timeout(500); page.screenshot(path=picture)
+        if picture: page.wait_for_timeout(500); page.locator('.cc-page').screenshot(path=picture)
         before = page.locator('.cc-picture').first.inner_html()
         handle = page.locator(HANDLE).first
         handle.focus()
@@ -101,7 +101,7 @@ def main():
     parser = argparse.ArgumentParser('python -m benchmarks.way_in', description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--rounds', type=int, default=3, help='ways in of each kind (default 3)')
-    parser.add_argument('--picture', type=Path, help='PNG of the window (default: none)')
+    parser.add_argument('--picture', type=Path, help='PNG of the explorers (default: none)')
     parser.add_argument('--result', type=Path, help='JSON file for the figures (default: none)')
     parser.add_argument('--force', action='store_true', help='overwrite that file')
     args = parser.parse_args()
