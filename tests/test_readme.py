@@ -1,7 +1,6 @@
 """Every command of the README, as it is printed, in one folder with what the commands name; the trainings are small ones."""
 import re
 import shlex
-import shutil
 import subprocess
 
 import numpy as np
@@ -84,9 +83,11 @@ def test_what_installs_is_there():
         if program == 'source': assert words == ['.venv/bin/activate']
 
 
-def test_a_fresh_shell_has_the_command(tmp_path):
-    "As `source` leaves it: the environment's programs first"
-    scripts = shutil.which('consistency-cam', path=str(ROOT/'.venv'/'bin')) or shutil.which('consistency-cam')
-    if not scripts: pytest.skip('not installed with its command')
-    done = subprocess.run([scripts, '--version'], cwd=tmp_path, capture_output=True, text=True, env={'PATH': '/usr/bin:/bin', 'HOME': str(tmp_path)})
-    assert done.returncode == 0, done.stderr
+def test_a_fresh_shell_has_the_command(place):
+    "`source` as the README says it, and then a command on what is there, in a shell that knows nothing"
+    activate = ROOT/'.venv'/'bin'/'activate'
+    if not activate.exists(): pytest.skip('no .venv in this clone: make install')
+    lines = ['set -e', f'cd {shlex.quote(str(ROOT))}', next(line for line in LINES if line.startswith('source')), f'cd {shlex.quote(str(place))}',
+        next(line for line in LINES if ' verify ' in line), 'consistency-cam --help']
+    done = subprocess.run(['bash', '--noprofile', '--norc', '-c', '\n'.join(lines)], capture_output=True, text=True, env={'PATH': '/usr/bin:/bin', 'HOME': str(place)})
+    assert done.returncode == 0 and 'no problem' in done.stdout and 'usage: consistency-cam' in done.stdout, done.stdout + done.stderr
