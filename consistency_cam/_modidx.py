@@ -2473,6 +2473,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'consistency_cam/methods/registry.py'),
                                                   'consistency_cam.methods.registry.missing_method': ( 'methods/registry.html#missing_method',
                                                                                                        'consistency_cam/methods/registry.py'),
+                                                  'consistency_cam.methods.registry.needed_files': ( 'methods/registry.html#needed_files',
+                                                                                                     'consistency_cam/methods/registry.py'),
                                                   'consistency_cam.methods.registry.pooling_names': ( 'methods/registry.html#pooling_names',
                                                                                                       'consistency_cam/methods/registry.py'),
                                                   'consistency_cam.methods.registry.poolings_in': ( 'methods/registry.html#poolings_in',

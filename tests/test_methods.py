@@ -54,6 +54,7 @@ def test_a_term_is_trained_saved_and_resumed_and_its_run_opens_without_the_file(
     registry.use_files([file])
     wanted = recipe('quick', method='sharper', options=dict(weight=.5), **SMALL)
     whole = run(wanted, tmp_path/'whole', progress=False, until='cams')
+    assert all(c.endswith(f' --methods {os.path.relpath(file)}') for c in whole.next_commands())
     scale = weights(whole.folder)['terms.0.scale']
     assert scale != 1 and torch.equal(whole.net().terms[0].scale.detach().cpu(), scale)
 

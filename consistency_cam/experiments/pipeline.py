@@ -24,6 +24,7 @@ from .evaluate import *
 from .predict import *
 from .recipes import STAGES, Recipe, recipe
 from ..files.checkpoint import hold_lock, read_metrics, runs_root
+from ..methods.registry import needed_files
 from ..tools.training import check_tracker
 from ..tools.show import Plot, class_name, grid, mask_overlay, overlay
 
@@ -185,11 +186,13 @@ def next_commands(self: Run,
 ) -> dict:  # {arguments of `consistency-cam`: what they do}
     "What goes on from a run with CAMs"
     name, masks = shlex.quote(str(folder or self.folder)), self.folder/product_folder(PSEUDO, self.recipe.data.train)
-    found = {f'explore {shlex.quote(str(place or folder or self.folder))}': 'look at it under sliders'}
+    paths = [os.path.relpath(p) for p in needed_files(self.recipe.classify.method, self.recipe.classify.pool)]
+    also = ' --methods ' + shlex.join(paths) if paths else ''
+    found = {f'explore {shlex.quote(str(place or folder or self.folder))}{also}': 'look at it under sliders'}
     if (masks/'stage.json').exists() or (masks/'manifest.json').exists():
         others = 'the masks for other programs (--as png, grey, folder, cvat, label-studio)'
         found[f'export {name} --as coco --out {name}/coco'] = others
-    if not self.foreign: found[f'predict {name} PICTURES'] = 'masks of other pictures'
+    if not self.foreign: found[f'predict {name} PICTURES{also}'] = 'masks of other pictures'
     return found
 
 # %% ../../nbs/experiments/07_pipeline.ipynb #32eecf05

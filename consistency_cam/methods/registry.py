@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FILES', 'POOLING_NAMES', 'methods_in', 'poolings_in', 'list_methods', 'method_names', 'use_files', 'find_method',
-           'pooling_names', 'find_pooling', 'method_origin', 'missing_method', 'absent_method']
+           'pooling_names', 'find_pooling', 'needed_files', 'method_origin', 'missing_method', 'absent_method']
 
 # %% ../../nbs/methods/00_registry.ipynb #5a0c1e04
 import ast, os, sys
@@ -150,6 +150,13 @@ def find_pooling(
     return _imported(places[0], POOLINGS, 'pooling', name)
 
 # %% ../../nbs/methods/00_registry.ipynb #5a0c1e16
+def needed_files(
+    method: str,  # name of a method
+    pooling: str,  # name of a pooling
+) -> list:  # of paths
+    "The files, of those in use, that hold a run's method and its pooling"
+    return [p for p in _files() if method in methods_in(p) or pooling in poolings_in(p)]
+
 def method_origin(
     name: str,  # of a method
 ) -> dict:  # empty for this package's own
