@@ -76,5 +76,8 @@ def pytest_unconfigure(config):
     figures = dict(sorted(json.loads(line) for line in counted.read_text().splitlines())); counted.unlink()
     figures |= situations(reporter.stats.get('passed', []))
     for name, said in figures.items(): reporter.write_line(f'{name}: {said}')
+    for report in reporter.stats.get('failed', []) + reporter.stats.get('error', []):
+        why = getattr(getattr(report.longrepr, 'reprcrash', None), 'message', '').splitlines()
+        reporter.write_line(f'failed: {report.nodeid} ({report.when}): {" ".join(why[:3])[:300]}')
     if file := config.option.figures: file.write_text(json.dumps((json.loads(file.read_text()) if file.exists() else {}) | figures, indent=1) + '\n')
     reporter.write_line(f'{passed} passed, {failed} failed' + (f', {skipped} skipped' if skipped else ''))

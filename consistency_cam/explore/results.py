@@ -101,7 +101,7 @@ def curve_chart(
     mious = np.array([figures_of(run, split)['curve'] if rule == 'constant'
         else 100 * class_iou(confusions(run, split)).nanmean(1) for _, run in runs])
     fig = curve({title: (rule_levels(rule), row / 100) for (title, _), row in zip(runs, mious)},
-        size=(4, 2.4 + .2 * len(runs)))
+        size=(4, 2.1 + .2 * len(runs)))
     if rule != 'constant': fig.axes[0].set_xlabel(f"level of the rule '{rule}'")
     return Chart(fig), mious
 
