@@ -208,6 +208,7 @@ def _unpacking(path, to):
             else f'cut off, damaged, or no archive ({str(e) or type(e).__name__})')
         raise ArchiveError(f'{path}: {what}; remove it and download it again') from None
 
+# %% ../../nbs/datasets/11_archives.ipynb #d92b624f
 def unpack(
     path,  # a tar, a gzipped tar or a zip
     to,  # the folder that `inner` becomes; must not exist

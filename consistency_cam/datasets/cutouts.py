@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from fastcore.basics import patch
 
 from ..files.errors import InputError, unknown
 from .folder import find_pictures
@@ -220,6 +221,7 @@ def _shorter_sides(paths):
     for path in paths:
         with open_picture(path) as im: yield min(im.size)
 
+# %% ../../nbs/datasets/09_cutouts.ipynb #020383d8
 class Cutouts(Samples):
     "Objects cut out of pictures, over photographs, with exact masks; raises `InputError` for unfit folders and files"
     has_masks = True
@@ -245,28 +247,6 @@ class Cutouts(Samples):
         names = [{thing.name for thing in layout.things} for layout in self.layouts]
         super().__init__([f'{split}-{seed}-{i:05d}' for i in range(n)], list(found), names)
 
-    def _limit(self, backgrounds):
-        "The shorter side of the smallest background, pixels"
-        limit, path = min(zip(_shorter_sides(backgrounds), backgrounds))
-        if limit < self.size:
-            raise PictureError(f'{path}: {limit} pixels at its shorter side, too small for pictures of {self.size}; leave it out, or take a smaller --size')
-        return limit
-
-    def _random_layouts(self, n, limit, errors):
-        cutouts = {name: [*_visible_cutouts(paths, self.size, limit, errors)] for name, paths in self.cutouts.items()}
-        cutouts = {name: good for name, good in cutouts.items() if good}
-        if not cutouts:
-            raise PictureError(f"{self.root/'cutouts'}: no cut-out for {self.split} that can be used; {errors[0]}")
-        rngs = [np.random.default_rng([self.seed, i, *self.split.encode()]) for i in range(n)]
-        return [_random_layout(rng, cutouts, self.backgrounds) for rng in rngs]
-
-    def _made(self, i):
-        if i not in self._cache:
-            layout = self.layouts[i]
-            background = _background(layout.background, layout.place, self.size)
-            self._cache[i] = [torch.from_numpy(array) for array in compose(background, layout.things, self.classes)]
-        return self._cache[i]
-
     @property
     def decided_by(self):
         digests = [[file_digest(path) for path in paths] for paths in (*self.cutouts.values(), self.backgrounds)]
@@ -274,12 +254,39 @@ class Cutouts(Samples):
     def image(self, i): return self._made(i)[0].permute(2, 0, 1).contiguous()
     def mask(self, i): return self._made(i)[1].clone()
 
+# %% ../../nbs/datasets/09_cutouts.ipynb #5975a3c4
+@patch
+def _limit(self: Cutouts, backgrounds):
+    "The shorter side of the smallest background, pixels"
+    limit, path = min(zip(_shorter_sides(backgrounds), backgrounds))
+    if limit < self.size:
+        raise PictureError(f'{path}: {limit} pixels at its shorter side, too small for pictures of {self.size}; leave it out, or take a smaller --size')
+    return limit
+
+@patch
+def _random_layouts(self: Cutouts, n, limit, errors):
+    cutouts = {name: [*_visible_cutouts(paths, self.size, limit, errors)] for name, paths in self.cutouts.items()}
+    cutouts = {name: good for name, good in cutouts.items() if good}
+    if not cutouts:
+        raise PictureError(f"{self.root/'cutouts'}: no cut-out for {self.split} that can be used; {errors[0]}")
+    rngs = [np.random.default_rng([self.seed, i, *self.split.encode()]) for i in range(n)]
+    return [_random_layout(rng, cutouts, self.backgrounds) for rng in rngs]
+
+@patch
+def _made(self: Cutouts, i):
+    if i not in self._cache:
+        layout = self.layouts[i]
+        background = _background(layout.background, layout.place, self.size)
+        self._cache[i] = [torch.from_numpy(array) for array in compose(background, layout.things, self.classes)]
+    return self._cache[i]
+
 # %% ../../nbs/datasets/09_cutouts.ipynb #98b89bde
 STAMPS, NATURE = 'tuxpaint/stamps', 'backgrounds/mate/nature'  # folders in /usr/share
+
 NOT_PHOTOGRAPHS, NOT_THINGS = {'cartoon', 'toys', 'plastic'}, {'seasonal', 'symbols'}  # folders of stamps
+
 # longer side, pixels; least colours of a photograph; least stamps of a class
 STAMP_SIDES, COLOURS, ENOUGH_STAMPS = (100, 1000), 200, 8
-SHOW_FLOWERS = 'FreshFlower', 'Garden', 'LadyBird', 'TwoWings', 'YellowFlower'
 
 def is_photograph(
     path,  # of a stamp
@@ -301,6 +308,9 @@ def stamp_classes(
         if kind in NOT_THINGS or NOT_PHOTOGRAPHS & {name, *inside} or path.stem.endswith(('_mirror', '_flip')): continue
         if is_photograph(path): found.setdefault(name, []).append(path)
     return {name: paths for name, paths in found.items() if len(paths) >= ENOUGH_STAMPS}
+
+# %% ../../nbs/datasets/09_cutouts.ipynb #ecdb9d8f
+SHOW_FLOWERS = 'FreshFlower', 'Garden', 'LadyBird', 'TwoWings', 'YellowFlower'
 
 def arrange_photos(
     share,  # folder `usr/share` of the unpacked packages

@@ -13,6 +13,7 @@ from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
 
+from fastcore.basics import patch
 from tqdm.auto import tqdm
 from ..files.errors import InputError, unknown
 from .samples import reading, take_lock
@@ -52,28 +53,37 @@ class Part:
 
     @property
     def have(self) -> int: return self.file.tell()
-    def begin(self, known):
-        "Start again, with the file that the server speaks of now"
-        with _writing(self.path):
-            self.file.seek(0)
-            self.file.truncate()
-            self.note.write_text(json.dumps(known))
-        self.known = known
-    def write(self, block):
-        with _writing(self.path):
-            self.file.write(block)
-            self.file.flush()
-    def become(self, path):
-        with _writing(path):
-            os.fsync(self.file.fileno())
-            os.replace(self.path, path)
-            self.note.unlink()
-    def forget(self):
-        for p in (self.path, self.note): p.unlink(missing_ok=True)
     def __enter__(self): return self
     def __exit__(self, *error):
         if not self.have: self.forget()
         self.file.close()
+
+# %% ../../nbs/datasets/12_download.ipynb #4f8873b2
+@patch
+def begin(self: Part, known):
+    "Start again, with the file that the server speaks of now"
+    with _writing(self.path):
+        self.file.seek(0)
+        self.file.truncate()
+        self.note.write_text(json.dumps(known))
+    self.known = known
+
+@patch
+def write(self: Part, block):
+    with _writing(self.path):
+        self.file.write(block)
+        self.file.flush()
+
+@patch
+def become(self: Part, path):
+    with _writing(path):
+        os.fsync(self.file.fileno())
+        os.replace(self.path, path)
+        self.note.unlink()
+
+@patch
+def forget(self: Part):
+    for p in (self.path, self.note): p.unlink(missing_ok=True)
 
 # %% ../../nbs/datasets/12_download.ipynb #2553c49a
 def _request(part, url):

@@ -11,6 +11,7 @@ import os, unicodedata, warnings
 from collections import Counter
 from pathlib import Path
 
+from fastcore.basics import patch
 from ..files.disk import IdError, LabelError, MaskError, PictureError, good_ids, refuse
 from ..files.errors import InputError
 from ..files.images import EXTENSIONS
@@ -58,6 +59,18 @@ def _candidates(name, found, plain):
                 if fitting := [(id, path) for id, path in pictures if same(path)]: return fitting
     return []
 
+def _suggestion(name, found, root):
+    "A hint at a picture of nearly that name"
+    stem = os.path.splitext(name)[0]
+    like = [id for id in found if id.endswith(f'/{stem}')]
+    like = next(iter(like or [path.name for key in (name, stem) for path in found.get(key, [])]), None)
+    if like: return f' (there is {like!r})'
+    folder, last = (root/name).parent, Path(name).name
+    files = sorted(os.listdir(folder)) if folder.is_dir() else []
+    other = next((f for f in files if f == last or f.startswith(f'{last}.')), None)
+    return f' (there is {other!r}, which does not end as pictures do: {" ".join(EXTENSIONS[:9])}, …)' if other else ''
+
+# %% ../../nbs/datasets/08_folder.ipynb #c3858ee9
 def picture_of(
     name: str,  # an id, or the picture's name with its extension
     found: dict,  # of `find_pictures`
@@ -75,24 +88,9 @@ def picture_of(
         raise IdError(f'{where}: {name!r} may be {pictures[0][1].name} or {pictures[1][1].name}; keep one of them, or write the extension in the table')
     return pictures[0]
 
-def _suggestion(name, found, root):
-    "A hint at a picture of nearly that name"
-    stem = os.path.splitext(name)[0]
-    like = [id for id in found if id.endswith(f'/{stem}')]
-    like = next(iter(like or [path.name for key in (name, stem) for path in found.get(key, [])]), None)
-    if like: return f' (there is {like!r})'
-    folder, last = (root/name).parent, Path(name).name
-    files = sorted(os.listdir(folder)) if folder.is_dir() else []
-    other = next((f for f in files if f == last or f.startswith(f'{last}.')), None)
-    return f' (there is {other!r}, which does not end as pictures do: {" ".join(EXTENSIONS[:9])}, …)' if other else ''
-
 # %% ../../nbs/datasets/08_folder.ipynb #ca36849d
 TABLES = [f'{stem}.{end}' for stem in ('labels', 'tags', 'image_labels', 'metadata')
     for end in ('csv', 'tsv', 'jsonl', 'json')]
-_SPLITS = {'train', 'training', 'val', 'valid', 'validation', 'test', 'dev'}
-_NO_CLASSES = ({'images', 'image', 'imgs', 'img', 'pictures', 'photos', 'pics', 'masks', 'mask', 'labels',
-    'annotations', 'jpegimages', 'segmentationclass', 'segmentationobject', 'data', 'raw', 'overlays',
-    'predictions'} | _SPLITS)
 
 def _files_beside(folders, names):
     "The files of some names in the first of some folders that has any"
@@ -108,6 +106,13 @@ def find_table(
     if len(found) > 1:
         raise LabelError(f'{found[0].parent}: {found[0].name} and {found[1].name} may each hold the labels; say which by --labels')
     return found[0] if found else None
+
+# %% ../../nbs/datasets/08_folder.ipynb #db808c0d
+_SPLITS = {'train', 'training', 'val', 'valid', 'validation', 'test', 'dev'}
+
+_NO_CLASSES = ({'images', 'image', 'imgs', 'img', 'pictures', 'photos', 'pics', 'masks', 'mask', 'labels',
+    'annotations', 'jpegimages', 'segmentationclass', 'segmentationobject', 'data', 'raw', 'overlays',
+    'predictions'} | _SPLITS)
 
 def folder_labels(
     root,  # folder of class folders, or of splits that hold them
@@ -210,29 +215,33 @@ class Folder(Files):
         left_off = f'{front!r} in front of the names left off'*bool(front)
         self.reading = ', '.join(s for s in (labels.reading, left_off, order) if s)
 
-    def _labels(self, root, table, classes, file, errors, found):
-        "`own_labels`, where errors say which file lists the classes"
-        def hint(e): return LabelError(f'{e} ({file} lists the classes)') if file and 'unknown class' in str(e) else e
-        try: labels = own_labels(root, table, classes, wrong := [], found)
-        except LabelError as e: raise hint(e) from None
-        for e in wrong: refuse(hint(e), errors)
-        return labels
+# %% ../../nbs/datasets/08_folder.ipynb #4c0dfd63
+@patch
+def _labels(self: Folder, root, table, classes, file, errors, found):
+    "`own_labels`, where errors say which file lists the classes"
+    def hint(e): return LabelError(f'{e} ({file} lists the classes)') if file and 'unknown class' in str(e) else e
+    try: labels = own_labels(root, table, classes, wrong := [], found)
+    except LabelError as e: raise hint(e) from None
+    for e in wrong: refuse(hint(e), errors)
+    return labels
 
-    def _picture(self, name, found, root, place, plain, errors):
-        try: return picture_of(name, found, root, place, plain)
-        except InputError as e: refuse(e, errors)
+@patch
+def _picture(self: Folder, name, found, root, place, plain, errors):
+    try: return picture_of(name, found, root, place, plain)
+    except InputError as e: refuse(e, errors)
 
-    def _masks(self, folder, ids):
-        if folder is None: return None
-        if not Path(folder).is_dir():
-            raise MaskError(f'{folder}: no such folder; name the one that holds the masks, or leave it out')
-        plain = {plain_name(p.relative_to(folder).with_suffix('').as_posix()): p for p in Path(folder).rglob('*.png')}
-        paths = [p if (p := Path(folder)/f'{id}.png').exists() else plain.get(plain_name(id)) for id in ids]
-        if not any(paths):
-            raise MaskError(f'{folder}: no mask for any picture; a mask is named as its picture, such as {ids[0]}.png')
-        if lost := lost_mask_places(paths):
-            warnings.warn(f'{folder}: no mask for {len(lost)} of {len(paths)} pictures, the first is {ids[lost[0]]}.png; nothing is compared with these, or learnt from them: add them where they have got lost')
-        return paths
+@patch
+def _masks(self: Folder, folder, ids):
+    if folder is None: return None
+    if not Path(folder).is_dir():
+        raise MaskError(f'{folder}: no such folder; name the one that holds the masks, or leave it out')
+    plain = {plain_name(p.relative_to(folder).with_suffix('').as_posix()): p for p in Path(folder).rglob('*.png')}
+    paths = [p if (p := Path(folder)/f'{id}.png').exists() else plain.get(plain_name(id)) for id in ids]
+    if not any(paths):
+        raise MaskError(f'{folder}: no mask for any picture; a mask is named as its picture, such as {ids[0]}.png')
+    if lost := lost_mask_places(paths):
+        warnings.warn(f'{folder}: no mask for {len(lost)} of {len(paths)} pictures, the first is {ids[lost[0]]}.png; nothing is compared with these, or learnt from them: add them where they have got lost')
+    return paths
 
 # %% ../../nbs/datasets/08_folder.ipynb #8d5cac0a
 class WithMasks(Samples):

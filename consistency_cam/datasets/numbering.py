@@ -53,6 +53,31 @@ def agreeing_ids(
     return found
 
 # %% ../../nbs/datasets/15_numbering.ipynb #3a6c1d29
+def _agreement(pairs):
+    "1 where masks and labels agree as far as they can, 0 where no more than those of different pictures do"
+    hits = sum(len(shown & named) for shown, named in pairs)
+    most = sum(min(len(shown), len(named)) for shown, named in pairs)
+    shown, named = (Counter(k for p in pairs for k in p[side]) for side in (0, 1))
+    chance = sum(n * named[k] for k, n in shown.items()) / len(pairs)
+    return (hits - chance) / max(most - chance, 1)
+
+def _spread(ids, num_classes):
+    "The ids that grey values k*255/n stand for; None where they are not such"
+    if not any(num_classes < k < 255 for k in ids): return None
+    for n in range(1, max(num_classes, 3) + 1):
+        near = [round(k*n/255) for k in ids]
+        if all(abs(k - 255*i/n) < 1 for k, i in zip(ids, near)): return near
+
+def _remedy(numbers, classes):
+    "How to give the numbering that was found"
+    def name(k): return repr(classes[k-1]) if k else 'the background'
+    listed = listing((f'id {a} is {name(b)}' if a == min(numbers) else f'{a} {name(b)}'
+        for a, b in sorted(numbers.items())), 30)
+    list_helps = all((a == 0) == (b == 0) for a, b in numbers.items())
+    return (('give their order by --classes FILE (line k names the id k), or renumber' if list_helps
+        else 'renumber') + f' the masks: {listed}')
+
+# %% ../../nbs/datasets/15_numbering.ipynb #3eb50346
 def numbering_error(
     pairs: list,  # of (ids in a picture's mask, mask ids that its labels name)
     classes: list,  # the C class names
@@ -77,30 +102,6 @@ def numbering_error(
         return LabelError(f'{said}, {left} would if the masks number the classes otherwise; {_remedy(numbers, classes)}')
     if 2*off > len(shown) and _agreement(shown) < .25:
         return LabelError(f'{said}, whatever the order of the classes; are they the masks of these pictures?')
-
-def _agreement(pairs):
-    "1 where masks and labels agree as far as they can, 0 where no more than those of different pictures do"
-    hits = sum(len(shown & named) for shown, named in pairs)
-    most = sum(min(len(shown), len(named)) for shown, named in pairs)
-    shown, named = (Counter(k for p in pairs for k in p[side]) for side in (0, 1))
-    chance = sum(n * named[k] for k, n in shown.items()) / len(pairs)
-    return (hits - chance) / max(most - chance, 1)
-
-def _spread(ids, num_classes):
-    "The ids that grey values k*255/n stand for; None where they are not such"
-    if not any(num_classes < k < 255 for k in ids): return None
-    for n in range(1, max(num_classes, 3) + 1):
-        near = [round(k*n/255) for k in ids]
-        if all(abs(k - 255*i/n) < 1 for k, i in zip(ids, near)): return near
-
-def _remedy(numbers, classes):
-    "How to give the numbering that was found"
-    def name(k): return repr(classes[k-1]) if k else 'the background'
-    listed = listing((f'id {a} is {name(b)}' if a == min(numbers) else f'{a} {name(b)}'
-        for a, b in sorted(numbers.items())), 30)
-    list_helps = all((a == 0) == (b == 0) for a, b in numbers.items())
-    return (('give their order by --classes FILE (line k names the id k), or renumber' if list_helps
-        else 'renumber') + f' the masks: {listed}')
 
 # %% ../../nbs/datasets/15_numbering.ipynb #3a6c1d2e
 def masks_place(

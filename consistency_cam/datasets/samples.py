@@ -180,6 +180,7 @@ def fingerprint(self: Samples) -> str:  # 64 hex digits
     head = json.dumps([self.ids, self.classes], ensure_ascii=False).encode()
     return hashlib.sha256(head + self.labels.to(torch.uint8).numpy().tobytes()).hexdigest()
 
+# %% ../../nbs/datasets/01_samples.ipynb #1342d5d1
 ENDS = 4096  # bytes at either end of a picture's file that are looked at
 
 @lru_cache(2**18)
@@ -206,6 +207,7 @@ def decided_by(self: Samples):
     "Settings, fit for JSON, that decide pictures and masks which are not read from files of their own; else None"
     return self.parent.decided_by if isinstance(self, Subset) else None
 
+# %% ../../nbs/datasets/01_samples.ipynb #6ed7cceb
 def _of_arrays(samples, get):
     "SHA-256 of pictures or masks that lie in memory"
     found = hashlib.sha256()
@@ -232,7 +234,6 @@ def masks_fingerprint(self: Samples) -> str:  # 64 hex digits; '' where there ar
     if not self.files(0): return _of_all(self, _of_arrays(self, self.mask))
     masks = [self.files(i)[1] for i in range(len(self))]
     return _of_all(self, [self.mask_colours]*bool(self.mask_colours) + [path and file_digest(path) for path in masks])
-
 
 # %% ../../nbs/datasets/01_samples.ipynb #1e013e9e
 @patch

@@ -121,6 +121,7 @@ class _Bytes(io.BytesIO):
         self.where = where
     def __str__(self): return self.where
 
+# %% ../../nbs/datasets/13_shards.ipynb #f89f1015
 class Shards(Samples):
     "Pictures in shards, each of one class, as `ImageNet`; an `InputError` says what is missing"
     def __init__(self,

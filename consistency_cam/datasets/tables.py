@@ -124,6 +124,7 @@ def _objects(path, found):
     if not rows or not all(isinstance(row, dict) for _, row in rows): raise odd
     return rows
 
+# %% ../../nbs/datasets/02_tables.ipynb #c9e7c5ea
 def _json_table(path, text):
     "A table of JSON or JSONL; raises `LabelError`"
     found = _parse_json(path, text)
@@ -309,6 +310,7 @@ def _names(table, rows, ids, column, classes):
             if float(sure) == 0: names[i] = None
     return names, f'labels in {column!r}' + f', {how}'*bool(how)
 
+# %% ../../nbs/datasets/02_tables.ipynb #160f22eb
 def _split_of(place, cell, column):
     "The split of a row"
     text = '' if cell is None else str(cell).strip()
@@ -345,6 +347,22 @@ def _refuse_joined_names(rows):
             if len(parts) > 1 and {*parts} <= known:
                 raise LabelError(f"{place}: is {name!r} one class, or {' and '.join(map(repr, parts))}? separate names by ';', or list the names of the classes in a file (--classes)")
 
+# %% ../../nbs/datasets/02_tables.ipynb #c5764805
+def _slashes(name):
+    "A picture's name with the slashes of this package, and no './' in front"
+    return re.sub(r'^(\./)+', '', str(name).replace('\\', '/'))
+
+def _sentence(path, table, ids, how, several, classes, rows, splits, counts):
+    "How a table was read, in one line"
+    bare = sum(not names for _, _, names, _ in rows)
+    them = 'them' if bare != 1 else 'it'
+    sizes = ', '.join(f'{k} {v}' for k, v in (counts or {}).items())
+    parts = [table.form, f'names of pictures in {ids!r}', how, 'rows of one picture put together'*bool(several),
+        f'{len(classes)} class{"es"*(len(classes) != 1)}',
+        f'{amount(bare, "picture")} without a label, so with none of the classes in {them}'*bool(bare),
+        f'splits in {splits!r} ({sizes})' if counts else 'no column of splits']
+    return f'{Path(path).name}: {", ".join(p for p in parts if p)}'
+
 # %% ../../nbs/datasets/02_tables.ipynb #f0f53d8a
 def read_label_table(
     path,  # CSV or JSON
@@ -376,21 +394,6 @@ def read_label_table(
         except LabelError as e: refuse(e, errors)
     counts = dict(Counter(row[3] for row in good if row[3])) if splits else None
     return Labels(classes, good, counts, _sentence(path, table, ids, how, several, classes, good, splits, counts))
-
-def _slashes(name):
-    "A picture's name with the slashes of this package, and no './' in front"
-    return re.sub(r'^(\./)+', '', str(name).replace('\\', '/'))
-
-def _sentence(path, table, ids, how, several, classes, rows, splits, counts):
-    "How a table was read, in one line"
-    bare = sum(not names for _, _, names, _ in rows)
-    them = 'them' if bare != 1 else 'it'
-    sizes = ', '.join(f'{k} {v}' for k, v in (counts or {}).items())
-    parts = [table.form, f'names of pictures in {ids!r}', how, 'rows of one picture put together'*bool(several),
-        f'{len(classes)} class{"es"*(len(classes) != 1)}',
-        f'{amount(bare, "picture")} without a label, so with none of the classes in {them}'*bool(bare),
-        f'splits in {splits!r} ({sizes})' if counts else 'no column of splits']
-    return f'{Path(path).name}: {", ".join(p for p in parts if p)}'
 
 # %% ../../nbs/datasets/02_tables.ipynb #2be5c6cb
 def label_rows(
@@ -431,6 +434,7 @@ def read_labels(
 
 # %% ../../nbs/datasets/02_tables.ipynb #e484bfc7
 _BACKGROUND = re.compile('_*background_*', re.IGNORECASE)
+
 _IGNORED = re.compile('_*(ignored?|void|unlabell?ed)_*', re.IGNORECASE)
 
 def _numbered_names(path, text):
@@ -454,6 +458,7 @@ def _numbered_names(path, text):
             return [(int(m[id]), m[name].strip('"\'')) for m in matches]
     return [(None, line.strip('"\'')) for line in lines]
 
+# %% ../../nbs/datasets/02_tables.ipynb #7d1e3d8c
 def read_classes(
     path,  # text, a name per line or `ID name` or `name,ID`; or JSON
 ) -> tuple:  # C names, that of mask id 1 first; what was decided, in words

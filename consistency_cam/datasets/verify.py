@@ -186,6 +186,7 @@ def _numbering_errors(held):
         if wrong: return [e for e, _ in wrong], set().union(*(about for _, about in wrong))
     return [], set()
 
+# %% ../../nbs/datasets/17_verify.ipynb #1cf69eac
 def verify(
     sets: dict,  # {name of a split: samples}
     errors=(),  # what was found wrong when these were made with `errors`

@@ -124,6 +124,7 @@ def voc_splits(
         return ['all'] if _annotated_ids(voc_folders(root)[1]) else []
     return sorted({path.parent.name for path in Path(root).glob('*/*.xml')} - {'Annotations'})
 
+# %% ../../nbs/datasets/06_voc.ipynb #b27af808
 HALVES = 'half_train half_val half_fit half_choose'.split()  # splits whose lists are in the package
 
 def split_ids(
@@ -216,6 +217,7 @@ def mask_colours(
             raise LabelError(f'{name!r} has the colour of {other}, {",".join(map(str, colours[name]))}; give each class of labelmap.txt a colour of its own')
     return ' '.join(','.join(map(str, colour)) for colour in names)
 
+# %% ../../nbs/datasets/06_voc.ipynb #43b55a6a
 def voc_classes(
     root,  # folder in VOC's layout
 ) -> tuple:  # C names; {name: (r, g, b)}; what was decided, in words; '' for VOC's 20
@@ -246,6 +248,34 @@ def _names_of_test(root, ids, labels, mask_paths, errors, classes, colours):
     if source: return voc_labels(root, ids, source, mask_paths, errors, classes, colours, 'test'), ''
     return [[] for _ in ids], "no labels of 'test'" + f': Annotations has {xmls} of its {len(ids)} pictures'*bool(xmls)
 
+def _any_masks(folder, ids, split):
+    "Whether masks are there: of a split's pictures where it is 'test', which has none of VOC 2012's"
+    if split == 'test': return any((folder/f'{id}.png').exists() for id in ids)
+    return next(folder.rglob('*.png'), None) is not None
+
+def _pictures(folder, ids):
+    "Their paths; those that do not end in .jpg are looked for"
+    paths = [folder/f'{id}.jpg' for id in ids]
+    if all(path.exists() for path in paths): return paths
+    found = {}
+    for path in sorted(p for p in folder.rglob('*') if p.suffix.lower() in EXTENSIONS):
+        found.setdefault(path.relative_to(folder).with_suffix('').as_posix(), []).append(path)
+    for id in ids:
+        if len(several := found.get(id, [])) > 1 and not (folder/f'{id}.jpg').exists():
+            raise IdError(f'{folder}: {id!r} may be {several[0].name} or {several[1].name}; keep one of them')
+    return [path if path.exists() else found.get(id, [path])[0] for id, path in zip(ids, paths)]
+
+def _check_colours(samples, colours, most=20):
+    "Raise `MaskError` where a mask has no palette, or one that gives a class another colour than the list of classes"
+    for path in [path for path in samples.mask_paths if path.is_file()][:most if colours else 0]:
+        with open_image(path, MaskError) as im:
+            used, shown = [k for _, k in im.getcolors(256)] if im.mode == 'P' else [], im.getpalette('RGB') or []
+        other = {colour: name for name, colour in colours.items()}
+        for k in sorted({*used} & {*range(1, len(samples.classes) + 1)}):
+            if (name := other.get(tuple(shown[3*k:3*k+3]), samples.classes[k-1])) != samples.classes[k-1]:
+                raise MaskError(f'{path}: index {k} has the colour of {name!r} in the list of classes, whose number {k} is {samples.classes[k-1]!r}; number the classes of the masks in the order of the list, 0 the background')
+
+# %% ../../nbs/datasets/06_voc.ipynb #97fbbfa2
 class VOC(Files):
     "VOC in its own layout, or as other programs write it; an `InputError` says what is missing"
     def __init__(self,
@@ -283,30 +313,3 @@ class VOC(Files):
         if bare and not said:
             said = f'{amount(bare, "picture")} whose annotation has no object, so with none of the classes'
         self.reading = '; '.join(s for s in (how, said) if s)
-
-def _any_masks(folder, ids, split):
-    "Whether masks are there: of a split's pictures where it is 'test', which has none of VOC 2012's"
-    if split == 'test': return any((folder/f'{id}.png').exists() for id in ids)
-    return next(folder.rglob('*.png'), None) is not None
-
-def _pictures(folder, ids):
-    "Their paths; those that do not end in .jpg are looked for"
-    paths = [folder/f'{id}.jpg' for id in ids]
-    if all(path.exists() for path in paths): return paths
-    found = {}
-    for path in sorted(p for p in folder.rglob('*') if p.suffix.lower() in EXTENSIONS):
-        found.setdefault(path.relative_to(folder).with_suffix('').as_posix(), []).append(path)
-    for id in ids:
-        if len(several := found.get(id, [])) > 1 and not (folder/f'{id}.jpg').exists():
-            raise IdError(f'{folder}: {id!r} may be {several[0].name} or {several[1].name}; keep one of them')
-    return [path if path.exists() else found.get(id, [path])[0] for id, path in zip(ids, paths)]
-
-def _check_colours(samples, colours, most=20):
-    "Raise `MaskError` where a mask has no palette, or one that gives a class another colour than the list of classes"
-    for path in [path for path in samples.mask_paths if path.is_file()][:most if colours else 0]:
-        with open_image(path, MaskError) as im:
-            used, shown = [k for _, k in im.getcolors(256)] if im.mode == 'P' else [], im.getpalette('RGB') or []
-        other = {colour: name for name, colour in colours.items()}
-        for k in sorted({*used} & {*range(1, len(samples.classes) + 1)}):
-            if (name := other.get(tuple(shown[3*k:3*k+3]), samples.classes[k-1])) != samples.classes[k-1]:
-                raise MaskError(f'{path}: index {k} has the colour of {name!r} in the list of classes, whose number {k} is {samples.classes[k-1]!r}; number the classes of the masks in the order of the list, 0 the background')

@@ -41,20 +41,15 @@ def sweep(self: Run,
         if (mask := samples.mask(i)) is not None: sweep.update(store.get(id), mask, id)
     return sweep
 
+# %% ../../nbs/experiments/05_evaluate.ipynb #058a17ec
 def _percent(share): return round(100 * share, 2)
 
-@patch
-def at_rule(self: Run, split, stage, level):
-    "Confusion matrix of a split's maps by the recipe's background rule; None for the constant one, which the sweep has"
-    rule, samples = self.recipe.cams.rule, self.samples(split)
-    if rule == 'constant': return
-    store, matrix = self.made_of(stage, split), ConfusionMatrix(len(samples.classes) + 1)
-    for i, id in enumerate(samples.ids):
-        if (mask := samples.mask(i)) is None: continue
-        cams = store.get(id)
-        score = background(rule, cams, level, store.background(id) if rule == 'map' else None)
-        matrix.update(cam_mask(cams, score, tuple(mask.shape)), mask, id)
-    return matrix
+def _mask_figures(matrix, classes):
+    "What is kept of a confusion matrix, in percent: miou, iou by class, and where they mislead, further figures and remarks"
+    more = {} if matrix.shows_background() else dict(miou_without_background=_percent(matrix.miou(background=False)))
+    if remarks := matrix.remarks(classes): more['remarks'] = remarks
+    ious = {k: _percent(v) for k, v in matrix.per_class(classes).items()}
+    return dict(miou=_percent(matrix.miou()), iou=ious, **more)
 
 def _sweep_figures(sweep, best, fixed, classes, ruled=None):
     "What is kept of a sweep, in percent; the fixed figure is that of the recipe's rule if it is not the constant one"
@@ -63,13 +58,6 @@ def _sweep_figures(sweep, best, fixed, classes, ruled=None):
     curve = [round(100 * v, 4) for v in sweep.miou().tolist()]
     return dict(best_threshold=best, fixed_threshold=fixed, miou_fixed=_percent(at_fixed.miou()),
         own_best=[round(threshold, 2), _percent(miou)], curve=curve, **_mask_figures(sweep.at(best), classes))
-
-def _mask_figures(matrix, classes):
-    "What is kept of a confusion matrix, in percent: miou, iou by class, and where they mislead, further figures and remarks"
-    more = {} if matrix.shows_background() else dict(miou_without_background=_percent(matrix.miou(background=False)))
-    if remarks := matrix.remarks(classes): more['remarks'] = remarks
-    ious = {k: _percent(v) for k, v in matrix.per_class(classes).items()}
-    return dict(miou=_percent(matrix.miou()), iou=ious, **more)
 
 # %% ../../nbs/experiments/05_evaluate.ipynb #dde38be9
 def evaluate_masks(
@@ -110,6 +98,20 @@ def _compared(self: Run, splits):
     return dict(masks=fingerprint(*(self.samples(s).masks_fingerprint() for s in splits)))
 
 @patch
+def at_rule(self: Run, split, stage, level):
+    "Confusion matrix of a split's maps by the recipe's background rule; None for the constant one, which the sweep has"
+    rule, samples = self.recipe.cams.rule, self.samples(split)
+    if rule == 'constant': return
+    store, matrix = self.made_of(stage, split), ConfusionMatrix(len(samples.classes) + 1)
+    for i, id in enumerate(samples.ids):
+        if (mask := samples.mask(i)) is None: continue
+        cams = store.get(id)
+        score = background(rule, cams, level, store.background(id) if rule == 'map' else None)
+        matrix.update(cam_mask(cams, score, tuple(mask.shape)), mask, id)
+    return matrix
+
+# %% ../../nbs/experiments/05_evaluate.ipynb #aed109be
+@patch
 def evaluate(self: Run,
     stage: str = CAMS.name,  # of `EVALUATED`
 ) -> dict:  # {split: figures}: miou, iou by class, and for maps best_threshold, fixed_threshold, miou_fixed, curve
@@ -143,7 +145,7 @@ def made_stages(self: Run) -> list:  # of `EVALUATED`
         raise CheckpointError(f'{self.folder}: nothing to evaluate here yet, or no masks to compare it with; `consistency-cam run {self.folder}` goes on')
     return found
 
-
+# %% ../../nbs/experiments/05_evaluate.ipynb #3d6bcd76
 @patch
 def figures(self: Run,
     stage: str = CAMS.name,  # of `EVALUATED`
@@ -157,5 +159,7 @@ def figures(self: Run,
     return found
 
 _NUMBER = int, float
+
 _OF_MASKS = dict(miou=_NUMBER, iou=dict)
+
 _OF_MAPS = _OF_MASKS | dict.fromkeys(('best_threshold', 'fixed_threshold', 'miou_fixed'), _NUMBER) | dict(curve=list)

@@ -141,9 +141,6 @@ def read_arrays(
         return held
 
 # %% ../../nbs/experiments/08_imported.ipynb #f30fd217
-# names of maps beside `keys`, the first that is there is taken
-MAPS = 'hr_cam high_res attn_highres highres IS_CAM prob cam'.split()
-
 def class_number(
     key,  # a name, or a number counted from 0, also as text
     classes: list,  # C names
@@ -154,6 +151,10 @@ def class_number(
     if k is not None and 0 <= k < len(classes): return k + 1
     hint = '; do they count from 1, or is key 0 the background?' if k == len(classes) else ''
     raise ImportedError(f'a map of class {key!r}; the {len(classes)} classes are {", ".join(classes[:4])}, …, by name or as 0 to {len(classes) - 1}{hint}')
+
+# %% ../../nbs/experiments/08_imported.ipynb #134c93cc
+# names of maps beside `keys`, the first that is there is taken
+MAPS = 'hr_cam high_res attn_highres highres IS_CAM prob cam'.split()
 
 def _stack(x, sizes):
     "Maps one after the other (K,h,w), also of (1,K,h,w), (h,w,K) or (h,w)"
@@ -273,6 +274,7 @@ def sources(
         raise ImportedError(f"{folder}: no maps of {len(missing)} of {len(samples)} pictures, the first is '{missing[0]}'; wanted is {missing[0]}{' or '.join(READERS)}, or {missing[0]}_CLASS.png or {missing[0]}/CLASS.png")
     return found
 
+# %% ../../nbs/experiments/08_imported.ipynb #efdfa462
 def _grey(path):
     "A grey PNG of 8 or 16 bits, as numbers 0 to 1"
     with open_image(path, ImportedError) as im:
@@ -335,6 +337,7 @@ def disagreement(
     why = 'they count from 1, or key 0 is the background'
     return f'{agree}; {why}: subtract 1 from the numbers, without the background'
 
+# %% ../../nbs/experiments/08_imported.ipynb #d58e78b2
 def _read(source, samples, i):
     "A picture's size, its maps, and what was counted"
     files = samples.files(i)
@@ -367,6 +370,7 @@ def import_summary(
     return f"{result['maps']} maps of {result['pictures']} pictures; " + ', '.join(f'{result[k]} {text}'
         for k, text in _SAID.items() if k in result)
 
+# %% ../../nbs/experiments/08_imported.ipynb #bd2b56ef
 def import_cams(
     folder: str|Path,  # of another program's CAMs
     into: str|Path,  # folder of the run

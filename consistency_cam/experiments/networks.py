@@ -36,6 +36,7 @@ class PictureNet(nn.Module):
         x = self.net.normalize(pictures)
         return (self.net(x),) if isinstance(self.net, Segmenter) else self.net.evidence(x)
 
+# %% ../../nbs/experiments/12_networks.ipynb #09a081b7
 def _pictures(*size):
     return torch.randint(256, size, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 

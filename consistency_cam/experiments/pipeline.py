@@ -32,25 +32,6 @@ __getattr__ = moved(__name__)
 
 # %% ../../nbs/experiments/07_pipeline.ipynb #d65a7ffe
 @patch
-def all_stages(self: Run,
-    until: str = STAGES[-1],  # the last stage
-) -> Run:
-    "Do what the recipe asks for and is not done yet, and evaluate it where there are masks; raises `InputError`"
-    r, names = self.recipe, self.stages(until)
-    check_tracker(r.track)
-    wanted = [s for s in self.line if s.name in names]
-    if any(s.crf for s in wanted): masks_hold(self.classes)
-    if any(s.crf(r) for s in wanted if s.crf): _check_crf()
-    if SEGMENT in wanted: self.checked_corrections()
-    self.try_networks(wanted)
-    for s in wanted:
-        s.do(self)
-        if s.product and self.measured_splits(s.name): self.evaluate(s.name)
-    for name in EVALUATED:  # what was evaluated before and is not made now: against the masks of now
-        if name not in names and self.figures(name) and self.measured_splits(name): self.evaluate(name)
-    return self
-
-@patch
 def try_networks(self: Run,
     stages: list,  # of `Stage`
 ):
@@ -95,6 +76,26 @@ def _check_crf():
     "`CRFError` before anything is trained where there is no CRF"
     mean_field(np.zeros((1, 1, 3), np.uint8), np.full((2, 1, 1), .5, np.float32), LABEL_CRF)
 
+# %% ../../nbs/experiments/07_pipeline.ipynb #759421ed
+@patch
+def all_stages(self: Run,
+    until: str = STAGES[-1],  # the last stage
+) -> Run:
+    "Do what the recipe asks for and is not done yet, and evaluate it where there are masks; raises `InputError`"
+    r, names = self.recipe, self.stages(until)
+    check_tracker(r.track)
+    wanted = [s for s in self.line if s.name in names]
+    if any(s.crf for s in wanted): masks_hold(self.classes)
+    if any(s.crf(r) for s in wanted if s.crf): _check_crf()
+    if SEGMENT in wanted: self.checked_corrections()
+    self.try_networks(wanted)
+    for s in wanted:
+        s.do(self)
+        if s.product and self.measured_splits(s.name): self.evaluate(s.name)
+    for name in EVALUATED:  # what was evaluated before and is not made now: against the masks of now
+        if name not in names and self.figures(name) and self.measured_splits(name): self.evaluate(name)
+    return self
+
 def run(
     r: Recipe,
     folder: str|Path,  # of the run
@@ -127,6 +128,7 @@ def losses(self: Run) -> dict:  # {name: mean over the records of the training's
     names = [k for k in (late[0] if late else {}) if k not in ('step', 'lr', 'seconds')]
     return {k: round(sum(r.get(k, 0.) for r in late) / len(late), 4) for k in names}
 
+# %% ../../nbs/experiments/07_pipeline.ipynb #6bb0e13c
 @patch
 def status(self: Run) -> list:  # of (stage, what is known of it)
     "What is done of the recipe, with what result"

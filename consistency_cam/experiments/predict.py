@@ -24,26 +24,6 @@ from ..tools.background import background
 from ..tools.transforms import rescale
 
 # %% ../../nbs/experiments/06_predict.ipynb #45ef94d6
-@patch
-def best_stage(self: Run) -> str:
-    "The training whose network makes the best masks: the segmenter's, or the classifier's where there is no segmenter"
-    return (SEGMENT if (self.folder/SEGMENT.name/WEIGHTS).exists() else CLASSIFY).name
-
-@patch
-def class_names(self: Run) -> list:
-    "Classes the run's trained networks know; its data set need not be at hand"
-    return self.trained_state(self.best_stage())[1]
-
-@patch
-def best_net(self: Run) -> Segmenter|CAMNet:
-    "The trained network that makes the best masks"
-    return self.segmenter() if self.best_stage() == SEGMENT.name else self.net()
-
-@patch
-def threshold(self: Run) -> float:
-    "Background score for new pictures: the best on the training masks where the run has been evaluated, else the recipe's"
-    return self.figures().get(self.recipe.data.train, {}).get('best_threshold', self.recipe.cams.threshold)
-
 SIDE = 768  # longer side, pixels, of the copy in which a larger picture is looked at
 
 def seen_copy(
@@ -67,6 +47,28 @@ def _largest(background, maps, size):
         best = torch.where(larger, m, best)
     return mask
 
+# %% ../../nbs/experiments/06_predict.ipynb #a681a213
+@patch
+def best_stage(self: Run) -> str:
+    "The training whose network makes the best masks: the segmenter's, or the classifier's where there is no segmenter"
+    return (SEGMENT if (self.folder/SEGMENT.name/WEIGHTS).exists() else CLASSIFY).name
+
+@patch
+def class_names(self: Run) -> list:
+    "Classes the run's trained networks know; its data set need not be at hand"
+    return self.trained_state(self.best_stage())[1]
+
+@patch
+def best_net(self: Run) -> Segmenter|CAMNet:
+    "The trained network that makes the best masks"
+    return self.segmenter() if self.best_stage() == SEGMENT.name else self.net()
+
+@patch
+def threshold(self: Run) -> float:
+    "Background score for new pictures: the best on the training masks where the run has been evaluated, else the recipe's"
+    return self.figures().get(self.recipe.data.train, {}).get('best_threshold', self.recipe.cams.threshold)
+
+# %% ../../nbs/experiments/06_predict.ipynb #eb7de0f1
 @patch
 def predict(self: Run,
     image,  # what `as_picture` takes: (3,H,W) uint8 tensor, array, Pillow image or path

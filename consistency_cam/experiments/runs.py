@@ -124,39 +124,6 @@ class Run:
 
     def __reduce__(self): return _reopen, (self.folder, self.recipe, self.force, self.progress)  # to other processes
 
-    @property
-    def classes(self) -> list: return self.samples(self.recipe.data.train).classes
-    @property
-    def splits(self) -> list: return [s for s in dict.fromkeys((self.recipe.data.train, self.recipe.data.val)) if s]
-    @property
-    def views(self) -> list: return self.method.views(self.options, self.recipe)
-    @property
-    def line(self) -> list: return [s for s in LINE if s.wanted(self.recipe)]  # of `Stage`
-    @property
-    def foreign(self) -> str:
-        "Where its maps are from, if not from a classifier of its own"
-        return next((s.foreign for s in self.line if s.foreign), '')
-    @property
-    def title(self) -> str:
-        r, about = self.recipe, self.folder/'imported.json'
-        if self.foreign: return str(read_json(about, 'title')['title']) if about.exists() else 'imported CAMs'
-        iterated = ', iterated learning' if r.pretrain and r.pretrain.k_student else ''
-        return (self.method.title if needs_maps(r) else 'true masks') + iterated
-
-    def stages(self,
-        until: str = STAGES[-1],  # the last one
-    ) -> list:  # names
-        "The stages that the recipe goes through, in their order; raises `InputError`"
-        known = list(dict.fromkeys(s.name for s in LINE))
-        last = known.index(find_stage(until).name)
-        return [s.name for s in self.line if known.index(s.name) <= last]
-
-    def do(self,
-        stage: str,  # name of one that the recipe goes through
-    ):
-        "Make the product of a stage, or go on with it, or do nothing where it is made; raises `InputError`"
-        find_stage(stage, self.line).do(self)
-
 def _reopen(*arguments):
     "A run in another process, where its stages may not be imported yet"
     return import_module('consistency_cam.experiments.pipeline').Run(*arguments)
@@ -167,6 +134,47 @@ def example_recipe() -> Recipe:
     return recipe('quick', method='puzzle-cam', pictures=48, size=96, tiles=(2, 3), walk_steps=4, crf_scale=.2,
         crop=96, long_side=(84, 108), epochs=4, affinity_crop=96, affinity_long_side=(84, 108),
         segment_crop=96, segment_long_side=(84, 108), segment_epochs=3)
+
+# %% ../../nbs/experiments/03_runs.ipynb #d734ef51
+@patch(as_prop=True)
+def classes(self: Run) -> list: return self.samples(self.recipe.data.train).classes
+
+@patch(as_prop=True)
+def splits(self: Run) -> list: return [s for s in dict.fromkeys((self.recipe.data.train, self.recipe.data.val)) if s]
+
+@patch(as_prop=True)
+def views(self: Run) -> list: return self.method.views(self.options, self.recipe)
+
+@patch(as_prop=True)
+def line(self: Run) -> list: return [s for s in LINE if s.wanted(self.recipe)]  # of `Stage`
+
+@patch(as_prop=True)
+def foreign(self: Run) -> str:
+    "Where its maps are from, if not from a classifier of its own"
+    return next((s.foreign for s in self.line if s.foreign), '')
+
+@patch(as_prop=True)
+def title(self: Run) -> str:
+    r, about = self.recipe, self.folder/'imported.json'
+    if self.foreign: return str(read_json(about, 'title')['title']) if about.exists() else 'imported CAMs'
+    iterated = ', iterated learning' if r.pretrain and r.pretrain.k_student else ''
+    return (self.method.title if needs_maps(r) else 'true masks') + iterated
+
+@patch
+def stages(self: Run,
+    until: str = STAGES[-1],  # the last one
+) -> list:  # names
+    "The stages that the recipe goes through, in their order; raises `InputError`"
+    known = list(dict.fromkeys(s.name for s in LINE))
+    last = known.index(find_stage(until).name)
+    return [s.name for s in self.line if known.index(s.name) <= last]
+
+@patch
+def do(self: Run,
+    stage: str,  # name of one that the recipe goes through
+):
+    "Make the product of a stage, or go on with it, or do nothing where it is made; raises `InputError`"
+    find_stage(stage, self.line).do(self)
 
 # %% ../../nbs/experiments/03_runs.ipynb #407bad90
 @patch
@@ -252,6 +260,20 @@ def config_now(
     else: known = values_by_field(config)
     return {k: default(k) for k in wanted if k in NAMES} | known
 
+@patch
+def settings(self: Run,
+    stage: str = CLASSIFY.name,  # with a training
+) -> Settings:
+    "What the training loop needs to know: the stage's own settings, and those of all trainings"
+    own = part_of(self.recipe, stage)
+    return Settings(**{f.name: getattr(own if hasattr(own, f.name) else self.recipe, f.name) for f in fields(Settings)})
+
+@patch
+def _finished(self: Run, name):
+    "What a finished stage said; empty where it is not finished"
+    return read_stage(self.folder/name/'stage.json').get('result', {})
+
+# %% ../../nbs/experiments/03_runs.ipynb #a98f0a1f
 def stage_data(
     samples: Samples,
     *what: str,  # 'list of pictures', 'labels', 'pictures', 'masks'; none: all but masks
@@ -266,49 +288,7 @@ def method_data(self: Run) -> dict:  # {what: fingerprint}; empty where the meth
     "Fingerprint of the file that the method comes from"
     return {'method file': self.source['sha256'][:16]} if 'sha256' in self.source else {}
 
-@patch
-def product_fingerprint(self: Run,
-    name: str,  # folder of a finished stage
-) -> str:
-    "Fingerprint of what a stage made; raises `CheckpointError` with the command that makes it where it is not done"
-    todo = f'`consistency-cam run {self.folder} --until {stage_of(name)}` does it'
-    return stage_fingerprint(self.folder/name, todo)
-
-@patch
-def products(self: Run,
-    *names: str,  # folders of finished stages
-) -> dict:  # {name: fingerprint}
-    "What a stage is made from; raises `CheckpointError` where one of them is not done"
-    return {name: self.product_fingerprint(name) for name in names}
-
-@patch
-def outdated(self: Run,
-    name: str,  # folder of a stage
-    seen: tuple = (),  # stages that were looked at already
-) -> str:
-    "Of what a stage was made from, and that from what it was, the folder that has changed or been made anew since; '' where there is none"
-    held = read_stage(self.folder/name/'stage.json')
-    data = held.get('data', {})
-    if name == SEGMENT.name and held and self.corrections_fingerprint() != data.get(CORRECTIONS, ''): return CORRECTIONS
-    for k, made in data.items():
-        if k in seen or not (about := read_stage(self.folder/k/'stage.json')): continue
-        if 'result' not in about or stage_fingerprint(self.folder/k) != made: return k
-        if deeper := self.outdated(k, (*seen, name, k)): return deeper
-    return ''
-
-@patch
-def product(self: Run,
-    name: str,  # folder of a stage, with a split's name at its end
-) -> Path:
-    "The folder, where the stage is done and was made from the data as it is now; raises `CheckpointError`"
-    self.product_fingerprint(name)
-    folder = self.folder/name
-    held = read_stage(folder/'stage.json').get('data', {})
-    now = stage_data(self.samples(name.split('/', 1)[1]))
-    if other := [k for k, v in now.items() if v and v != held.get(k, v)] or [k for k in [self.outdated(name)] if k]:
-        raise CheckpointError(f'{folder}: made from other {other[0]}; choose another run folder, or make it anew by {self.remade_by(other[0])}')
-    return folder
-
+# %% ../../nbs/experiments/03_runs.ipynb #2730a8b7
 @patch
 def refuse_other_settings(self: Run,
     own: StageFolder,  # that is about to work
@@ -344,18 +324,50 @@ def _from_anywhere(r):
     "The recipe with full paths of its data, so that the run can be opened from another folder"
     return replace(r, data=replace(r.data, **full_paths(r.data)))
 
+# %% ../../nbs/experiments/03_runs.ipynb #6525fbe0
 @patch
-def settings(self: Run,
-    stage: str = CLASSIFY.name,  # with a training
-) -> Settings:
-    "What the training loop needs to know: the stage's own settings, and those of all trainings"
-    own = part_of(self.recipe, stage)
-    return Settings(**{f.name: getattr(own if hasattr(own, f.name) else self.recipe, f.name) for f in fields(Settings)})
+def product_fingerprint(self: Run,
+    name: str,  # folder of a finished stage
+) -> str:
+    "Fingerprint of what a stage made; raises `CheckpointError` with the command that makes it where it is not done"
+    todo = f'`consistency-cam run {self.folder} --until {stage_of(name)}` does it'
+    return stage_fingerprint(self.folder/name, todo)
 
 @patch
-def _finished(self: Run, name):
-    "What a finished stage said; empty where it is not finished"
-    return read_stage(self.folder/name/'stage.json').get('result', {})
+def products(self: Run,
+    *names: str,  # folders of finished stages
+) -> dict:  # {name: fingerprint}
+    "What a stage is made from; raises `CheckpointError` where one of them is not done"
+    return {name: self.product_fingerprint(name) for name in names}
+
+# %% ../../nbs/experiments/03_runs.ipynb #0e9028e5
+@patch
+def outdated(self: Run,
+    name: str,  # folder of a stage
+    seen: tuple = (),  # stages that were looked at already
+) -> str:
+    "Of what a stage was made from, and that from what it was, the folder that has changed or been made anew since; '' where there is none"
+    held = read_stage(self.folder/name/'stage.json')
+    data = held.get('data', {})
+    if name == SEGMENT.name and held and self.corrections_fingerprint() != data.get(CORRECTIONS, ''): return CORRECTIONS
+    for k, made in data.items():
+        if k in seen or not (about := read_stage(self.folder/k/'stage.json')): continue
+        if 'result' not in about or stage_fingerprint(self.folder/k) != made: return k
+        if deeper := self.outdated(k, (*seen, name, k)): return deeper
+    return ''
+
+@patch
+def product(self: Run,
+    name: str,  # folder of a stage, with a split's name at its end
+) -> Path:
+    "The folder, where the stage is done and was made from the data as it is now; raises `CheckpointError`"
+    self.product_fingerprint(name)
+    folder = self.folder/name
+    held = read_stage(folder/'stage.json').get('data', {})
+    now = stage_data(self.samples(name.split('/', 1)[1]))
+    if other := [k for k, v in now.items() if v and v != held.get(k, v)] or [k for k in [self.outdated(name)] if k]:
+        raise CheckpointError(f'{folder}: made from other {other[0]}; choose another run folder, or make it anew by {self.remade_by(other[0])}')
+    return folder
 
 # %% ../../nbs/experiments/03_runs.ipynb #da25ab01
 CORRECTIONS = 'corrections'  # folder in a run's, and the source by that name on record
@@ -390,6 +402,7 @@ def correction_lines(self: Run) -> list:  # of lines
     if not self.recipe.segment: learnt = 'which nothing learns from: this recipe has no segmenter'
     return [f'{CORRECTIONS}: {n} of {len(self.samples(self.recipe.data.train))} training pictures, {learnt}']
 
+# %% ../../nbs/experiments/03_runs.ipynb #d9ec94e3
 @patch
 def remade_by(self: Run,
     source: str,  # that is another one than on record

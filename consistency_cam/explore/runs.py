@@ -34,6 +34,20 @@ def _trained(run): return run.foreign or (run.folder/CLASSIFY.name/WEIGHTS).exis
 
 METHOD_ORDER = 'cam', 'puzzle-cam', 'consistency-cam'  # the order in which their panels stand
 
+def _small_runs(progress):
+    "A small run of each method, the first of them after a sentence"
+    ready = all((runs_root()/'small'/m/CLASSIFY.name/WEIGHTS).exists() for m in METHOD_ORDER)
+    if progress and not ready:
+        print(f'No runs in {runs_root()/"demo"} (`make demo` makes them), so three small ones are trained first: '
+            'a few minutes, once.')
+    return [small_run(m, progress) for m in METHOD_ORDER]
+
+def _named(runs):
+    "By title, with the folder's name where two have the same"
+    titles = [r.title for r in runs]
+    return {t if titles.count(t) == 1 else f'{t} ({r.folder.name})': r for t, r in zip(titles, runs)}
+
+# %% ../../nbs/explore/02_runs.ipynb #9a1b6623
 def open_runs(
     *places: str|Path,  # folders of runs, or of folders of runs; none: the demo's, else small ones, trained first
     progress: bool = True,  # show the bars of that training
@@ -57,19 +71,6 @@ def open_runs(
         if r.classes != ready[0].classes:
             raise InputError(f'{r.folder} knows {len(r.classes)} classes ({", ".join(r.classes[:3])}, …), {ready[0].folder} {len(ready[0].classes)} ({", ".join(ready[0].classes[:3])}, …): open them one at a time')
     return named
-
-def _small_runs(progress):
-    "A small run of each method, the first of them after a sentence"
-    ready = all((runs_root()/'small'/m/CLASSIFY.name/WEIGHTS).exists() for m in METHOD_ORDER)
-    if progress and not ready:
-        print(f'No runs in {runs_root()/"demo"} (`make demo` makes them), so three small ones are trained first: '
-            'a few minutes, once.')
-    return [small_run(m, progress) for m in METHOD_ORDER]
-
-def _named(runs):
-    "By title, with the folder's name where two have the same"
-    titles = [r.title for r in runs]
-    return {t if titles.count(t) == 1 else f'{t} ({r.folder.name})': r for t, r in zip(titles, runs)}
 
 def pictures_folder(
     runs: dict,  # {title: `Run`}
@@ -103,6 +104,7 @@ def level_slider(
     return slider(label, level, min(low, level), max(high, level), round((high - low) / 100, 2),
         'score of the background: a pixel belongs to a class whose map is higher')
 
+# %% ../../nbs/explore/02_runs.ipynb #0c3560c5
 def retarget(
     there,  # a slider from `level_slider`
     rule: str,  # of the background
@@ -216,6 +218,7 @@ def _all_maps(store, id, full=True):
     own = store.background(id, full)
     return store.get(id, full) | ({} if own is None else {0: own})
 
+# %% ../../nbs/explore/02_runs.ipynb #b8781a2b
 @lru_cache(maxsize=16)
 def picture_scores(
     run: Run,

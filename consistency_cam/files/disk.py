@@ -73,8 +73,6 @@ def reading(
 def _on_disk(path): return isinstance(path, (str, os.PathLike))
 
 # %% ../../nbs/files/03_disk.ipynb #b0043360
-try: import fcntl
-except ImportError: fcntl = None  # Windows
 _UNSUPPORTED = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOLCK, errno.ENOSYS}
 
 @contextmanager
@@ -95,6 +93,7 @@ def where_supported(
     except OSError as e:
         if e.errno not in {*_UNSUPPORTED, *more}: raise
 
+# %% ../../nbs/files/03_disk.ipynb #0f8b7fae
 def part_name(
     name: str,  # of a file
     tail: str,  # tells one writer from another; '*' for a pattern of all
@@ -107,6 +106,11 @@ def sync(
 ):
     "Force it to the disk, where its file system knows how"
     with where_supported(): os.fsync(fd)
+
+def _sync_folder(path):
+    folder = os.open(path, os.O_RDONLY)
+    try: os.fsync(folder)
+    finally: os.close(folder)
 
 def atomic_bytes(
     path,  # file to write; its folder is made
@@ -128,10 +132,9 @@ def atomic_bytes(
             raise
         with where_supported(errno.EACCES): _sync_folder(path.parent)
 
-def _sync_folder(path):
-    folder = os.open(path, os.O_RDONLY)
-    try: os.fsync(folder)
-    finally: os.close(folder)
+# %% ../../nbs/files/03_disk.ipynb #5d0b9815
+try: import fcntl
+except ImportError: fcntl = None  # Windows
 
 def take_lock(
     file,  # an open file, or its descriptor
@@ -146,7 +149,6 @@ def take_lock(
         if e.errno not in {*_UNSUPPORTED, errno.EBADF}: raise  # EBADF: NFS, of a file that may only be read
         warnings.warn('this file system has no locks; take care that no two processes work in one folder at the same time', stacklevel=2)
         return False
-
 
 # %% ../../nbs/files/03_disk.ipynb #e1ed9102
 LONGEST_NAME = 255 - len('.safetensors')  # bytes of an id's last part, so that whatever is made for it has a name

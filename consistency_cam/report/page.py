@@ -135,7 +135,10 @@ dl { margin: .5rem 0 }
 dl > div { display: grid; grid-template-columns: 11rem 1fr; gap: .2rem 1rem; padding: .2rem 0;
   border-bottom: 1px solid var(--soft) }
 dt { color: var(--dim) } dd { margin: 0 } details { margin: .8rem 0 } summary { cursor: pointer }
-.plots { display: flex; flex-wrap: wrap; gap: 1.5rem 2rem; align-items: flex-start }
+"""
+
+# %% ../../nbs/report/05_page.ipynb #17bd85de
+STYLE += """.plots { display: flex; flex-wrap: wrap; gap: 1.5rem 2rem; align-items: flex-start }
 .plots > * { flex: 0 1 auto; min-width: 0; max-width: min(28rem, 100%) }
 .plots figure { display: flex; flex-direction: column-reverse; justify-content: flex-end }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; padding: 0; font-size: .9rem }
@@ -154,7 +157,10 @@ pre { margin: 0; white-space: pre-wrap; font-size: .9rem }
 .column h4 { align-self: end }
 .column img { width: 100%; border-radius: 3px } .strip .column { grid-row: span 2 }
 [scope=rowgroup] { padding-top: 1.2rem; font-weight: bold } footer { margin-top: 3rem }
-@media (max-width: 700px) {
+"""
+
+# %% ../../nbs/report/05_page.ipynb #093aa480
+STYLE += """@media (max-width: 700px) {
   h1 { font-size: 1.35rem } dl > div { grid-template-columns: 1fr; gap: 0 }
   .columns { grid-template-columns: 1fr; gap: .6rem }
   .column { grid-template-columns: 1fr 1fr; gap: .2rem .6rem; grid-row: auto; grid-template-rows: auto }

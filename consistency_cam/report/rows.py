@@ -160,6 +160,7 @@ def outcome(
         sentences.append(f'Segmenter mIoU on {tried} pictures, whose classes it is not told: {listed(SEGMENT.name)}.')
     return ' '.join(sentences)
 
+# %% ../../nbs/report/02_rows.ipynb #07aae205
 def protocol(
     rows: list,  # of `result_rows` or `compare`
 ) -> html.FT:

@@ -116,6 +116,27 @@ def __add__(self: ConfusionMatrix, other: ConfusionMatrix) -> ConfusionMatrix:
     return both
 
 # %% ../../nbs/tools/04_confusion.ipynb #5d2e7a12
+def class_overlaps(
+    counts: torch.Tensor,  # (C, C+1) true class by predicted class, void last
+) -> torch.Tensor:  # float64 (C-1, C-1), nan where neither occurs
+    "IoU of each true foreground class with each predicted one"
+    both = counts[1:, 1:-1].double()
+    return both / (counts.sum(1)[1:, None] + counts.sum(0)[None, 1:-1] - both)
+
+def _other_order(overlaps):
+    "{predicted id: true id} by the greatest overlaps, where these give more than thrice the mean IoU and .3"
+    left, found = overlaps.nan_to_num(0).clone(), {}
+    for _ in range(len(left)):
+        b, a = divmod(left.argmax().item(), len(left))
+        if left[b, a] <= 0: break
+        found[a + 1] = b + 1
+        left[b], left[:, a] = -1, -1
+    there = max((~overlaps.diagonal().isnan()).sum().item(), 1)
+    best = sum(overlaps[b - 1, a - 1].item() for a, b in found.items()) / there
+    own = overlaps.diagonal().nansum().item() / there
+    return dict(sorted(found.items())) if best > max(.3, 3 * own) else {}
+
+# %% ../../nbs/tools/04_confusion.ipynb #e5fbe7cd
 @patch
 def shows_background(self: ConfusionMatrix) -> bool:
     "Whether any pixel of the targets is background"
@@ -142,23 +163,3 @@ def remarks(
         said.append('the predicted masks fit better in another order, are their classes numbered otherwise? '
             + ', '.join(f'id {a} lies where {classes[b - 1]!r} is' for a, b in other.items() if a != b))
     return said
-
-def class_overlaps(
-    counts: torch.Tensor,  # (C, C+1) true class by predicted class, void last
-) -> torch.Tensor:  # float64 (C-1, C-1), nan where neither occurs
-    "IoU of each true foreground class with each predicted one"
-    both = counts[1:, 1:-1].double()
-    return both / (counts.sum(1)[1:, None] + counts.sum(0)[None, 1:-1] - both)
-
-def _other_order(overlaps):
-    "{predicted id: true id} by the greatest overlaps, where these give more than thrice the mean IoU and .3"
-    left, found = overlaps.nan_to_num(0).clone(), {}
-    for _ in range(len(left)):
-        b, a = divmod(left.argmax().item(), len(left))
-        if left[b, a] <= 0: break
-        found[a + 1] = b + 1
-        left[b], left[:, a] = -1, -1
-    there = max((~overlaps.diagonal().isnan()).sum().item(), 1)
-    best = sum(overlaps[b - 1, a - 1].item() for a, b in found.items()) / there
-    own = overlaps.diagonal().nansum().item() / there
-    return dict(sorted(found.items())) if best > max(.3, 3 * own) else {}
