@@ -61,7 +61,9 @@ def store(path):
     nb = execute(path)
     clean_nb(nb)
     for output in (output for cell in nb.cells for output in cell.get('outputs', [])):
-        if 'image/png' in output.get('data', {}): output['data'].pop(WIDGET, None) # there is no such widget on a page without a kernel
+        kinds = output.get('data', {})
+        if 'image/png' in kinds: kinds.pop(WIDGET, None) # there is no such widget on a page without a kernel
+        if 'image/jpeg' in kinds: kinds.pop('image/png', None) # Pillow shows a picture in both forms, and this is the smaller one
     nb.metadata.pop('widgets', None) # the state of widgets would hold all their pictures once more
     nbformat.write(nb, path)
 
@@ -82,6 +84,7 @@ def readme():
     config = Config({'TagRemovePreprocessor': {'enabled': True, 'remove_input_tags': {'remove_input'}}})
     text, resources = MarkdownExporter(config=config).from_notebook_node(nb, {'unique_key': 'readme', 'output_files_dir': 'images'})
     text = re.sub(r'\]\((?![a-z]+:|#|/)([^)\s]+)\)', from_root, text)
+    text = re.sub(r'!\[(png|jpeg)\]', '![made by the code above]', re.sub(r'\n([ \t]*\n){2,}', '\n\n', text))
     pictures = {NBS/name: data for name, data in resources['outputs'].items()}
     return '<!-- made from nbs/index.ipynb by `make readme` -->\n' + text.strip() + '\n', pictures
 

@@ -7,14 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import consistency_cam.explore.notebook
-from commands import command
 from consistency_cam.datasets.scenes import Scenes
 from consistency_cam.datasets.voc import CLASSES
-from consistency_cam.experiments.recipes import RECIPES, change_recipe
 from consistency_cam.files.errors import runs_in
 from consistency_cam.tools.show import rgb
 from notebooks import README, ROOT
+from shell import children_seconds, fresh_shell, run_line
 
 pytestmark = pytest.mark.slow
 
@@ -22,6 +20,11 @@ LINES = [line for block in re.findall(r'^```sh\n(.*?)^```', README.read_text(enc
 ONLY_READ = 'make', 'pip', 'source'  # what installs, tests or downloads
 TINY = dict(pictures=8, size=64, backbone='test_resnet', pretrained='random', frozen_stages=0, output_stride=32, crop=64, long_side=(60, 68), epochs=1, batch_size=4, tiles=(2,), scales=(1.,), affinity=None,
     segment=dict(crop=64, long_side=(60, 68), epochs=1, batch_size=4, scales=(1.,)))
+
+SMALL = f'''
+from consistency_cam.experiments.recipes import RECIPES, change_recipe
+for name, splits in [('quick', {{}}), ('voc-quick', dict(train='train', val='val'))]: RECIPES[name] = change_recipe(RECIPES[name], **{TINY}, **splits)
+'''
 
 
 @pytest.fixture(scope='module')
@@ -44,32 +47,37 @@ def place(tmp_path_factory):
     return root
 
 
-def test_every_command_works_as_printed(place, monkeypatch):
-    monkeypatch.chdir(place)
-    for name in ('quick', 'voc-quick'): monkeypatch.setitem(RECIPES, name, change_recipe(RECIPES[name], **TINY, **(dict(train='train', val='val') if name == 'voc-quick' else {})))
-    monkeypatch.setattr(consistency_cam.explore.notebook, 'serve', lambda run, *_: 0 if runs_in(run) else 1)
-    done, lines = [], []
-    for line in LINES:
-        if not line.startswith('make demo'): lines.append(line)
-        else:
-            demo = command('demo', '--quiet')  # what `make demo` does once everything is installed
-            assert demo.status == 0, demo.err
-            following = [step.removeprefix('next: ') for step in demo.out.splitlines() if step.startswith('next: ')]
-            assert len(following) == 3
-            lines += [step.replace(step.split()[0], 'consistency-cam', 1).replace('PICTURES', 'OTHERS') for step in following]
+@pytest.fixture(scope='module')
+def shell(place, tmp_path_factory):
+    "What starts a line in `place`, where the recipes are small ones"
+    startup = tmp_path_factory.mktemp('startup')
+    (startup/'sitecustomize.py').write_text(SMALL)  # python imports it as it starts
+    return fresh_shell(place, startup)
+
+
+def commands_of(lines):
+    "The lines that are run; of what downloads, its help"
     for line in lines:
         words = shlex.split(line, comments=True)
         if words[0] in ONLY_READ: continue
         assert words[0] == 'consistency-cam', line
-        if words[1] in ('download', '--help'):
-            with pytest.raises(SystemExit) as ended: command(*words[1:], '--help')
-            assert ended.value.code == 0, line
-        else:
-            result = command(*words[1:])
-            assert result.status == 0, f'{line}\n{result.out[-2000:]}\n{result.err[-2000:]}'
-        done.append(words[1])
-    assert {'verify', 'run', 'explore', 'export', 'predict', 'status', 'compare', 'import-cams', 'download', '--help'} <= {*done}
-    assert len(list((place/'MASKS').rglob('*.png'))) == 8 and {*runs_in(place/'runs')} >= {place/'runs'/name for name in ('own', 'mine', 'cams', 'seam', 'other', 'voc')}
+        yield f'consistency-cam {words[1]} --help' if words[1] == 'download' else line
+
+
+@pytest.mark.timeout(1800)
+def test_every_command_works_as_printed(place, shell, figure):
+    "Each line in a fresh shell of its own, in the order of the README"
+    lines, before = [*commands_of(LINES)], children_seconds()
+    assert {'verify', 'run', 'explore', 'export', 'predict', 'status', 'compare', 'import-cams', 'download', '--help'} <= {line.split()[1] for line in lines}
+    said = {line: run_line(shell, line) for line in lines}
+    figure('commands of the README', f'{len(lines)}, each in a fresh shell, {children_seconds() - before:.0f} s of CPU')
+    assert {*runs_in(place/'runs')} >= {place/'runs'/name for name in ('own', 'mine', 'cams', 'seam', 'other', 'voc')}
+    assert all('test_resnet' in (run/'recipe.json').read_text() for run in runs_in(place/'runs')), 'the recipes were not made small'
+    assert all((place/'runs'/name/'report.html').exists() for name in ('own', 'mine', 'voc', 'two'))
+    assert len(list((place/'MASKS').rglob('*.png'))) == 8 and len(list((place/'runs'/'own'/'predictions').glob('*.overlay.png'))) == 2 and {*(place/'NETS').glob('*.onnx')}
+    for line, text in said.items():
+        if line.split()[1] == 'explore': assert 'browser http://127.0.0.1:' in text
+        if line.split()[1] == 'verify': assert 'no problem' in text
 
 
 def test_what_installs_is_there():
