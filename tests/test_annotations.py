@@ -15,7 +15,7 @@ from consistency_cam.datasets.coco import COCO, region
 from consistency_cam.datasets.folder import Folder
 from consistency_cam.experiments.formats import export_masks
 from consistency_cam.datasets.samples import InputError, read_mask, write_mask
-from consistency_cam.datasets.verify import all_splits, recognise, verify
+from consistency_cam.datasets.verify import all_splits, hold_against_masks, recognise, verify
 from consistency_cam.datasets.voc import CLASSES, VOC
 
 pytestmark = pytest.mark.situation('annotations of VOC and COCO')
@@ -281,7 +281,7 @@ BAD = {
     'ids twice': (dict(lists='a\na.jpg\n'), "line 2: id 'a' stands here a second time", ''),
     'an empty list': (dict(lists='\ufeff\r\n'), 'no ids in it', ''),
     'a folder above': (dict(lists='../a\n'), "line 1: '../a' is not an id", ''),
-    'indices that are not the list\'s': (dict(names=OWN, masks=(1, 2, 0), labelmap='auto:0,128,0::\nHäuser:128,0,0::\n'), "index 1 has the colour of 'Häuser'", "'auto'"),
+    'indices that are not the list\'s': (dict(names=OWN, masks=(1, 2, 0), labelmap='auto:0,128,0::\nHäuser:128,0,0::\n'), 'a.png: index 1 has the colour of id 2 in labelmap.txt', 'save them as RGB pictures'),
     'more classes than a mask holds': (dict(names={f'p{k}': [f'k{k}'] for k in range(255)}), '255 classes, and a mask holds 254', ''),
 }
 
@@ -289,7 +289,7 @@ BAD = {
 @pytest.mark.parametrize('name', BAD)
 def test_voc_that_is_not_right_is_refused(tmp_path, name):
     how, *said = BAD[name]
-    for text in said: refused(text, voc, tmp_path, **how)
+    for text in said: refused(text, lambda: voc(tmp_path, **how).check())
 
 
 def painted(path, colours):
@@ -310,11 +310,85 @@ def test_masks_in_colours_are_read_by_the_list_of_classes(tmp_path):
     (tmp_path/'labelmap.txt').write_text('background:0,0,0::\nauto:0,128,0::\nHäuser:128,0,0::\n')
     assert VOC(tmp_path, 'train').masks_fingerprint() != decided  # the same pixels mean other classes
     (tmp_path/'labelmap.txt').write_text('auto:128,0,0::\nHäuser:0,128,1::\n')
-    assert ['0,128,0 in row' in line and 'is that of no class in the list' in line for line in verify({'train': VOC(tmp_path, 'train')}, progress=False).bad.values()] == [True]
+    assert ['0,128,0 in row' in line and 'is that of no class in labelmap.txt' in line for line in verify({'train': VOC(tmp_path, 'train')}, progress=False).bad.values()] == [True]
     (tmp_path/'labelmap.txt').write_text('auto:128,0,0::\nHäuser:128,0,0::\n')
     refused("'Häuser' has the colour of auto", VOC, tmp_path, 'train')
     (tmp_path/'labelmap.txt').write_text('auto\nHäuser\n')
-    refused('PNG RGB, not class ids; save it as a palette PNG', VOC(tmp_path, 'train').mask, 0)
+    refused('PNG RGB, not class ids; list the colour of each class in labelmap.txt beside the masks', VOC(tmp_path, 'train').mask, 0)
+
+
+COLOURS = 'background:0,0,0::\ndog:0,128,0::\ncat:128,0,0::\n'  # not in the order of the names
+LABELS = dict(a='cat', b='dog', c='cat;dog')
+
+
+def coloured(root, place='masks', text=COLOURS, name='labelmap.txt', classes=None, colours=dict(a=(128, 0, 0), b=(0, 128, 0), c=None)):
+    "Own pictures with masks as CVAT paints them; the mask of c shows both classes and void"
+    for k, (id, colour) in enumerate(colours.items()):
+        picture(root/'pictures'/f'{id}.png', k)
+        mask = np.zeros((H, W, 3), np.uint8)
+        if colour: mask[4:20, 4:20] = colour
+        else: mask[:9], mask[9:20], mask[-1] = (128, 0, 0), (0, 128, 0), (224, 224, 192)
+        (root/'masks').mkdir(exist_ok=True); Image.fromarray(mask).save(root/'masks'/f'{id}.png')
+    (root/'labels.csv').write_text('id,labels\n' + ''.join(f'{id},{names}\n' for id, names in LABELS.items()))
+    if text: (root/place/name).write_text(text)
+    return Folder(root/'pictures', root/'labels.csv', masks=root/'masks', classes=classes)
+
+
+@pytest.mark.parametrize('place', ['masks', '.', 'pictures'])
+def test_own_masks_in_colours_are_read_by_labelmap(tmp_path, place):
+    samples = coloured(tmp_path, place); samples.check()
+    assert samples.classes == ['dog', 'cat'] and [samples.mask(i).unique().tolist() for i in range(3)] == [[0, 2], [0, 1], [0, 1, 2, 255]]
+    assert (samples.mask(0) == 2).sum() == 256 and samples.reading.endswith('classes in the order of labelmap.txt, RGB masks read by the colours in labelmap.txt')
+    checked = verify({'all': samples}, progress=False)
+    assert not checked.problems and ('an RGB mask, its class ids read by the colours in labelmap.txt', str(samples.image_paths[0])) in checked.notes
+    assert '3 x an RGB mask' in '\n'.join(checked.lines(20)) and samples.reading in checked.said
+
+
+@pytest.mark.parametrize('how', [dict(text='', classes=['cat', 'dog']), dict(text=COLOURS.replace('cat:128,0,0', 'cat:')), dict(text='dog\ncat\n'), dict(text='dog\ncat\n', name='classes.txt')], ids=str)
+def test_own_masks_in_colours_without_the_colours_are_refused(tmp_path, how):
+    for found in (coloured(tmp_path, **how).check, lambda: coloured(tmp_path, **how).mask(1)): refused('.png: PNG RGB, not class ids; list the colour of each class in labelmap.txt beside the masks', found)
+
+
+def test_the_classes_may_be_listed_elsewhere_than_the_colours(tmp_path):
+    samples = coloured(tmp_path, classes=['cat', 'dog']); samples.check()
+    assert [samples.mask(i).unique().tolist() for i in range(2)] == [[0, 1], [0, 2]]
+    (tmp_path/'colours.txt').write_text(COLOURS); (tmp_path/'masks'/'labelmap.txt').unlink()
+    samples = Folder(tmp_path/'pictures', tmp_path/'labels.csv', masks=tmp_path/'masks', classes=tmp_path/'colours.txt'); samples.check()
+    assert samples.classes == ['dog', 'cat'] and samples.mask(0).unique().tolist() == [0, 2]
+
+
+STRANGE = {
+    'a colour of no class': (dict(colours=dict(a=(128, 0, 0), b=(0, 128, 1), c=None)), 'b.png: the colour 0,128,1 in row 5, column 5 is that of no class in labelmap.txt; add it there'),
+    'a class of the table is not listed': (dict(text='dog:0,128,0::\n'), "line 2: unknown class 'cat'; known: dog ("),
+    'two classes of one colour': (dict(text='dog:0,128,0::\ncat:0,128,0::\n'), "'cat' has the colour of dog, 0,128,0"),
+    'a class of the colour of the background': (dict(text='dog:0,0,0::\ncat:128,0,0::\n'), "'dog' has the colour of the background, 0,0,0"),
+    'a colour that is none': (dict(text='dog:0,128,0::\ncat:0,428,0::\n'), "the colour 0,428,0 of 'cat'; red, green and blue are 0 to 255"),
+}
+
+
+@pytest.mark.parametrize('name', STRANGE)
+def test_what_is_wrong_with_colours_is_named(tmp_path, name):
+    how, said = STRANGE[name]
+    refused(said, lambda: coloured(tmp_path, **how).check())
+
+
+def test_colours_of_void_and_other_backgrounds(tmp_path):
+    samples = coloured(tmp_path, text='background:0,128,0::\nvoid:0,0,0::\ndog:9,9,9::\ncat:128,0,0::\n'); samples.check()
+    assert [samples.mask(i).unique().tolist() for i in range(3)] == [[2, 255], [0, 255], [0, 2, 255]]
+
+
+def test_masks_in_colours_are_held_against_labels(tmp_path):
+    "A list that gives two classes each other's colour is found before anything is trained"
+    for k in range(12): picture(tmp_path/'pictures'/f'{k}.png', k)
+    for k in range(12):
+        mask = np.zeros((H, W, 3), np.uint8); mask[4:20, 4:20] = (128, 0, 0) if k % 2 else (0, 128, 0)
+        (tmp_path/'masks').mkdir(exist_ok=True); Image.fromarray(mask).save(tmp_path/'masks'/f'{k}.png')
+    (tmp_path/'labels.csv').write_text('id,labels\n' + ''.join(f'{k},{"cat" if k % 2 else "dog"}\n' for k in range(12)))
+    (tmp_path/'labelmap.txt').write_text(COLOURS)
+    open_again = lambda: Folder(tmp_path/'pictures', tmp_path/'labels.csv', masks=tmp_path/'masks')
+    hold_against_masks(open_again())
+    (tmp_path/'labelmap.txt').write_text(COLOURS.replace('dog', 'dig').replace('cat', 'dog').replace('dig', 'cat'))
+    refused('the masks of 12 of 12 pictures contradict their labels', hold_against_masks, open_again())
 
 
 def test_annotations_beside_their_pictures(tmp_path):

@@ -125,5 +125,6 @@ def hold_against_masks(
     if not samples.has_masks: return
     have = [i for i in range(len(samples)) if (samples.files(i) or (None, None))[1]]
     some = have if len(have) <= most else [have[k * len(have) // most] for k in range(most)]
-    pairs = [(ids, samples.label_ids(i)) for i in some if (ids := ids_in_mask(samples.files(i)[1])) is not None]
+    found = [(ids_in_mask(samples.files(i)[1], colours=samples.mask_colours), samples.label_ids(i)) for i in some]
+    pairs = [(ids, named) for ids, named in found if ids is not None]
     if error := numbering_error(pairs, samples.classes, masks_place(samples)): raise error

@@ -10,6 +10,7 @@ __all__ = ['MOST_CLASSES', 'ENDS', 'multi_hot', 'check_classes', 'masks_hold', '
 import hashlib, json, os, re
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -268,6 +269,12 @@ class Files(Samples):
     def image(self, i): return read_image(*self.files(i))
     def mask(self, i): return self._mask(i)
     def check_one(self, i): self._mask(i, check_image(*self.files(i)))
+    def masks_reading(self):
+        "How RGB masks are read, in words; '' where the first mask is none"
+        first = next((p for p in self.mask_paths or () if p and os.path.isfile(p)), None)
+        with suppress(MaskError):
+            if first and self.mask_colours and is_painted(first): return 'RGB masks read by the colours in labelmap.txt'
+        return ''
     def _mask(self, i, size=None):
         path = self.files(i)[1]
         return None if path is None else read_mask(path, size, len(self.classes), self.mask_colours)

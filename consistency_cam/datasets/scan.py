@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from ..files.errors import InputError
 from ..files.processes import cores, in_processes
-from .samples import SIDES, check_image, open_picture, read_mask, writing
+from .samples import SIDES, check_image, is_painted, open_picture, read_mask, writing
 from .._moved import moved
 
 __getattr__ = moved(__name__)
@@ -53,7 +53,9 @@ def inspect_picture(
         with open_picture(image) as im: found['notes'] = picture_notes(im, size)
     except InputError as e: found['problems'].append([type(e).__name__, str(e)])
     if mask is None: return found
-    try: found['ids'] = _ids(read_mask(mask, size, num_classes, colours))
+    try:
+        found['ids'] = _ids(read_mask(mask, size, num_classes, colours))
+        if is_painted(mask): found['notes'].append('an RGB mask, its class ids read by the colours in labelmap.txt')
     except InputError as e:
         found['problems'].append([type(e).__name__, str(e)])
         found['ids'] = ids_in_mask(mask, size, colours)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ID_COLUMNS', 'LABEL_COLUMNS', 'SPLIT_COLUMNS', 'Table', 'find_columns', 'open_table', 'read_table', 'whole_rows',
            'clean_name', 'doubtful_words', 'mark_between', 'listed_names', 'one_hot', 'Labels', 'read_label_table',
-           'label_rows', 'rows_of_split', 'read_labels', 'read_classes']
+           'label_rows', 'rows_of_split', 'read_labels', 'read_classes', 'read_labelmap', 'mask_colours']
 
 # %% ../../nbs/datasets/02_tables.ipynb #11ed9db9
 import csv, io, json, re, unicodedata
@@ -480,3 +480,41 @@ def read_classes(
     check_classes(names, path)
     masks_hold(names, path)
     return names, how
+
+# %% ../../nbs/datasets/02_tables.ipynb #c0102002
+def read_labelmap(
+    path,  # `name:r,g,b:parts:actions` lines, or any list that `read_classes` knows
+) -> tuple:  # C names; {name: (r, g, b)}, empty where there are no colours; what was decided, in words
+    "The classes of a list, and their colours; raises `LabelError`"
+    lines = [line.strip() for line in read_text(path).splitlines() if line.strip() and not line.startswith('#')]
+    found = [re.fullmatch(r'([^:]+):(?:\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*)?:[^:]*(?::[^:]*)?', line) for line in lines]
+    if not any(found):
+        classes, how = read_classes(path)
+        return classes, {}, how
+    if odd := [line for line, m in zip(lines, found) if not m]:
+        raise LabelError(f'{path}: {odd[0]!r} beside lines such as cat:64,0,0::; write name:r,g,b:parts:actions in each')
+    names = [clean_name(m[1]) for m in found]
+    colours = {name: tuple(map(int, m.groups()[1:4])) for name, m in zip(names, found) if m[2]}
+    for name, colour in colours.items():
+        if max(colour) > 255:
+            raise LabelError(f'{path}: the colour {",".join(map(str, colour))} of {name!r}; red, green and blue are 0 to 255')
+    classes = [name for name in names if not (_BACKGROUND.fullmatch(name) or _IGNORED.fullmatch(name))]
+    check_classes(classes, path)
+    masks_hold(classes, path)
+    if not classes: raise LabelError(f'{path}: no class in it besides the background; write a line for each')
+    return classes, colours, f'classes in the order of {Path(path).name}'
+
+def mask_colours(
+    classes,  # C names
+    colours: dict,  # {name: (r, g, b)}
+) -> str:  # of ids 0..C and of void, as `read_mask` takes them; '' where a class has none
+    "The colours of RGB masks; raises `LabelError` where two classes have one"
+    if not classes or any(name not in colours for name in classes): return ''
+    def written(colour): return ','.join(map(str, colour))
+    background = next((c for name, c in colours.items() if _BACKGROUND.fullmatch(name)), (0, 0, 0))
+    void = [name for name in colours if _IGNORED.fullmatch(name)]
+    names = {background: 'the background'}
+    for name in (*classes, *void):
+        if (other := names.setdefault(colours[name], name)) != name:
+            raise LabelError(f'{name!r} has the colour of {other}, {written(colours[name])}; give each class of labelmap.txt a colour of its own')
+    return ' '.join(written(colour) + '=255'*(name in void) for colour, name in names.items())

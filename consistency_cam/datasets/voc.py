@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'HALVES', 'CLASS_LISTS', 'xml_labels', 'mask_labels', 'list_file', 'read_list', 'train_aug_ids',
-           'voc_folders', 'voc_splits', 'split_ids', 'voc_labels', 'read_labelmap', 'mask_colours', 'voc_classes',
-           'VOC']
+           'voc_folders', 'voc_splits', 'split_ids', 'voc_labels', 'voc_classes', 'VOC']
 
 # %% ../../nbs/datasets/06_voc.ipynb #54017126
 import os, re
@@ -16,10 +15,10 @@ from xml.etree import ElementTree
 from .._moved import moved
 from ..files.errors import InputError, amount
 from ..files.disk import IdError, LabelError, MaskError, checked_ids, read_ids, read_text, reading, refuse
-from ..files.images import EXTENSIONS, open_image
+from ..files.images import EXTENSIONS
 from ..files.masks import read_mask
-from .samples import Files, check_classes, masks_hold, multi_hot
-from .tables import clean_name, read_classes, read_labels
+from .samples import Files, masks_hold, multi_hot
+from .tables import clean_name, mask_colours, read_labelmap, read_labels
 
 __getattr__ = moved(__name__)
 
@@ -187,35 +186,6 @@ _OWN = "; classes of one's own are listed in labelmap.txt or classes.txt, in the
 # %% ../../nbs/datasets/06_voc.ipynb #0c0c0002
 CLASS_LISTS = 'labelmap.txt', 'class_names.txt', 'labels.txt', 'classes.txt'
 
-def read_labelmap(
-    path,  # `name:r,g,b:parts:actions` lines, or any list that `read_classes` knows
-) -> tuple:  # C names; {name: (r, g, b)}, empty where there are no colours; what was decided, in words
-    "The classes of a list, and their colours; raises `LabelError`"
-    lines = [line.strip() for line in read_text(path).splitlines() if line.strip() and not line.startswith('#')]
-    found = [re.fullmatch(r'([^:]+):(?:\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*)?:[^:]*(?::[^:]*)?', line) for line in lines]
-    if not any(found): return read_classes(path)[0], {}, f'classes in the order of {Path(path).name}'
-    if odd := [line for line, m in zip(lines, found) if not m]:
-        raise LabelError(f'{path}: {odd[0]!r} beside lines such as cat:64,0,0::; write name:r,g,b:parts:actions in each')
-    names = [clean_name(m[1]) for m in found]
-    colours = {name: tuple(map(int, m.groups()[1:4])) for name, m in zip(names, found) if m[2]}
-    classes = [name for name in names if name.strip('_').lower() not in ('background', 'ignored', 'void')]
-    check_classes(classes)
-    masks_hold(classes)
-    if not classes: raise LabelError(f'{path}: no class in it besides the background; write a line for each')
-    return classes, colours, f'classes in the order of {Path(path).name}'
-
-def mask_colours(
-    classes,  # C names
-    colours: dict,  # {name: (r, g, b)}
-) -> str:  # of ids 0..C, as `read_mask` takes them; '' where a class has none
-    "The colours of RGB masks; raises `LabelError` where two classes have one"
-    if not classes or any(name not in colours for name in classes): return ''
-    background = next((c for name, c in colours.items() if name.lower() == 'background'), (0, 0, 0))
-    names = {background: 'the background'}
-    for name in classes:
-        if (other := names.setdefault(colours[name], name)) != name:
-            raise LabelError(f'{name!r} has the colour of {other}, {",".join(map(str, colours[name]))}; give each class of labelmap.txt a colour of its own')
-    return ' '.join(','.join(map(str, colour)) for colour in names)
 
 # %% ../../nbs/datasets/06_voc.ipynb #43b55a6a
 def voc_classes(
@@ -265,16 +235,6 @@ def _pictures(folder, ids):
             raise IdError(f'{folder}: {id!r} may be {several[0].name} or {several[1].name}; keep one of them')
     return [path if path.exists() else found.get(id, [path])[0] for id, path in zip(ids, paths)]
 
-def _check_colours(samples, colours, most=20):
-    "Raise `MaskError` where a mask has no palette, or one that gives a class another colour than the list of classes"
-    for path in [path for path in samples.mask_paths if path.is_file()][:most if colours else 0]:
-        with open_image(path, MaskError) as im:
-            used, shown = [k for _, k in im.getcolors(256)] if im.mode == 'P' else [], im.getpalette('RGB') or []
-        other = {colour: name for name, colour in colours.items()}
-        for k in sorted({*used} & {*range(1, len(samples.classes) + 1)}):
-            if (name := other.get(tuple(shown[3*k:3*k+3]), samples.classes[k-1])) != samples.classes[k-1]:
-                raise MaskError(f'{path}: index {k} has the colour of {name!r} in the list of classes, whose number {k} is {samples.classes[k-1]!r}; number the classes of the masks in the order of the list, 0 the background')
-
 # %% ../../nbs/datasets/06_voc.ipynb #97fbbfa2
 class VOC(Files):
     "VOC in its own layout, or as other programs write it; an `InputError` says what is missing"
@@ -307,9 +267,8 @@ class VOC(Files):
             if row[1] is not None]
         ids, names, mask_paths, pictures = zip(*rows) if rows else ([], [], [], [])
         super().__init__(ids, classes, names, pictures, mask_paths if masks and any(mask_paths) else None, painted)
-        if self.has_masks: _check_colours(self, colours)
         bare = sum(not n for n in names)
         self.root, self.split = root, split
         if bare and not said:
             said = f'{amount(bare, "picture")} whose annotation has no object, so with none of the classes'
-        self.reading = '; '.join(s for s in (how, said) if s)
+        self.reading = '; '.join(s for s in (how, said, self.masks_reading()) if s)
