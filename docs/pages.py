@@ -140,10 +140,14 @@ def only_imports(source):
     return bool(body) and all(isinstance(n, IMPORTS) or ast.unparse(n).startswith(known) for n in body)
 
 
-def code_html(source):
+def code_html(source, folds=True):
     "Code in colours; imports unfold when one asks for them"
     text = highlight(source, PythonLexer(), COLOURS)
-    return f'<details class="imports"><summary>imports</summary>{text}</details>' if only_imports(source) else text
+    if not (folds and only_imports(source)): return text
+    return f'<details class="imports"><summary>imports</summary>{text}</details>'
+
+
+MOVES = 'A still picture: the sliders move in <code>make explore</code>, and in this notebook, which <code>make lab</code> opens.'
 
 
 def output_html(output, writer):
@@ -152,7 +156,9 @@ def output_html(output, writer):
     kind = next((k for k in STILL if k in data), None)
     if kind is None: return ''
     if kind in ('image/png', 'image/jpeg'):
-        return f'<img alt="made by the code above" src="data:{kind};base64,{data[kind].strip()}">'
+        picture = f'<img alt="made by the code above" src="data:{kind};base64,{data[kind].strip()}">'
+        if not data.get('text/plain', '').startswith('Explorer('): return picture
+        return f'<div class="panels">{picture}</div>{paragraph(MOVES, "still")}'
     if kind == 'text/markdown': return prose(data[kind], writer)
     if kind in ('image/svg+xml', 'text/html'): return data[kind]
     return f'<pre>{escape(strip_ansi(data[kind]), quote=False)}</pre>'
@@ -169,7 +175,8 @@ def notebook_page(path):
             parts.append(prose(cell.source, writer))
             continue
         source = re.sub(r'^\s*#\s*\|.*\n?', '', cell.source, flags=re.M)
-        if source.strip() and 'echo:false' not in about: parts.append(code_html(source))
+        # the first page's lines are there to be copied, imports among them
+        if source.strip() and 'echo:false' not in about: parts.append(code_html(source, page != 'index.html'))
         outputs = ''.join(output_html(o, writer) for o in cell.outputs)
         parts.append(f'<div class="output">{outputs}</div>' * bool(outputs))
     return '\n'.join(parts), writer.files

@@ -25,10 +25,10 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    "What takes longest starts first, so that two processes end together: slow tests, then notebooks, the late ones before the early ones"
+    "What takes longest starts first, so that two processes end together: the demo, slow tests, then notebooks, the late ones before the early ones"
     notebooks = [item for item in items if item.fspath.basename == 'test_notebooks.py']
     rest = [item for item in items if item.fspath.basename != 'test_notebooks.py']
-    items[:] = sorted(notebooks[::-1] + rest, key=lambda item: item.get_closest_marker('slow') is None)
+    items[:] = sorted(notebooks[::-1] + rest, key=lambda item: (item.get_closest_marker('slow') is None, item.fspath.basename != 'test_demo.py'))
 
 
 @pytest.fixture(scope='session')

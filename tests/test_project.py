@@ -145,6 +145,12 @@ def test_cell_ids_are_present_and_unique():
         assert all(ids) and len(set(ids)) == len(ids), f'{path.name} has cells without an id or with the same one'
 
 
+def test_notebooks_name_their_kernel():
+    "JupyterLab asks which kernel to take for one that names none, before it shows anything"
+    silent = [path.relative_to(NBS).as_posix() for path in notebooks() if json.loads(path.read_text(encoding='utf-8'))['metadata'].get('kernelspec', {}).get('name') != 'python3']
+    assert not silent, silent
+
+
 def test_notebooks_that_prose_names_are_there():
     names = {path.relative_to(NBS).with_suffix('').as_posix() for path in notebooks()} | {path.stem for path in notebooks()}
     said = [(path.name, name) for path in notebooks() for cell in cells(path) if cell['cell_type'] == 'markdown'
