@@ -103,7 +103,7 @@ class BoundaryNet(nn.Module):
 
 # %% ../nbs/10_affinity.ipynb #82f6e86b
 class AffinityTask(nn.Module):
-    "Trains an `AffinityNet` or a `BoundaryNet` on confident labels"
+    "Training of an `AffinityNet` or a `BoundaryNet` on confident labels"
     def __init__(self,
         net: AffinityNet|BoundaryNet,
         radius: int,  # cells: 5 for AffinityNet (psa), 10 for BoundaryNet (IRNet, Puzzle-CAM)

@@ -60,7 +60,7 @@ def turn(
 
 # %% ../nbs/07_iterated.ipynb #68457dee
 class IteratedLearning(nn.Module):
-    "Trains a network on single labels and on its own copy's labels in turns (MILe; Section 3.1); raises `InputError`"
+    "Training of a network on single labels and on its own copy's labels in turns (MILe; Section 3.1); raises `InputError`"
     def __init__(self,
         net: nn.Module,  # images to class logits (B,C), with any pooling
         rho: float = .5,  # threshold of the teacher's labels, 0..1

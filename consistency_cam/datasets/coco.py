@@ -100,22 +100,6 @@ def entries(
         at, c = _next(text, at, ',', '}')
 
 # %% ../../nbs/datasets/07_coco.ipynb #8f61f86d
-@dataclass
-class Instances:
-    "The content of an instances file, without the outlines"
-    path: Path
-    text: str  # of the file
-    categories: dict  # {id: name}, C of them, in the order of their ids
-    numbers: dict  # {category's id: k in a mask}
-    images: list  # N of (file name, H, W)
-    ids: list  # N names without extension, folders kept
-    labels: torch.Tensor  # uint8 (N, C)
-    places: list  # N lists of (start, end), where in the text the picture's annotations stand
-    errors: list  # what is wrong with single annotations
-    bad: set  # positions of pictures that such annotations are of
-    bare: set  # positions of pictures with an object that has no outline, such as a box
-    reading: str  # what was decided of the categories, in words
-
 def _numbers(path, name, entry, *keys):
     try: return [int(entry[k]) for k in keys]
     except (TypeError, KeyError, ValueError, OverflowError):
@@ -138,6 +122,7 @@ def _image(path, id, entry):
         raise LabelError(f"{path}: image {id} has no file_name; write the picture's name inside its folder")
     return re.sub(r'^(\./)+', '', name.replace('\\', '/')), h, w
 
+# %% ../../nbs/datasets/07_coco.ipynb #2af1a4b1
 def _lists(path, text):
     "{id: image}, {id: category}, {id: its place}, and each annotation's (place, category, has an outline, start, end)"
     images, categories, serial, found, seen = {}, {}, {}, array('q'), set()
@@ -163,6 +148,23 @@ def _lists(path, text):
     if lacks := [n for n in ('images', 'annotations', 'categories') if n not in seen]:
         raise LabelError(f'{path}: no list {lacks[0]!r} in it: not a file of instances; take instances_train2014.json or instances_val2014.json')
     return images, categories, list(serial), found
+
+# %% ../../nbs/datasets/07_coco.ipynb #1d015709
+@dataclass
+class Instances:
+    "The content of an instances file, without the outlines"
+    path: Path
+    text: str  # of the file
+    categories: dict  # {id: name}, C of them, in the order of their ids
+    numbers: dict  # {category's id: k in a mask}
+    images: list  # N of (file name, H, W)
+    ids: list  # N names without extension, folders kept
+    labels: torch.Tensor  # uint8 (N, C)
+    places: list  # N lists of (start, end), where in the text the picture's annotations stand
+    errors: list  # what is wrong with single annotations
+    bad: set  # positions of pictures that such annotations are of
+    bare: set  # positions of pictures with an object that has no outline, such as a box
+    reading: str  # what was decided of the categories, in words
 
 # %% ../../nbs/datasets/07_coco.ipynb #a3e30a7c
 def _ids(path, images, errors):
@@ -204,13 +206,6 @@ def read_instances(
     return made
 
 # %% ../../nbs/datasets/07_coco.ipynb #4daff26b
-def _official():
-    try:
-        from pycocotools import mask
-        return mask
-    except ImportError:
-        raise ImportError('the outlines of COCO are read by pycocotools, which is not installed: pip install "consistency_cam[coco]"') from None
-
 def decode_runs(
     text: str,  # COCO's compressed run lengths
 ) -> list:  # of runs, background first
@@ -233,6 +228,14 @@ def _mask_of_runs(coded, h, w):
         raise ValueError('run lengths that are not whole numbers from 0 on')
     if sum(runs) != h*w: raise ValueError(f'run lengths of {sum(runs)} pixels in a picture of {h*w}')
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(w, h).T
+
+# %% ../../nbs/datasets/07_coco.ipynb #ad4e9203
+def _official():
+    try:
+        from pycocotools import mask
+        return mask
+    except ImportError:
+        raise ImportError('the outlines of COCO are read by pycocotools, which is not installed: pip install "consistency_cam[coco]"') from None
 
 def _mask_of_polygons(polygons, h, w):
     def is_polygon(p): return isinstance(p, list) and all(type(v) in (int, float) for v in p)
@@ -304,6 +307,7 @@ def _make_all(jobs, numbers, workers, bar):
 # %% ../../nbs/datasets/07_coco.ipynb #d063b00d
 # of Roboflow, of Label Studio, of `export --as coco`
 _WHOLE = '_annotations.coco.json', 'result.json', 'annotations.json'
+
 _OTHER = re.compile('(captions|person_keypoints|stuff|panoptic|image_info|deprecated)_')  # other annotations of COCO's
 
 def instance_files(
@@ -325,6 +329,7 @@ def coco_splits(
     short = [re.sub(r'(?<=\D)20\d\d$', '', name) for name in names]
     return short if len({*short}) == len(short) else names
 
+# %% ../../nbs/datasets/07_coco.ipynb #e8b8c09b
 def _places(root, split):
     "The file of instances of a split, and the folder of its masks; raises `LabelError`"
     files = instance_files(root)
@@ -345,6 +350,7 @@ def _pictures(root, path, name, files):
     folders += [path.parent, root/'images', root]
     return next((folder for folder in folders if any((folder/f).is_file() for f in files[:20])), folders[0])
 
+# %% ../../nbs/datasets/07_coco.ipynb #12d9a36b
 def _about(made, sha, wrong):
     "The content of the manifest"
     bad = made.bad | wrong.keys()
@@ -356,6 +362,22 @@ def _about(made, sha, wrong):
         annotated=[bool(p) for p in made.places], bad=sorted(bad), bare=sorted(made.bare), errors=errors,
         reading=made.reading)
 
+def _manifest(done, path, sha, categories):
+    "The manifest of a folder of masks; raises `MaskError` where it is not of this JSON"
+    if not (done/_MANIFEST).exists():
+        raise MaskError(f'{done}: masks are made here from {path.name}, and the folder is there and was not made so (no {_MANIFEST}); move it away')
+    with reading(done/_MANIFEST, MaskError): about = json.loads((done/_MANIFEST).read_text())
+    if (about['sha256'], about['rule']) != (sha, _RULE):
+        raise MaskError(f'{done}: these masks were made from another {path.name}, or by another version; move the folder away, so that they are made anew')
+    checked_categories(dict(about['categories']), categories, path)
+    have = {os.path.relpath(os.path.join(d, f), done) for d, _, names in os.walk(done) for f in names}
+    without = {*about['bad'], *about['bare']}
+    if lacks := [f for i, (f, id) in enumerate(zip(about['files'], about['ids']))
+            if i not in without and os.path.normpath(f'{id}.png') not in have]:
+        raise MaskError(f'{done}: {len(lacks)} of {len(about["files"]):,} masks are missing, first that of {lacks[0]}; move the folder away, so that they are made anew')
+    return about
+
+# %% ../../nbs/datasets/07_coco.ipynb #54ca6200
 def make_masks(
     root,  # COCO2014, or a folder as `instance_files` knows it
     split: str,  # 'train' or 'val', or with a year
@@ -385,21 +407,6 @@ def make_masks(
         atomic_bytes(part/_MANIFEST, json.dumps(about := _about(made, sha, wrong)).encode())
         for half in part.rglob('.*.part'): half.unlink()
         with writing(done): os.rename(part, done)
-    return about
-
-def _manifest(done, path, sha, categories):
-    "The manifest of a folder of masks; raises `MaskError` where it is not of this JSON"
-    if not (done/_MANIFEST).exists():
-        raise MaskError(f'{done}: masks are made here from {path.name}, and the folder is there and was not made so (no {_MANIFEST}); move it away')
-    with reading(done/_MANIFEST, MaskError): about = json.loads((done/_MANIFEST).read_text())
-    if (about['sha256'], about['rule']) != (sha, _RULE):
-        raise MaskError(f'{done}: these masks were made from another {path.name}, or by another version; move the folder away, so that they are made anew')
-    checked_categories(dict(about['categories']), categories, path)
-    have = {os.path.relpath(os.path.join(d, f), done) for d, _, names in os.walk(done) for f in names}
-    without = {*about['bad'], *about['bare']}
-    if lacks := [f for i, (f, id) in enumerate(zip(about['files'], about['ids']))
-            if i not in without and os.path.normpath(f'{id}.png') not in have]:
-        raise MaskError(f'{done}: {len(lacks)} of {len(about["files"]):,} masks are missing, first that of {lacks[0]}; move the folder away, so that they are made anew')
     return about
 
 # %% ../../nbs/datasets/07_coco.ipynb #8c88763d

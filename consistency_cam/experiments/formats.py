@@ -126,6 +126,7 @@ def _cvat(samples, folder, out):
             ElementTree.SubElement(image, 'mask', about | {k: str(v) for k, v in cvat_mask(part).items()})
     atomic_bytes(out/'annotations.xml', _xml(root))
 
+# %% ../../nbs/experiments/10_formats.ipynb #0dc6ebfa
 def _brush(mask, c, name):
     "What Label Studio is told of one class in a picture"
     value = dict(format='rle', rle=brush_runs((mask == c).numpy()), brushlabels=[name])

@@ -43,7 +43,7 @@ _NAMES = {'_reconstruct': 'numpy.core.multiarray numpy._core.multiarray',
 _CALLS = {(module, name): type(name, (Call,), {}) for name, modules in _NAMES.items() for module in modules.split()}
 
 class Description(pickle.Unpickler):
-    "Reads what a pickle would do, as dictionaries, lists, texts, numbers and `Call`s"
+    "Reader of what a pickle would do, as dictionaries, lists, texts, numbers and `Call`s"
     def find_class(self, module, name):
         if (module, name) not in _CALLS:
             raise ImportedError(f'it calls {module}.{name}, and a file of CAMs calls nothing')

@@ -13,6 +13,7 @@ from ..tools.stage import Stage
 
 # %% ../../nbs/experiments/02_line.ipynb #57409fe0
 def _listed(values): return ', '.join(f'{v:g}' for v in values)
+
 def _range(values): return ' to '.join(f'{v:g}' for v in values)
 
 def _training_words(t):
@@ -24,6 +25,7 @@ def _crf_words(r, on):
     reach = f' (reaches times {r.crf.scale:g})' if on and r.crf.scale != 1 else ''
     return f"{'with' if on else 'without'} the dense CRF{reach}"
 
+# %% ../../nbs/experiments/02_line.ipynb #4dccbc95
 def _pretrain_words(run):
     p = run.recipe.pretrain
     labels = {'imagenet': 'ImageNet', 'one-label': 'one label per training picture'}.get(p.kind, p.kind)
@@ -48,6 +50,7 @@ def _cams_words(run):
     mirror = f"{'with' if c.mirror else 'without'} the mirror image"
     return {'CAM inference': f'scales {_listed(c.scales)}, {mirror}, masked by the given labels'}
 
+# %% ../../nbs/experiments/02_line.ipynb #7c1fd655
 def _affinity_words(run):
     a = run.recipe.affinity
     pairs = dict(boundary='boundary network', features='feature network').get(a.kind, a.kind)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'OPTIONAL', 'SHARED', 'PLACES', 'NAMES', 'STAGES', 'CHOICES', 'LIMITS', 'LEVELS', 'OLD_NAMES', 'PAPER',
-           'COCO_DATA', 'RECIPES', 'Data', 'Pretrain', 'Classify', 'Cams', 'Affinity', 'Walk', 'Pseudo', 'Segment',
-           'CRF', 'Recipe', 'part_of', 'fields_of', 'explain', 'choices', 'default', 'values_by_field', 'change_recipe',
-           'unknown_field', 'short_name', 'option', 'check_choices', 'recipe']
+           'COCO_DATA', 'RECIPES', 'Data', 'Pretrain', 'Classify', 'Cams', 'Affinity', 'Walk', 'Pseudo', 'CRF',
+           'Segment', 'Recipe', 'part_of', 'fields_of', 'explain', 'choices', 'default', 'values_by_field',
+           'change_recipe', 'unknown_field', 'short_name', 'option', 'check_choices', 'recipe']
 
 # %% ../../nbs/experiments/01_recipes.ipynb #fcdbf7c8
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -111,6 +111,14 @@ class Pseudo:
     crf: bool = True  # pseudo-labels and affinity labels: follow the picture's edges by the dense CRF
 
 @dataclass(frozen=True)
+class CRF:
+    "Every dense CRF"
+    scale: float = 1.  # factor on its reaches, for pictures smaller than VOC's
+    # longer side, pixels, of the smaller copy on which it works where a picture is larger; 0: on the picture itself
+    side: int = 0
+
+# %% ../../nbs/experiments/01_recipes.ipynb #38c03447
+@dataclass(frozen=True)
 class Segment(Training):
     "The segmenter"
     kind: str = 'deeplabv3plus'  # 'deeplabv3plus' (Section 4.1) or 'deeplabv3'
@@ -142,13 +150,6 @@ class Segment(Training):
     lr: float = .007  # learning rate of the backbone, ten times that for the head (Section 4.1)
     momentum: float = .9  # of SGD (DeepLab)
     long_side: tuple = (256, 1024)  # range to which the longer side is rescaled, pixels (Puzzle-CAM)
-
-@dataclass(frozen=True)
-class CRF:
-    "Every dense CRF"
-    scale: float = 1.  # factor on its reaches, for pictures smaller than VOC's
-    # longer side, pixels, of the smaller copy on which it works where a picture is larger; 0: on the picture itself
-    side: int = 0
 
 # %% ../../nbs/experiments/01_recipes.ipynb #1f070216
 @dataclass(frozen=True)
@@ -189,13 +190,19 @@ class Recipe:
     crf: CRF = CRF()
     left_out: dict = field(default_factory=dict)  # {stage that is left out: its settings}
 
+# %% ../../nbs/experiments/01_recipes.ipynb #cbcc105a
 PARTS = dict(data=Data, pretrain=Pretrain, classify=Classify, cams=Cams, affinity=Affinity, walk=Walk,
     pseudo=Pseudo, segment=Segment, crf=CRF)
+
 OPTIONAL = 'pretrain', 'affinity', 'segment'  # stages that `None` leaves out
+
 SHARED = [f.name for f in fields(Recipe) if f.name not in (*PARTS, 'left_out')]  # what all networks and trainings share
+
 _OF_TRAININGS = [f.name for f in fields(Training)]
+
 # fields that may name a file or a folder
 PLACES = 'data.root data.labels data.masks data.classes pretrained pretrain.root'.split()
+
 # of all fields, with their part
 NAMES = SHARED + [f'{part}.{f.name}' for part, kind in PARTS.items()
     for f in sorted(fields(kind), key=lambda f: f.name in _OF_TRAININGS)]

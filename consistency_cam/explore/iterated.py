@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DRAWING_WIDTH', 'ROW', 'LEFT', 'Lesson', 'mean_features', 'features_file', 'single_label_pictures', 'History',
-           'learn_generations', 'teacher_probabilities', 'class_rows', 'probability_bars', 'named_rows', 'label_table',
+           'teacher_probabilities', 'learn_generations', 'class_rows', 'probability_bars', 'named_rows', 'label_table',
            'curve_picture', 'marked_curves', 'iterated_panels', 'iterated_script', 'explore_iterated',
            'iterated_on_demand']
 
@@ -58,6 +58,7 @@ def features_file(
     "Where the features are kept"
     return runs_root()/'small'/f'features-{pictures}-{held_out}-{size}.safetensors'
 
+# %% ../../nbs/explore/06_iterated.ipynb #52d6b947
 @lru_cache(2)
 def single_label_pictures(
     pictures: int = 900,  # to generate for training; those with one thing are left out
@@ -93,6 +94,14 @@ class History:
         "The labels they gave"
         return self.probs > self.rho
 
+@torch.no_grad()
+def teacher_probabilities(net, lesson):
+    "Probabilities of the training pictures (N,C), and recall of the unnamed in those held out"
+    logits, held_out = net(lesson.features_held_out), lesson.held_out
+    return net(lesson.features).sigmoid().numpy(), np.mean([recall_at_precision(logits, held_out.full,
+        held_out.unnamed, p) for p in (.7, .8, .9)])
+
+# %% ../../nbs/explore/06_iterated.ipynb #1bcd0ee1
 @lru_cache(128)
 def learn_generations(
     lesson: Lesson,
@@ -122,13 +131,6 @@ def learn_generations(
         if (step + 1) % round == k_teacher % round: kept.append((step + 1, *teacher_probabilities(net, lesson)))
     steps, probs, recall = zip(*kept)
     return History(rho, list(steps), np.stack(probs), np.array(recall))
-
-@torch.no_grad()
-def teacher_probabilities(net, lesson):
-    "Probabilities of the training pictures (N,C), and recall of the unnamed in those held out"
-    logits, held_out = net(lesson.features_held_out), lesson.held_out
-    return net(lesson.features).sigmoid().numpy(), np.mean([recall_at_precision(logits, held_out.full,
-        held_out.unnamed, p) for p in (.7, .8, .9)])
 
 # %% ../../nbs/explore/06_iterated.ipynb #fa3d2db9
 DRAWING_WIDTH, ROW, LEFT = 400, 26, 150  # pixels: of the drawings, of a class's row, and of its name

@@ -91,6 +91,7 @@ def confusions(
     if run.recipe.cams.rule == 'constant': return run.sweep(split).matrices()
     return sum(level_matrices(run, maps, mask, id) for id, maps, mask in stored_maps_of(run, split))
 
+# %% ../../nbs/explore/08_results.ipynb #746b0dac
 @lru_cache(maxsize=8)
 def curve_chart(
     runs: tuple,  # of (title, run), of one rule

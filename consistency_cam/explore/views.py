@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VIEWS', 'fit_sides', 'one_step', 'ViewComparison', 'compare_views', 'draw_boxes', 'spread_tiles', 'view_panels',
-           'explore_views', 'view_controls']
+           'view_controls', 'explore_views']
 
 # %% ../../nbs/explore/04_views.ipynb #afd78e25
 from dataclasses import dataclass
@@ -162,6 +162,34 @@ def _class_index(sample, classes, name):
         raise InputError(f"{sample.id}: '{name}' is not in this picture, and the loss leaves absent classes out; take {' or '.join(names)}")
     return classes.index(name)
 
+# %% ../../nbs/explore/04_views.ipynb #e026f955
+_SCRIPT = '''from consistency_cam.explore.explorer import sheet
+from consistency_cam.explore.views import compare_views, view_panels
+from consistency_cam.experiments.pipeline import Run
+run = Run({pictures!r})
+samples = run.samples({split!r})
+sample = samples[samples.index({id!r})]
+seen = compare_views(Run({network!r}).net(), sample.image{how})
+panels = view_panels(seen, sample, run.classes, {name!r}, strength={strength})'''
+
+def view_controls(
+    titles: list,  # of the runs
+    samples: Samples,
+    classes: list,  # names of the C classes
+    shown: str,  # id of the picture that comes first
+) -> dict:  # {name: widget}
+    "The controls of the view explorer"
+    return dict(picture=stepper('picture', samples.ids, shown),
+        name=choice('class', _names(samples[samples.index(shown)], classes) or ['none'], tooltip='whose map is shown'),
+        network=choice('network', titles, tooltip='which network looks at the picture'),
+        view=choice('view t', [(title, view) for view, title in VIEWS.items()], tooltip='what is done to the picture'),
+        n=slider('tiles per side', 4, 1, 16, 1, 'the picture is cut into n x n tiles'),
+        seed=slider('other crop or size', 0, 0, 20, 1, 'seed of what is drawn at random'),
+        strength=slider('strength of the colours', .6, 0., 1., tooltip='share of the map in the overlay'))
+
+def _how(view, n, seed):
+    return dict(view=view, n=n if view == 'tiles' else 2, seed=seed if view in ('crop', 'resize') else 0)
+
 # %% ../../nbs/explore/04_views.ipynb #032ba26e
 @explorer
 def explore_views(
@@ -197,30 +225,3 @@ def explore_views(
     usual = dict(name='views', folder=pictures_folder(runs), front=('picture', 'name', 'network', 'view'), main=('n',),
         remark=first_remark(runs, controls['picture'].value))
     return Explorer(draw, controls, script, **usual | settings)
-
-def view_controls(
-    titles: list,  # of the runs
-    samples: Samples,
-    classes: list,  # names of the C classes
-    shown: str,  # id of the picture that comes first
-) -> dict:  # {name: widget}
-    "The controls of the view explorer"
-    return dict(picture=stepper('picture', samples.ids, shown),
-        name=choice('class', _names(samples[samples.index(shown)], classes) or ['none'], tooltip='whose map is shown'),
-        network=choice('network', titles, tooltip='which network looks at the picture'),
-        view=choice('view t', [(title, view) for view, title in VIEWS.items()], tooltip='what is done to the picture'),
-        n=slider('tiles per side', 4, 1, 16, 1, 'the picture is cut into n x n tiles'),
-        seed=slider('other crop or size', 0, 0, 20, 1, 'seed of what is drawn at random'),
-        strength=slider('strength of the colours', .6, 0., 1., tooltip='share of the map in the overlay'))
-
-def _how(view, n, seed):
-    return dict(view=view, n=n if view == 'tiles' else 2, seed=seed if view in ('crop', 'resize') else 0)
-
-_SCRIPT = '''from consistency_cam.explore.explorer import sheet
-from consistency_cam.explore.views import compare_views, view_panels
-from consistency_cam.experiments.pipeline import Run
-run = Run({pictures!r})
-samples = run.samples({split!r})
-sample = samples[samples.index({id!r})]
-seen = compare_views(Run({network!r}).net(), sample.image{how})
-panels = view_panels(seen, sample, run.classes, {name!r}, strength={strength})'''

@@ -216,28 +216,31 @@ class StageFolder:
             return f'made from {other[0]} of which nothing is on record'
         return '' if known['inputs'] == self.inputs else 'made from other inputs (data or an earlier stage changed)'
 
-    def _write(self, **more):
-        data = {'data': self.data} if self.data else {}
-        write_json(self.about, dict(config=self.config, inputs=self.inputs, **data, **more))
-
     @property
     def done(self): return self.result is not None
-    @contextmanager
-    def work(self):
-        "Within the block the folder belongs to this process and its fellows; raises `CheckpointError`"
-        if not is_main():
-            yield self
-            return
-        with writing(self.folder): self.folder.mkdir(parents=True, exist_ok=True)
-        with hold_lock(self.folder/'.lock'):
-            if self._difference(read_stage(self.about)):
-                for p in sorted(self.folder.rglob('*'), reverse=True):
-                    p.rmdir() if p.is_dir() else p in (self.about, self.folder/'.lock') or p.unlink()
-            remove_leftovers(self.folder)
-            self._write()
-            yield self
 
 # %% ../../nbs/files/07_checkpoint.ipynb #48934852
+@patch
+def _write(self: StageFolder, **more):
+    data = {'data': self.data} if self.data else {}
+    write_json(self.about, dict(config=self.config, inputs=self.inputs, **data, **more))
+
+@patch
+@contextmanager
+def work(self: StageFolder):
+    "Within the block the folder belongs to this process and its fellows; raises `CheckpointError`"
+    if not is_main():
+        yield self
+        return
+    with writing(self.folder): self.folder.mkdir(parents=True, exist_ok=True)
+    with hold_lock(self.folder/'.lock'):
+        if self._difference(read_stage(self.about)):
+            for p in sorted(self.folder.rglob('*'), reverse=True):
+                p.rmdir() if p.is_dir() else p in (self.about, self.folder/'.lock') or p.unlink()
+        remove_leftovers(self.folder)
+        self._write()
+        yield self
+
 @patch
 def settled(self: StageFolder) -> bool:
     "Whether the stage is done; in another process than the first, wait until the first has done it"

@@ -267,6 +267,7 @@ def _told_text(samples, cams, told, true):
     which = 'with the most evidence' if true is None else 'the largest in the true mask'
     return f'CAMs of {class_name(told, samples.classes)}, {which}'
 
+# %% ../../nbs/report/04_cards.ipynb #a2f5b3a2
 def picture_card(
     shown_runs: dict,  # {name: run}
     split: str,
