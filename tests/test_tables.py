@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from consistency_cam.datasets.folder import Folder
+from consistency_cam.datasets.imagenet import ImageNet
 from consistency_cam.experiments.pipeline import dataset, settle_recipe
 from consistency_cam.experiments.recipes import recipe
 from consistency_cam.datasets.samples import InputError, Samples, checked_ids, write_mask
@@ -157,6 +158,26 @@ REFUSED = {  # name: content of the table, what is said
     'null as labels': ('[{"id": "p0", "labels": ["cat"]}, {"id": "p1", "labels": null}]', "entry 2: no cell 'labels'"),
     'null among labels': ('{"p0": ["cat", null]}', 'None as the name of a class'),
     'JSON of another form': ('{"version": 5, "shapes": []}', 'JSON of another form'),
+    'counts behind names': ('id,labels\np0,cat:2;dog:1\np1,dog:3\n', "'cat:2' ends in a number, as all names do; leave counts and scores out"),
+    'scores behind names': ('id,labels\np0,cat=0.93\np1,dog=0.5\n', 'ends in a number, as all names do'),
+    'single quotes': ("id,labels\np0,'cat'\np1,'cat;dog'\n", "write names without marks around them, separated by ';'"),
+    'typographic quotes': ('id,labels\np0,cat\np1,“dog”\n', 'line 3: is “dog” the name of a class?'),
+    'a tuple': ('id,labels\np0,"(\'cat\',)"\np1,"(\'cat\', \'dog\')"\n', 'write names without marks around them'),
+    'a set': ('id,labels\np0,{cat}\np1,"{cat, dog}"\n', 'write names without marks around them'),
+    'capitals in some rows': ('id,labels\np0,cat\np1,Cat;dog\n', "line 2: 'cat', and in line 3 'Cat': one class, or two? write one in one way"),
+    'capitals in some columns': ('id,cat,CAT\np0,1,0\np1,0,1\n', 'one class, or two?'),
+    'a row of column names in the middle': ('id,labels\np0,cat\nid,labels\np1,dog\n', "line 3: {root}: no picture 'id' in this folder"),
+    'a comment above the header': ('# made by x\nid,labels\np0,cat\n', "line 1: no column of the pictures' names"),
+    'a list of names and numbers': ('p0.png 0\np1.png 1\n', "line 1: no column of the pictures' names"),
+    'shares in columns': ('id,cat,dog\np0,.9,.1\n', "'.9' in the column 'cat'"),
+    'counts in columns': ('id,cat,dog\np0,2,0\n', "'2' in the column 'cat'"),
+    'counts in JSON': ('{"p0": {"labels": {"cat": 2}}}', "{{'cat': 2}} as a label; write a list of names"),
+    'objects as labels': ('{"id": "p0", "labels": [{"name": "cat"}]}\n{"id": "p1", "labels": []}', "{{'name': 'cat'}} as the name of a class; write it as text"),
+    'objects in objects': ('{"file_name": "p0.png", "objects": {"categories": ["cat"]}}\n{"file_name": "p1.png", "objects": {"categories": []}}', "in the column 'objects'; with no column of labels"),
+    'a packed table': (b'\x1f\x8b\x08\0' + bytes(range(128, 160)), 'not UTF-8 text'),
+    'a comma in a name without quotes': ('id,labels\na,b.png,cat\np0,dog\n', 'line 2: more cells than columns; put names that stand in one cell in quotes'),
+    'another spelling of a file': ('id,labels\nP0,cat\np1,dog\n', "no picture 'P0' in this folder; add it, or take its row out of the table (there is 'p0')"),
+    'an address': ('id,labels\np0.png?x=1,cat\np1,dog\n', "no picture 'p0.png?x=1' in this folder"),
     'too many classes': ('id,labels\n' + 'p0,' + ';'.join(f'c{k}' for k in range(255)) + '\n', '255 classes, and a mask holds 254'),
 }
 
@@ -247,6 +268,46 @@ def test_a_file_that_is_no_picture_is_named(name, tmp_path):
     with pytest.raises(InputError, match=f"no picture 'a' in this folder.*there is '{name}', which does not end as pictures do"): Folder(tmp_path, tmp_path/'t.csv')
 
 
+LISTED = {'single quotes': "p0,'cat'\np1,dog\n", 'counts': 'p0,cat:2\np1,dog:1\n', 'capitals': 'p0,cat\np1,Cat\n'}
+
+
+@pytest.mark.parametrize('form', LISTED)
+def test_names_of_such_forms_that_are_listed_are_classes(form, pictures, tmp_path):
+    content = f'id,labels\n{LISTED[form]}'
+    names = [line.split(',')[1] for line in LISTED[form].splitlines()]
+    assert said_of(read(pictures, tmp_path, content, classes=names)) == dict(zip(('p0', 'p1'), [[n] for n in names]))
+
+
+# Links, and masks under other names
+
+def test_folders_behind_links_are_looked_into(tmp_path):
+    for name in ('disk/dog/b.png', 'own/cat/a.png', 'disk/masks/dog/b.png'): picture(tmp_path/name)
+    (tmp_path/'own'/'dog').symlink_to(tmp_path/'disk'/'dog')
+    (tmp_path/'disk'/'dog'/'up').symlink_to(tmp_path/'own')  # leads back to where it stands
+    samples = Folder(tmp_path/'own')
+    assert said_of(samples) == {'cat/a': CAT, 'dog/b': DOG}
+    write_mask(np.ones((20, 24), int), tmp_path/'disk'/'masks'/'dog'/'b.png')
+    (tmp_path/'masks').mkdir(); (tmp_path/'masks'/'dog').symlink_to(tmp_path/'disk'/'masks'/'dog')
+    assert [m is not None for m in Folder(tmp_path/'own', masks=tmp_path/'masks').mask_paths] == [False, True]
+    (tmp_path/'disk'/'dog'/'c.heic').touch()
+    assert 'a file of another kind, passed over; the first is' in command('verify', tmp_path/'own', '--data', 'folder', '--workers', 0, '--quiet').out
+    (tmp_path/'disk'/'dog'/'up').unlink()
+    assert list(ImageNet(tmp_path, 'own').ids) == ['cat/a', 'dog/b']
+
+
+@pytest.mark.parametrize('names', [['p0.PNG', 'p1.PNG'], ['p0.PNG', 'p1.png'], ['p0.Png', 'p1.png']])
+def test_masks_of_capital_extensions(names, pictures, tmp_path):
+    for name in names: write_mask(np.ones((20, 24), int), tmp_path/'m'/name)
+    samples = read(pictures, tmp_path, 'id,labels\np0,cat\np1,cat\n', masks=tmp_path/'m')
+    assert [samples.mask(i).eq(1).all() for i in range(2)] == [True, True]
+
+
+@pytest.mark.parametrize('name', ['p0_mask.png', 'p0.png.png', 'p0.bmp', 'p0.tif'])
+def test_masks_of_other_names_are_refused_with_the_one_that_is_there(name, pictures, tmp_path):
+    (tmp_path/'m').mkdir(); Image.fromarray(np.ones((20, 24), np.uint8)).save(tmp_path/'m'/name)
+    with pytest.raises(InputError, match=f'no mask for any picture; a mask is named as its picture, such as p0.png, and there is {name}'): read(pictures, tmp_path, 'id,labels\np0,cat\n', masks=tmp_path/'m')
+
+
 # No table at all
 
 LAYOUTS = {  # name: files, what is found, or what is said
@@ -259,6 +320,7 @@ LAYOUTS = {  # name: files, what is found, or what is said
     'pictures beside a folder': (['0.png', 'cat/1.png', 'dog/2.png'], 'name the table by --labels FILE'),
     'pictures and masks': (['images/0.png', 'masks/0.png'], 'name the table by --labels FILE'),
     'splits of pictures': (['train/0.png', 'val/1.png'], 'name the table by --labels FILE'),
+    'folders of one name but for capitals': (['cat/0.png', 'Cat/1.png'], 'one class, or two? write one in one way'),
     'a folder called background': (['cat/0.png', 'background/1.png'], "a class cannot be called 'background'"),
     'a table beside': (['0.png', '1.png', '../labels.csv'], ({'0': CAT, '1': DOG}, 'labels.csv: ')),
     'a table within': (['0.png', '1.png', 'tags.csv'], ({'0': CAT, '1': DOG}, 'tags.csv: ')),
@@ -360,6 +422,77 @@ def test_export_is_read_again(negatives, tmp_path):
     again, old = Folder(tmp_path/'out'/'images', masks=tmp_path/'out'/'masks'), Folder(negatives.d/'pictures')
     assert (again.ids, again.classes, again.labels.tolist()) == (old.ids, old.classes, old.labels.tolist())
     again.check()
+
+
+def test_quiet_still_warns_and_records(negatives, tmp_path):
+    "The classes with their pictures in the record and the report, the class that stands everywhere on stderr"
+    from consistency_cam.files.checkpoint import read_json
+    (tmp_path/'all.csv').write_text('file,label\n' + ''.join(f'{i}.png,{"sky;cat" if i % 2 else "sky"}\n' for i in range(8)))
+    done = command('run', tmp_path/'run', '--data', 'folder', '--root', negatives.d/'pictures', '--labels', tmp_path/'all.csv', *TINY, '--until', 'cams')
+    assert done.status == 0 and done.err.splitlines() == ['consistency-cam: warning: all: sky: a class in every picture, so no negatives: nothing shows what does not belong to it; add pictures without it, with no label']
+    kept = read_json(tmp_path/'run'/'classify'/'stage.json')['result']['labels']
+    assert kept[0] == 'pictures of each of 2 classes: sky 8, cat 4' and "labels in 'label', separated by ';'" in kept[1]
+    assert kept[0] in (tmp_path/'run'/'report.html').read_text(encoding='utf-8')
+    assert read_json(negatives.d/'run'/'classify'/'stage.json')['result']['labels'][0] == 'pictures of each of 2 classes: cat 2, dog 2; 4 pictures without any class'
+    assert 'no negatives' not in negatives.done.err
+
+
+def roboflow(root, form='masks', splits=dict(train='ab', valid='c'), head='Pixel Value, Class\n0, background\n1, cat\n2, dog\n', shown=dict(a=[1], b=[2], c=[1, 2])):
+    "An export of Roboflow: a folder for each split, pictures, table and masks beside each other"
+    for split, ids in splits.items():
+        for id in ids:
+            picture(root/split/f'{id}_jpg.rf.00{id}.jpg')
+            mask = np.zeros((20, 24), np.uint8)
+            for k in shown[id]: mask[2 + 6*k:8 + 6*k] = k
+            if form == 'masks': Image.fromarray(mask).save(root/split/f'{id}_jpg.rf.00{id}_mask.png')
+        rows = ''.join(f'{id}_jpg.rf.00{id}.jpg, {int(1 in shown[id])}, {int(2 in shown[id])}\n' for id in ids)
+        (root/split/'_classes.csv').write_text(head if form == 'masks' else f'filename, cat, dog\n{rows}')
+    (root/'README.roboflow.txt').write_text('an export')
+    return root
+
+
+@pytest.mark.parametrize('form', ['masks', 'columns'])
+def test_an_export_of_roboflow(form, tmp_path):
+    root = roboflow(tmp_path/'export', form)
+    done = command('verify', root, '--workers', 0, '--quiet')
+    assert done.status == 0 and f'3 pictures, {3*(form == "masks")} masks: no problem' in done.out and 'splits train 2, valid 1' in done.out and 'passed over' not in done.out and 'no list names' not in done.out, done.out
+    r = settle_recipe(recipe('quick', data='folder', root=str(root), pretrained='random'))
+    assert (r.data.train, r.data.val) == ('train', 'valid')
+    train, valid = dataset(r, 'train'), dataset(r, 'valid')
+    assert said_of(train) == {'train/a_jpg.rf.00a': CAT, 'train/b_jpg.rf.00b': DOG} and said_of(valid) == {'valid/c_jpg.rf.00c': BOTH} and train.classes == ['cat', 'dog']
+    for samples in (train, valid): samples.check(); assert samples.has_masks == (form == 'masks')
+    if form == 'masks': assert valid.mask(0).unique().tolist() == [0, 1, 2]
+    one = Folder(root/'train'); assert said_of(one) == {'a_jpg.rf.00a': CAT, 'b_jpg.rf.00b': DOG}
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_a_run_on_an_export_of_roboflow(tmp_path):
+    ids = 'abcdefgh'
+    roboflow(tmp_path/'export', splits=dict(train=ids, valid='y'), shown={id: [[1], [2], [], [1, 2]][k % 4] for k, id in enumerate(ids + 'y')})
+    for path in (tmp_path/'export').glob('*/*.*'):
+        if path.suffix in ('.jpg', '.png'): Image.open(path).resize((64, 64), 0).save(path)
+    done = command('run', tmp_path/'run', '--data', 'folder', '--root', tmp_path/'export', *TINY, '--until', 'cams')
+    assert done.status == 0 and 'report: ' in done.out, done.err
+
+
+WRONG_EXPORTS = {
+    'a mask is missing': (lambda root: (root/'train'/'a_jpg.rf.00a_mask.png').unlink(), 'a_jpg.rf.00a.jpg: no mask a_jpg.rf.00a_mask.png beside it'),
+    'a mask of a class that is not listed': (lambda root: Image.fromarray(np.full((20, 24), 3, np.uint8)).save(root/'train'/'a_jpg.rf.00a_mask.png'), '00a_mask.png: ids [3] in the mask, but classes are 1..2'),
+    'a mask of another size': (lambda root: Image.fromarray(np.zeros((20, 25), np.uint8)).save(root/'train'/'a_jpg.rf.00a_mask.png'), 'the mask is 20 x 25, its picture 20 x 24'),
+    'splits of other classes': (lambda root: (root/'valid'/'_classes.csv').write_text('Pixel Value, Class\n0, background\n1, dog\n2, cat\n'), 'other classes than in'),
+    'a table beside it': (lambda root: (root/'labels.csv').write_text('id,labels\n'), 'labels.csv and _classes.csv may each hold the labels'),
+    'a class at 0': (lambda root: [(root/s/'_classes.csv').write_text('Pixel Value, Class\n0, cat\n1, dog\n') for s in ('train', 'valid')], "id 0 is 'cat', and in a mask 0 is the background"),
+}
+
+
+@pytest.mark.parametrize('name', WRONG_EXPORTS)
+def test_an_export_that_is_not_right_is_refused(name, tmp_path):
+    change, said = WRONG_EXPORTS[name]
+    change(root := roboflow(tmp_path/'export'))
+    with pytest.raises(InputError) as e: Folder(root).check()
+    assert said in str(e.value) and '\n' not in str(e.value)
+    done = command('verify', root, '--data', 'folder', '--workers', 0, '--quiet')
+    assert done.status == 1 and (said in done.out + done.err or name == 'a table beside it'), done.out + done.err
 
 
 @pytest.mark.parametrize('arguments, said', [(['--labels', 'none.csv'], 'none.csv: no such file'), (['--train', 'mine'], "no column split, so there is no split 'mine'"), (['--classes', 'classes.txt'], 'classes.txt: no such file')])

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..files.disk import walk_folders
 from ..files.errors import InputError, amount
 from .folder import EXTENSIONS, lost_mask_places
 from .scan import *
@@ -82,6 +83,9 @@ def doubtful_classes(
     "Classes of a single picture, and of less than a twentieth of the pictures of another class of nearly the same name"
     notes, counts = [], class_counts({name: s for name, s in sets.items() if torch.is_tensor(s.labels)})[0]
     for c, n in counts.items():
+        if same := next((o for o in counts if o != c and o.casefold() == c.casefold()), None):
+            notes.append((f'a class called as {same!r} but for capitals: one class, or two?', c))
+            continue
         like = next((o for o in difflib.get_close_matches(c, counts, 4)
             if o != c and (n == 1 <= counts[o] or 20*n < counts[o])), None)
         if like: notes.append((f'a class of {amount(n, "picture")}, like {like!r} of {counts[like]}; is it a slip?', c))
@@ -118,7 +122,7 @@ _BESIDE = '.csv .tsv .txt .json .jsonl .xml .md .html .yaml .yml .ini .db'.split
 
 def _passed_over(folder, used, masks, others):
     "Yield (why, path) of the files below a folder that are not used, but for those in the other folders"
-    for d, inner, files in os.walk(folder):
+    for d, inner, files in walk_folders(folder):
         inner[:] = sorted(i for i in inner if os.path.normpath(os.path.join(d, i)) not in others)
         for path in (os.path.normpath(os.path.join(d, f)) for f in sorted(files)):
             kind, hidden = os.path.splitext(path)[1].lower(), f'{os.sep}.' in path[len(folder):]

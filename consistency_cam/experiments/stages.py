@@ -215,15 +215,17 @@ def classify(self: Run) -> dict:  # last losses, steps, seconds
     r, samples = self.recipe, self.samples(self.recipe.data.train)
     if self.foreign:
         raise InputError(f'{self.folder}: its CAMs were {self.foreign}, so there is nothing to train before them; `consistency-cam run {self.folder}` goes on from them')
+    if not samples.labelled:
+        raise InputError(f"{self.recipe.data.train or 'all'}: none of the {len(samples)} training pictures has a class, so there is nothing to learn; name the labels by --labels, or a split that has some by --train")
     data = stage_data(samples) | self.first_weights() | self.method_data()
     stage = self.stage(CLASSIFY.name, CLASSIFY.config(r), samples.fingerprint(), *self.started_from(), data=data)
     if stage.done: return stage.result
     steps, net = total_steps(len(samples), self.settings()), self.make_net()
     for view in self.views: view.sample((r.classify.crop, r.classify.crop), net.stride, torch.Generator())
     for split in self.splits: self.check(self.samples(split))
-    self.say_classes()
+    labels = self.say_classes()
     task = self.make_task(net, steps)
-    with self.work(stage): return stage.finish(self.train(stage, task, samples) | self.skipped(r.data.train))
+    with self.work(stage): return stage.finish(self.train(stage, task, samples) | labels | self.skipped(r.data.train))
 
 @patch
 def net(self: Run) -> CAMNet:
@@ -456,11 +458,11 @@ def segment(self: Run) -> dict:  # last losses, steps, seconds of all rounds
     if not true: samples = Corrected(samples, self.folder/labels, corrections)
     net = self.make_segmenter(len(samples.classes) + 1, first)
     self.check(samples)
-    if true: self.say_classes()
+    said = self.say_classes() if true else {}
     with self.work(stage):
         result = self._rounds(stage, samples, net, first, corrections)
         if len(corrections): result |= dict(corrected=len(corrections))
-        return stage.finish(result | self.skipped(r.data.train))
+        return stage.finish(result | said | self.skipped(r.data.train))
 
 @patch
 def segmenter(self: Run) -> Segmenter:
