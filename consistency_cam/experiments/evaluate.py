@@ -45,8 +45,8 @@ def _percent(share): return round(100 * share, 2)
 
 @patch
 def at_rule(self: Run, split, stage, level):
-    "Confusion matrix of a split's maps by the recipe's background rule; None for the constant one, which the sweep has"
-    rule, samples = self.recipe.cams.rule, self.samples(split)
+    "Confusion matrix of a split's maps by the stage's background rule; None for the constant one, which the sweep has"
+    rule, samples = find_stage(stage).rule(self.recipe), self.samples(split)
     if rule == 'constant': return
     store, matrix = self.made_of(stage, split), ConfusionMatrix(len(samples.classes) + 1)
     for i, id in enumerate(samples.ids):
@@ -121,6 +121,7 @@ def evaluate(self: Run,
     folders = {s: self.product(name) for s, name in names.items()}
     fixed = about.fixed(self.recipe) if about.fixed else None
     level = {} if fixed is None else {f'{stage}.threshold': fixed, 'cams.rule': self.recipe.cams.rule}
+    if level and (rule := about.rule(self.recipe)) != self.recipe.cams.rule: level['rule'] = rule
     made = fingerprint(*(stage_fingerprint(f) for f in folders.values()))
     data = self._compared(splits) | self.products(*names.values())
     done = self.stage(f'evaluate/{stage}', dict(splits=splits) | level, made, data=data, again=True)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PRETRAIN', 'CLASSIFY', 'CAMS', 'IMPORTED', 'AFFINITY', 'WALK', 'PSEUDO', 'SEGMENT', 'LINE', 'EVALUATED', 'needs_maps',
-           'segmentation_config', 'find_stage', 'product_folder', 'stage_of']
+           'affinity_crf', 'segmentation_config', 'find_stage', 'product_folder', 'stage_of']
 
 # %% ../../nbs/experiments/02_line.ipynb #daff3fa4
-from .recipes import SHARED, Recipe, fields_of
+from .recipes import SHARED, Recipe, fields_of, mask_rule
 from ..files.errors import InputError, unknown
 from ..tools.stage import Stage
 
@@ -17,8 +17,10 @@ def _range(values): return ' to '.join(f'{v:g}' for v in values)
 
 def _training_words(t):
     "A training in words: how long, on what, and how fast"
+    sizes = f'of {_range(t.long_side)}' if any(t.long_side) else 'as they are'
+    colours = f', colours changed by {t.jitter:g}' * (t.jitter > 0)
     return (f"{t.epochs} epoch{'s' * (t.epochs != 1)}, {t.batch_size} pictures per step, crops of {t.crop} pixels from "
-        f"pictures of {_range(t.long_side)}, learning rate {t.lr:g}")
+        f"pictures {sizes}{colours}, learning rate {t.lr:g}")
 
 def _crf_words(r, on):
     reach = f' (reaches times {r.crf.scale:g})' if on and r.crf.scale != 1 else ''
@@ -51,17 +53,21 @@ def _cams_words(run):
 def _affinity_words(run):
     a = run.recipe.affinity
     pairs = dict(boundary='boundary network', features='feature network').get(a.kind, a.kind)
-    return {'affinity': f'{pairs}, pairs up to {a.radius} cells apart, learns where a CAM is below {a.scores[0]:g} or '
-        f'above {a.scores[-1]:g}; {_training_words(a)}'}
+    learns = f'learns where a CAM is below {a.scores[0]:g} or above {a.scores[-1]:g}'
+    if a.labels != 'score': learns = f"learns labels by '{a.labels}' {_range(a.scores)}, {_crf_words(run.recipe, affinity_crf(run.recipe))}"
+    inner = '' if a.border else ', without those at the border'
+    return {'affinity': f'{pairs}, pairs up to {a.radius} cells apart{inner}, {learns}; {_training_words(a)}'}
 
 def _walk_words(run):
     w = run.recipe.walk
-    return {'random walk': f'{w.steps} steps of {w.radius} cells at most, affinities to the power {w.beta:g}'}
+    ground = '' if w.background == 'no' else f", a background by '{w.background}' {w.level:g} walks along"
+    return {'random walk': f'{w.steps} steps of {w.radius} cells at most, affinities to the power {w.beta:g}{ground}'}
 
 def _pseudo_words(run):
     p = run.recipe.pseudo
-    unsure = ', unsure between them' * (len(p.background) > 1)
-    return {'pseudo-labels': f'background score {_range(p.background)}{unsure}, {_crf_words(run.recipe, p.crf)}'}
+    unsure, rule = ', unsure between them' * (len(p.background) > 1), mask_rule(run.recipe)
+    by = {'score': f" of the rule '{rule}'" * (rule != run.recipe.cams.rule)}.get(p.labels, f" by '{p.labels}'")
+    return {'pseudo-labels': f'background score {_range(p.background)}{by}{unsure}, {_crf_words(run.recipe, p.crf)}'}
 
 def _segment_words(run):
     s = run.recipe.segment
@@ -94,6 +100,12 @@ def _needs_classifier(r):
     return _needs_cams(r) or r.cams.kind == 'inferred' and r.segment.start == 'classifier'
 
 def _needs_affinity(r): return r.affinity and needs_maps(r)
+
+def affinity_crf(
+    r: Recipe,  # with an affinity network
+) -> bool:
+    "Whether the labels that the affinity network learns go through the CRF"
+    return r.pseudo.crf if r.affinity.crf == 'as-pseudo' else r.affinity.crf == 'with'
 
 def _classify_config(r):
     data = {f'data.{k}': getattr(r.data, k) for k in ('kind', 'train', 'pictures', 'size')}
@@ -133,11 +145,11 @@ IMPORTED = Stage('cams', wanted=lambda r: needs_maps(r) and r.cams.kind == 'impo
     foreign='imported from another program', **_MAPS)
 
 AFFINITY = Stage('affinity', 'affinity network', lambda run: run.affinity(), words=_affinity_words, trains=True,
-    wanted=_needs_affinity, config=_affinity_config, crf=lambda r: r.pseudo.crf,
+    wanted=_needs_affinity, config=_affinity_config, crf=affinity_crf,
     untrained=lambda run: run.make_affinity(False))
 WALK = Stage('walk', 'maps after the walk', lambda run: run.walk(run.recipe.data.train), words=_walk_words,
     wanted=_needs_affinity, config=lambda r: fields_of(r, WALK.name) | dict(seed=r.seed), product='maps',
-    fixed=lambda r: r.pseudo.background[0], short='after the walk', one='after the walk')
+    fixed=lambda r: r.pseudo.background[0], rule=mask_rule, short='after the walk', one='after the walk')
 PSEUDO = Stage('pseudo', 'pseudo-labels', lambda run: run.pseudo(run.recipe.data.train), words=_pseudo_words,
     wanted=needs_maps, crf=lambda r: r.pseudo.crf, product='masks', short='pseudo-labels', one='pseudo-label')
 

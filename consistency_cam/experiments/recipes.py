@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'OPTIONAL', 'SHARED', 'PLACES', 'NAMES', 'STAGES', 'CHOICES', 'LIMITS', 'LEVELS', 'OLD_NAMES', 'PAPER',
-           'COCO_DATA', 'RECIPES', 'Data', 'Pretrain', 'Classify', 'Cams', 'Affinity', 'Walk', 'Pseudo', 'Segment',
-           'CRF', 'Recipe', 'part_of', 'fields_of', 'explain', 'choices', 'default', 'values_by_field', 'change_recipe',
-           'unknown_field', 'short_name', 'option', 'check_choices', 'recipe']
+           'COCO_DATA', 'PSA', 'RECIPES', 'Data', 'Pretrain', 'Classify', 'Cams', 'Affinity', 'Walk', 'Pseudo',
+           'Segment', 'CRF', 'Recipe', 'part_of', 'fields_of', 'explain', 'choices', 'default', 'values_by_field',
+           'change_recipe', 'affinity_rule', 'mask_rule', 'unknown_field', 'short_name', 'option', 'check_choices',
+           'recipe']
 
 # %% ../../nbs/experiments/01_recipes.ipynb #fcdbf7c8
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from fastcore.docments import docments
 from .._moved import moved
 from ..datasets.kinds import KINDS
-from ..tools.background import RULES
+from ..tools.background import RULES, label_rules
 from ..files.errors import InputError, hint, unknown
 from ..methods.registry import method_names, pooling_names
 from ..tools.stage import Training
@@ -88,10 +89,14 @@ class Cams:
 class Affinity(Training):
     "The network whose affinities the random walk follows; without it there is no walk"
     kind: str = 'boundary'  # 'boundary' (IRNet's branch, as Puzzle-CAM) or 'features' (psa's AffinityNet)
+    # what it learns: of 'score' (IRNet), or of 'alpha' (psa: probabilities after the CRF, averaged over a cell)
+    labels: str = 'score'
     # background scores of the labels it learns: below the first surely background, above the second surely a class
-    # (Puzzle-CAM)
+    # (Puzzle-CAM); with 'alpha' powers of what the classes leave over, surely background by the second (psa: 4 and 32)
     scores: tuple = (.1, .4)
+    crf: str = 'as-pseudo'  # whether these labels follow the picture's edges: 'as-pseudo', 'with' or 'without'
     radius: int = 10  # reach of the pairs it learns, cells (IRNet: 10; psa: 5)
+    border: bool = True  # pairs of all cells; false: only from those that have all of theirs in the picture (psa)
     epochs: int = 3  # passes over the training pictures (Puzzle-CAM)
     weight_decay: float = 1e-4  # of SGD (Puzzle-CAM)
 
@@ -101,6 +106,10 @@ class Walk:
     radius: int = 5  # reach of a step, cells (IRNet)
     beta: float = 10.  # power of the affinities (IRNet; psa: 8)
     steps: int = 256  # steps of the walk (IRNet)
+    # rule of a background that walks along as a channel of its own (psa: 'power'); 'no': it gets its score afterwards
+    background: str = 'no'
+    level: float = 16.  # of that rule (psa: 16)
+    border: bool = True  # steps between all cells; false: as `affinity.border` (psa)
 
 # %% ../../nbs/experiments/01_recipes.ipynb #fdf82e39
 @dataclass(frozen=True)
@@ -109,6 +118,9 @@ class Pseudo:
     # score of the background after the walk (Puzzle-CAM: .25 to .35); two scores: what they disagree on is 255, unsure
     background: tuple = (.3,)
     crf: bool = True  # pseudo-labels and affinity labels: follow the picture's edges by the dense CRF
+    rule: str = 'auto'  # where the background's score comes from: 'auto', or of its own; 'map' if it walked
+    # who wins a pixel: the highest 'score', or psa's 'alpha', for which the background's score is a power
+    labels: str = 'score'
 
 @dataclass(frozen=True)
 class Segment(Training):
@@ -161,8 +173,8 @@ class Recipe:
     # classifier and affinity network: stages that do not halve their map, for the output stride, dilate instead
     # (DeepLab); false: they do not, as in the ResNets of irn and Puzzle-CAM; the segmenter's always do
     dilated: bool = True
-    # 'trained', 'synchronised' (trained, with statistics over all processes), 'frozen' (ImageNet's statistics), or
-    # 'frozen-views' (trained on the whole picture only)
+    # 'trained', 'synchronised' (trained, with statistics over all processes), 'frozen' (ImageNet's statistics),
+    # 'frozen-whole' (scale and shift, too; psa), or 'frozen-views' (trained on the whole picture only)
     batch_norm: str = 'trained'
     frozen_stages: int = 0  # leading stages of the backbone that are not trained
     power: float = .9  # of the polynomial schedule (Section 4.1)
@@ -233,20 +245,20 @@ def explain() -> dict:  # {'segment.lr': text}
     return {k: ' '.join(found[k].split('\n')) if found.get(k) else None for k in NAMES}
 
 # %% ../../nbs/experiments/01_recipes.ipynb #d5e5cc0e
-_BATCH_NORM = 'trained synchronised frozen'
+_BATCH_NORM = 'trained synchronised frozen frozen-whole'
 CHOICES = {'cams.kind': 'inferred imported',
     'pretrain.kind': 'imagenet one-label', 'affinity.kind': 'boundary features',
     'segment.kind': 'deeplabv3plus deeplabv3',
     'batch_norm': f'{_BATCH_NORM} frozen-views', 'segment.batch_norm': _BATCH_NORM,
     'segment.on': 'pseudo masks', 'segment.norm': 'batch group',
-    'segment.start': 'pretrained classifier', 'segment.loss': 'ce balanced collision',
+    'affinity.crf': 'as-pseudo with without', 'segment.start': 'pretrained classifier', 'segment.loss': 'ce balanced collision',
     'precision': 'no bf16 fp16 auto', 'track': 'no tensorboard wandb', 'on_bad_picture': 'refuse skip'}
 
 LIMITS = {  # least and largest number of the fields whose names end so; of the others, 0 and ten million
     (1, 100): 'rounds', (.001, 100): 'temperature',
     (1, 10_000_000): 'epochs batch_size save_every log_every k_teacher steps accumulate',
-    (1, 16384): 'size crop long_side', (1, 256): 'output_stride tiles rates',
-    (0, 1): 'ramp momentum rho confidence', (0, 256): 'threshold scores background', (.01, 1): 'crop_side',
+    (1, 16384): 'size crop', (0, 16384): 'long_side', (1, 256): 'output_stride tiles rates',
+    (0, 1): 'ramp momentum rho confidence jitter', (0, 256): 'threshold scores background level', (.01, 1): 'crop_side',
     (.01, 16): 'scale scales', (2, 32): 'radius', (0, 64): 'workers stages refinements', (0, 2**31 - 1): 'seed'}
 
 def _limits(name):
@@ -262,9 +274,11 @@ def choices(
     if name == 'data.kind': return list(KINDS)
     if name == 'classify.method': return method_names()
     if name in ('classify.pool', 'pretrain.pool'): return pooling_names()
-    if name == 'cams.rule': return list(RULES)
+    if name.endswith('.labels') and name != 'data.labels': return label_rules()
+    if name in _WITH_RULE: return _WITH_RULE[name] + list(RULES)
     return CHOICES.get(name, '').split() + ['none'] * (name in (f'{part}.kind' for part in OPTIONAL))
 
+_WITH_RULE = {'cams.rule': [], 'pseudo.rule': ['auto'], 'walk.background': ['no']}  # and what else they may be
 LEVELS = 'cams.threshold', 'affinity.scores', 'pseudo.background'  # fields that are levels of the background rule
 
 # %% ../../nbs/experiments/01_recipes.ipynb #4948b152
@@ -291,6 +305,7 @@ def _wrong_value(name, value):
     if kind is str and '\0' in value: return 'text without a zero byte is wanted'
     if known and value not in known: return f"{hint(value, known)}known are {', '.join(known)}"
     if kind in (int, float) and not all(low <= v <= high for v in values): return f'from {low:,} to {high:,} is wanted'
+    if name.endswith('long_side') and 0 in values and any(values): return 'two sizes are wanted, or 0 0 for as it is'
     if isinstance(usual, tuple) and len(usual) == 2 and (len(values) != 2 or values[0] > values[1]):
         return 'two values are wanted, the smaller one first'
 
@@ -340,11 +355,30 @@ def change_recipe(
     return _check_levels(_with_parts(replace(r, **parts.pop('', {})), parts), changes)
 
 def _check_levels(r, changes):
-    "The recipe; raises `InputError` where the level of a constant background is no score"
-    for k in LEVELS if r.cams.rule == 'constant' else ():
+    "The recipe; raises `InputError` where the level of a constant background is no score, or a power none"
+    for k, rule in zip(LEVELS, (r.cams.rule, affinity_rule(r), mask_rule(r))):
         v = changes.get(k, 0)
-        if max(v if isinstance(v, (tuple, list)) else [v]) > 1: raise InputError(f'{k}={v!r}: from 0 to 1 is wanted')
+        if rule == 'constant' and max(v if isinstance(v, (tuple, list)) else [v]) > 1:
+            raise InputError(f'{k}={v!r}: from 0 to 1 is wanted')
+    for k, own, v in (('affinity.scores', r.affinity, 'scores'), ('pseudo.background', r.pseudo, 'background')):
+        if own and own.labels in _BY_POWER and min(getattr(own, v)) < 1:
+            raise InputError(f"{k}={getattr(own, v)!r}: for labels '{own.labels}' these are powers of what the classes leave over, from 1 to 256, such as {option(k)} {_BY_POWER[own.labels]}")
     return r
+
+_BY_POWER = dict(alpha='4 32')  # label rules whose levels are powers, and psa's
+
+def affinity_rule(
+    r: Recipe,
+) -> str:  # of `RULES`
+    "The background rule behind the labels that an affinity network learns"
+    return 'power' if r.affinity and r.affinity.labels in _BY_POWER else r.cams.rule
+
+def mask_rule(
+    r: Recipe,
+) -> str:  # of `RULES`
+    "The background rule behind pseudo-labels, and by which the maps that they are made of are rated"
+    if r.pseudo.labels in _BY_POWER: return 'power'
+    return r.cams.rule if r.pseudo.rule == 'auto' else r.pseudo.rule
 
 def unknown_field(
     name: str,
@@ -372,6 +406,12 @@ PAPER = change_recipe(Recipe(), pretrain='imagenet', dilated=False)
 COCO_DATA = dict(kind='coco', train='train')
 # Puzzle-CAM's ResNeSts are dilated
 _RESNETS = dict(resnet101=dict(backbone='resnet101'), resnest101=dict(backbone='resnest101e', dilated=True))
+# psa's affinity network, walk and pseudo-labels, whatever the classifier; new layers learn ten times as fast
+PSA = dict(
+    affinity=dict(kind='features', labels='alpha', scores=(4., 32.), crf='with', border=False, radius=5, epochs=8,
+        batch_size=8, lr=.01, weight_decay=5e-4, crop=448, long_side=(0, 0), jitter=.3),
+    walk=dict(radius=5, beta=8., steps=256, background='power', level=16., border=False),
+    pseudo=dict(rule='map', background=(1.,), crf=False))
 RECIPES = dict(
     paper=PAPER,
     **{f'paper-{name}': change_recipe(PAPER, **net) for name, net in _RESNETS.items()},
@@ -381,6 +421,8 @@ RECIPES = dict(
     # as PNOC trains on COCO's pictures of 640 pixels
     **{'paper-coco-640': change_recipe(PAPER, data=COCO_DATA, classify=dict(lr=.05, crop=640, long_side=(400, 800)))},
     **{'puzzle-cam': change_recipe(PAPER, pretrain=None, classify=dict(method='puzzle-cam', weight_decay=1e-4))},
+    psa=change_recipe(PAPER, pretrain=None, batch_norm='frozen-whole', frozen_stages=2, **PSA, classify=dict(method='cam',
+        lr=.01, weight_decay=5e-4, batch_size=16, crop=448, long_side=(256, 512), jitter=.3)),
     quick=change_recipe(PAPER, backbone='tf_efficientnet_lite0', dilated=True, batch_norm='frozen', frozen_stages=3,
         workers=0, data=dict(kind='scenes', train='train', size=128),
         pretrain=dict(kind=None, rho=.25, k_teacher=10, k_student=10, epochs=8, batch_size=16, lr=.0006,

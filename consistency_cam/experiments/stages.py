@@ -26,8 +26,8 @@ from ..datasets.samples import InputError, Samples, file_digest
 from ..datasets.shards import single_label
 from ..deeplab import DeepLabV3, DeepLabV3Plus, Segmenter
 from .line import (AFFINITY, CAMS, CLASSIFY, LINE, PRETRAIN, PSEUDO, SEGMENT, WALK,
-    product_folder, segmentation_config)
-from .recipes import check_choices, option
+    affinity_crf, product_folder, segmentation_config)
+from .recipes import check_choices, option, part_of, mask_rule
 from .runs import CORRECTIONS, Run, example_recipe, stage_data
 from ..files.checkpoint import (CheckpointError, StageFolder, is_main, load_state, load_weights, hold_lock,
     fingerprint, stage_fingerprint, runs_root, save_state)
@@ -37,7 +37,8 @@ from ..pooling import noisy_or_bias
 from ..pseudo import PseudoSetting, pseudo_labels, walk_cams
 from ..segment import SegmentationTask, write_masks
 from ..targets import WithSoft, agreed_masks
-from ..tools.batchnorm import synchronise
+from ..tools.background import find_label_rule
+from ..tools.batchnorm import freeze_scale, synchronise
 from ..tools.metrics import ThresholdSweep
 from ..tools.training import fit, make_accelerator, total_steps
 from ..tools.transforms import Augment, Augmented
@@ -55,7 +56,7 @@ def train(self: Run,
     "Train a task by the common loop, or go on with it, and write the network's weights"
     r, settings, like = self.recipe, self.settings(part), getattr(task.net, 'net', task.net)
     augment = Augment(settings.crop, settings.long_side, mean=like.mean.flatten().tolist(),
-        std=like.std.flatten().tolist(), masks=masks)
+        std=like.std.flatten().tolist(), masks=masks, colour=part_of(r, part).jitter)
     for m in task.modules() if r.compile else ():
         if isinstance(m, BackboneNet): m.compile_features()
     steps = total_steps(len(samples), settings)
@@ -126,7 +127,8 @@ def single_labels(self: Run) -> Samples:
 def _frozen_as_asked(net, batch_norm, frozen_stages):
     "The network with batch norm and first stages as a recipe wants them"
     if batch_norm == 'synchronised': net = synchronise(net)
-    return net.freeze(batch_norm == 'frozen', frozen_stages)
+    if batch_norm == 'frozen-whole': net = freeze_scale(net)
+    return net.freeze(batch_norm.startswith('frozen') and batch_norm != 'frozen-views', frozen_stages)
 
 def _camnet(r, num_classes, pretrained, make=CAMNet, **more):
     "A classifier on the recipe's backbone"
@@ -295,9 +297,28 @@ def pseudo_setting(self: Run, **changes) -> PseudoSetting:
     "How maps walk and become masks"
     r = self.recipe
     level = r.pseudo.background if len(r.pseudo.background) > 1 else r.pseudo.background[0]
-    walk = dict(radius=r.walk.radius, beta=r.walk.beta, steps=r.walk.steps)
-    crf = self.crf(LABEL_CRF) if r.pseudo.crf else None
-    return PseudoSetting(**walk | dict(background=level, rule=r.cams.rule, crf=crf) | changes)
+    walk = dict(radius=r.walk.radius, beta=r.walk.beta, steps=r.walk.steps, walk_level=r.walk.level,
+        border=r.walk.border, walk_background=r.walk.background if r.affinity else 'no')
+    labels = dict(label_rule=r.pseudo.labels, crf=self.label_crf(r.pseudo.labels, r.pseudo.crf))
+    return PseudoSetting(**walk | dict(background=level, rule=mask_rule(r)) | labels | changes)
+
+@patch
+def label_crf(self: Run,
+    rule: str,  # of `background.label_rules`
+    on: bool,  # whether one is wanted
+) -> CRFSetting|None:
+    "The CRF that belongs to a label rule"
+    return self.crf(getattr(find_label_rule(rule), 'crf', LABEL_CRF)) if on else None
+
+@patch
+def affinity_setting(self: Run,
+    stride: int,  # pixels per cell of the affinity network
+) -> PseudoSetting:
+    "How maps become the labels that the affinity network learns"
+    r, a = self.recipe, self.recipe.affinity
+    labels = dict(label_rule=a.labels, crf=self.label_crf(a.labels, affinity_crf(r)))
+    if a.labels == 'alpha': labels['cell'] = stride
+    return self.pseudo_setting(background=a.scores, rule=r.cams.rule, walk_background='no', **labels)
 
 @patch
 def make_affinity(self: Run,
@@ -320,7 +341,7 @@ def affinity(self: Run) -> dict:  # last losses, steps, seconds, pictures
     if stage.done: return stage.result
     net = self.make_affinity(self.start())
     with self.work(stage):
-        labels, setting = stage.folder/'labels', self.pseudo_setting(background=r.affinity.scores)
+        labels, setting = stage.folder/'labels', self.affinity_setting(net.stride)
         known = pseudo_labels(samples, CamStore(self.folder/cams), labels, setting=setting, inputs=made, force=True,
             progress=self.progress)
         about = [known['pictures'][id] for id in samples.ids]
@@ -328,7 +349,8 @@ def affinity(self: Run) -> dict:  # last losses, steps, seconds, pictures
         if not useful:
             raise InputError(f'{self.folder}: the CAMs of all {len(samples)} training pictures are zero, there is nothing to learn from them; train the classifier longer, or at a lower lr or alpha')
         labelled = WithMasks(samples, labels).subset(useful)
-        result = self.train(stage, AffinityTask(net, r.affinity.radius), labelled, AFFINITY.name, masks=True)
+        task = AffinityTask(net, r.affinity.radius, r.affinity.border)
+        result = self.train(stage, task, labelled, AFFINITY.name, masks=True)
         result |= dict(pictures=len(labelled), unsure=known['result']['unsure'])
         return stage.finish(result | self.skipped(split))
 

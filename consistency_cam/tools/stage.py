@@ -18,7 +18,8 @@ class Training:
     momentum: float = 0.  # of SGD; 0 is what psa, irn and Puzzle-CAM really use
     weight_decay: float = 4e-5  # of SGD
     crop: int = 512  # side of a training picture, pixels
-    long_side: tuple = (320, 640)  # range to which the longer side is rescaled, pixels
+    long_side: tuple = (320, 640)  # range to which the longer side is rescaled, pixels; 0 0: as it is
+    jitter: float = 0.  # strength of changes of brightness, contrast and saturation (psa: .3)
 
 # %% ../../nbs/tools/01_stage.ipynb #b118c335
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Stage:
     on: str = 'train'  # the pictures that these are of: 'train', 'held out' (without any: 'train'), or 'both'
     folder: str = ''  # of the product, where it is not the stage's own
     fixed: callable = None  # recipe -> background score at which maps are rated, besides the best
+    rule: callable = lambda recipe: recipe.cams.rule  # recipe -> background rule that this is the level of
     crf: callable = None  # recipe -> whether the CRF is needed; None: no masks are made here
     untrained: callable = None  # run -> network to try before anything is trained
     foreign: str = ''  # where the product comes from, if another program made it
