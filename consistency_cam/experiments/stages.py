@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from tqdm.auto import tqdm
 from ..affinity import AffinityNet, AffinityTask, BoundaryNet, infer_affinity, infer_edge
 from ..camnet import BackboneNet, CAMNet, compiling
-from ..cams import CamStore, full_size, infer
+from ..cams import CamStore, asks_more, full_size, infer
 from ..consistency import ConsistencyTask, Method, with_terms
 from ..crf import LABEL_CRF, SOFTMAX_CRF, CRFSetting, crf_many, dense_crf, scaled_setting
 from ..datasets.corrections import Corrected
@@ -231,7 +231,9 @@ def net(self: Run) -> CAMNet:
     (state, classes, path), r = self.trained_state(CLASSIFY.name), self.recipe
     bias = 0. if 'classifier.bias' in state else None
     net = _camnet(r, len(classes), False, partial(self.method.net, self.options), bias=bias)
-    return _ready(with_terms(net, self.method.terms(self.options, net)), state, path)
+    net = _ready(with_terms(net, self.method.terms(self.options, net)), state, path)
+    if asks_more(net): net.before_inference(self.samples(r.data.train))
+    return net
 
 # %% ../../nbs/experiments/04_stages.ipynb #434c5452
 @patch
@@ -265,7 +267,8 @@ def _infer(self: Run, samples, split, store, mine):
     r, accelerator = self.recipe, make_accelerator(self.recipe.precision)
     missing = [i for i in mine if samples.ids[i] not in store]
     sweep = new_sweep(samples) if samples.has_masks else None
-    found = infer(self.net(), samples, missing, True, r.cams.scales, r.cams.mirror, store.stride, background=True)
+    how = r.cams.scales, r.cams.mirror, store.stride
+    found = infer(self.net(), samples, missing, True, *how, background=True, seed=r.seed)
     bar = dict(total=len(mine), initial=len(mine) - len(missing), desc=f'{self.title}, CAMs of {split}')
     for i, size, cams in tqdm(found, **bar, disable=not (self.progress and is_main())):
         store.put(samples.ids[i], cams, size)
