@@ -7,7 +7,7 @@ __all__ = ['PRETRAIN', 'CLASSIFY', 'CAMS', 'IMPORTED', 'AFFINITY', 'WALK', 'PSEU
            'segmentation_config', 'find_stage', 'product_folder', 'stage_of']
 
 # %% ../../nbs/experiments/02_line.ipynb #daff3fa4
-from .recipes import SHARED, Recipe, fields_of
+from .recipes import SHARED, Recipe, fields_of, mask_rule, value_of, values_by_field
 from ..files.errors import InputError, unknown
 from ..tools.stage import Stage
 
@@ -41,7 +41,16 @@ def _classify_words(run):
     if further := ', '.join(str(v) for v in run.views if not v.losses): found['further views'] = further
     options = [f'{k} {getattr(run.options, k)} ({o.meaning})' for k, o in run.method.options.items()]
     if options: found[run.method.title] = '; '.join(options)
+    if wanted := _wanted_words(run): found[f'settings that {run.method.title} wants'] = wanted
     return found
+
+def _wanted_words(run):
+    "What the method wants of other stages that are gone through, and what was given in its place"
+    r, stages = run.recipe, [s.name for s in run.line]
+    wanted = {k: v for k, v in values_by_field(run.method.recipe).items() if k.split('.')[0] in stages}
+    def text(v): return _listed(v) if isinstance(v, (tuple, list)) else str(v)
+    return ', '.join(f'{k} {text(value_of(r, k))}' + f' (given, in place of {text(v)})' * (value_of(r, k) != v)
+        for k, v in wanted.items())
 
 def _cams_words(run):
     c = run.recipe.cams
@@ -61,7 +70,9 @@ def _walk_words(run):
 def _pseudo_words(run):
     p = run.recipe.pseudo
     unsure = ', unsure between them' * (len(p.background) > 1)
-    return {'pseudo-labels': f'background score {_range(p.background)}{unsure}, {_crf_words(run.recipe, p.crf)}'}
+    rule = mask_rule(run.recipe)
+    score = f'background {"score" if rule == "constant" else f"by the rule {rule}, level"} {_range(p.background)}'
+    return {'pseudo-labels': f'{score}{unsure}, {_crf_words(run.recipe, p.crf)}'}
 
 def _segment_words(run):
     s = run.recipe.segment
@@ -100,7 +111,7 @@ def _classify_config(r):
     return _training_config(r, CLASSIFY) | data
 
 def _affinity_config(r):
-    return _training_config(r, AFFINITY, 'crf') | {'pseudo.crf': r.pseudo.crf, 'cams.rule': r.cams.rule}
+    return _training_config(r, AFFINITY, 'crf') | {'pseudo.crf': r.pseudo.crf, 'cams.rule': r.cams.rule, 'pseudo.rule': r.pseudo.rule}
 
 # fields that the segmenter's training does not read
 _SEGMENTATION = 'segment.scales', 'segment.side', 'segment.mirror', 'segment.crf'

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PARTS', 'OPTIONAL', 'SHARED', 'PLACES', 'NAMES', 'STAGES', 'CHOICES', 'LIMITS', 'LEVELS', 'OLD_NAMES', 'PAPER',
            'COCO_DATA', 'RECIPES', 'Data', 'Pretrain', 'Classify', 'Cams', 'Affinity', 'Walk', 'Pseudo', 'Segment',
-           'CRF', 'Recipe', 'part_of', 'fields_of', 'explain', 'choices', 'default', 'values_by_field', 'change_recipe',
-           'unknown_field', 'short_name', 'option', 'check_choices', 'recipe']
+           'CRF', 'Recipe', 'part_of', 'value_of', 'fields_of', 'explain', 'choices', 'mask_rule', 'default',
+           'values_by_field', 'unknown_field', 'change_recipe', 'short_name', 'option', 'check_choices', 'recipe']
 
 # %% ../../nbs/experiments/01_recipes.ipynb #fcdbf7c8
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -15,7 +15,7 @@ from .._moved import moved
 from ..datasets.kinds import KINDS
 from ..tools.background import RULES
 from ..files.errors import InputError, hint, unknown
-from ..methods.registry import method_names, pooling_names
+from ..methods.registry import method_names, method_recipe, pooling_names
 from ..tools.stage import Training
 
 __getattr__ = moved(__name__)
@@ -108,6 +108,8 @@ class Pseudo:
     "From maps to pseudo-labels"
     # score of the background after the walk (Puzzle-CAM: .25 to .35); two scores: what they disagree on is 255, unsure
     background: tuple = (.3,)
+    # where the background's score comes from in pseudo-labels and affinity labels: 'auto' (as cams.rule), or a rule
+    rule: str = 'auto'
     crf: bool = True  # pseudo-labels and affinity labels: follow the picture's edges by the dense CRF
 
 @dataclass(frozen=True)
@@ -188,11 +190,14 @@ class Recipe:
     segment: Segment|None = Segment()
     crf: CRF = CRF()
     left_out: dict = field(default_factory=dict)  # {stage that is left out: its settings}
+    given: tuple = field(default=(), compare=False)  # names of the fields that somebody has set, over a preset
+    wished: dict = field(default_factory=dict, compare=False)  # {field the method has set: what it was before}
 
 PARTS = dict(data=Data, pretrain=Pretrain, classify=Classify, cams=Cams, affinity=Affinity, walk=Walk,
     pseudo=Pseudo, segment=Segment, crf=CRF)
+_NOTES = 'left_out', 'given', 'wished'  # what a recipe notes of itself
 OPTIONAL = 'pretrain', 'affinity', 'segment'  # stages that `None` leaves out
-SHARED = [f.name for f in fields(Recipe) if f.name not in (*PARTS, 'left_out')]  # what all networks and trainings share
+SHARED = [f.name for f in fields(Recipe) if f.name not in (*PARTS, *_NOTES)]  # what all networks and trainings share
 _OF_TRAININGS = [f.name for f in fields(Training)]
 # fields that may name a file or a folder
 PLACES = 'data.root data.labels data.masks data.classes pretrained pretrain.root'.split()
@@ -209,6 +214,14 @@ def part_of(
 ) -> Training:  # or another of `PARTS`
     "The settings of a part, those that are remembered where it is left out"
     return getattr(r, part) or r.left_out.get(part) or PARTS[part]()
+
+def value_of(
+    r: Recipe,
+    name: str,  # of a field
+):
+    "The field's value, that which is remembered where its stage is left out"
+    part, _, field = name.rpartition('.')
+    return getattr(part_of(r, part) if part else r, field)
 
 def fields_of(
     r: Recipe,
@@ -263,9 +276,16 @@ def choices(
     if name == 'classify.method': return method_names()
     if name in ('classify.pool', 'pretrain.pool'): return pooling_names()
     if name == 'cams.rule': return list(RULES)
+    if name == 'pseudo.rule': return ['auto', *RULES]
     return CHOICES.get(name, '').split() + ['none'] * (name in (f'{part}.kind' for part in OPTIONAL))
 
-LEVELS = 'cams.threshold', 'affinity.scores', 'pseudo.background'  # fields that are levels of the background rule
+LEVELS = 'cams.threshold', 'affinity.scores', 'pseudo.background'  # fields that are levels of a background rule
+
+def mask_rule(
+    r: Recipe,
+) -> str:  # of `RULES`
+    "The background rule of pseudo-labels and affinity labels"
+    return r.cams.rule if r.pseudo.rule == 'auto' else r.pseudo.rule
 
 # %% ../../nbs/experiments/01_recipes.ipynb #4948b152
 _KINDS = {int: 'a whole number', float: 'a number', bool: 'true or false', str: 'text', dict: 'a dictionary'}
@@ -323,12 +343,9 @@ def values_by_field(
     return {k: None if v == 'none' and 'none' in choices(k) else v for k, v in found.items()}
 
 # %% ../../nbs/experiments/01_recipes.ipynb #3308c144
-def change_recipe(
-    r: Recipe, /,
-    **changes,  # fields to set otherwise: seed=1, segment=dict(lr=.005), segment=None, or by old names segment_lr=.005
-) -> Recipe:
-    "The recipe with some fields changed; raises `InputError` on an unknown field and on a value that makes no sense"
-    changes, parts = values_by_field(changes), {}
+def _set_fields(r, changes):
+    "The recipe with these fields {name: value} and no others changed; raises `InputError`"
+    parts = {}
     kind = KINDS.get(str(changes.get('data.kind')))
     if kind and kind.name != r.data.kind: changes = {f'data.{k}': 'auto' for k in kind.auto} | changes
     if 'classify.method' in changes: changes = {'cams.kind': 'inferred'} | changes  # a method infers CAMs of its own
@@ -341,7 +358,8 @@ def change_recipe(
 
 def _check_levels(r, changes):
     "The recipe; raises `InputError` where the level of a constant background is no score"
-    for k in LEVELS if r.cams.rule == 'constant' else ():
+    for k in LEVELS:
+        if (r.cams.rule if k == 'cams.threshold' else mask_rule(r)) != 'constant': continue
         v = changes.get(k, 0)
         if max(v if isinstance(v, (tuple, list)) else [v]) > 1: raise InputError(f'{k}={v!r}: from 0 to 1 is wanted')
     return r
@@ -365,6 +383,37 @@ def _with_parts(r, parts):
         if absent: left_out[part] = replace(own, kind=PARTS[part].kind)
         r = replace(r, **{part: None if absent else own})
     return replace(r, left_out={part: own for part, own in left_out.items() if own != PARTS[part]()})
+
+# %% ../../nbs/experiments/01_recipes.ipynb #5de04bf3
+# the background's rule and its levels: a method's are taken all, or none where somebody has given one of them
+_TOGETHER = {'cams.rule', 'pseudo.rule', *LEVELS[1:]}
+
+def _wishes(method, given):
+    "Fields {name: value} that a method wants and nobody has given"
+    aside = {*given} | (_TOGETHER if _TOGETHER & {*given} else set())
+    return {k: v for k, v in values_by_field(method_recipe(method)).items() if k not in aside}
+
+def _noted(r, given, wished):
+    "The recipe with what it notes of itself; raises `InputError` where that was written by something else"
+    if not isinstance(given, (list, tuple)) or not all(isinstance(k, str) for k in given):
+        raise InputError(f'given={given!r}: a list of fields is wanted')
+    if not isinstance(wished, dict): raise InputError(f'wished={wished!r}: a dictionary of fields and values is wanted')
+    return replace(r, given=tuple(dict.fromkeys(given)), wished=wished)
+
+def change_recipe(
+    r: Recipe, /,
+    **changes,  # fields to set otherwise: seed=1, segment=dict(lr=.005), segment=None, or by old names segment_lr=.005
+) -> Recipe:
+    "The recipe with some fields changed; raises `InputError` on an unknown field and on a value that makes no sense"
+    changes = values_by_field(changes)
+    given, wished = changes.pop('given', None), changes.pop('wished', {})
+    if given is not None: return _noted(_set_fields(r, changes), given, wished)  # a recipe that was written down
+    given = *r.given, *changes
+    if 'classify.method' not in changes:
+        return _noted(_set_fields(r, changes), given, {k: v for k, v in r.wished.items() if k not in changes})
+    plain = _set_fields(r, r.wished | changes)
+    wishes = _wishes(plain.classify.method, given)
+    return _noted(_set_fields(plain, wishes), given, {k: value_of(plain, k) for k in wishes})
 
 # %% ../../nbs/experiments/01_recipes.ipynb #db73dc6e
 PAPER = change_recipe(Recipe(), pretrain='imagenet', dilated=False)
@@ -401,6 +450,7 @@ RECIPES['voc-quick'] = change_recipe(RECIPES['quick'],
     affinity=dict(radius=10, epochs=2, batch_size=8, crop=256, long_side=(160, 320)),
     walk=dict(radius=5, steps=256), pseudo=dict(background=(.5,)), crf=dict(scale=1., side=250),
     segment=dict(norm='group', scales=(.5,), epochs=6, lr=.0015, crop=160, long_side=(144, 288)))
+RECIPES = {name: replace(r, given=()) for name, r in RECIPES.items()}  # nothing of a preset was given by somebody
 
 # %% ../../nbs/experiments/01_recipes.ipynb #43adc1a3
 def short_name(

@@ -78,7 +78,8 @@ def read_recipe(
     if not isinstance(found, dict):
         raise CheckpointError(f'{path}: no recipe, which has a value for each field by its name; choose another run folder')
     found = values_by_field(found)
-    strange = [k for k in found if k not in NAMES]
+    found = dict(given=[*found], wished={}) | found  # one that was written before recipes noted it
+    strange = [k for k in found if k not in (*NAMES, 'given', 'wished')]
     if strange:
         raise CheckpointError(f"{path}: consistency_cam {__version__} knows no field '{strange[0]}'; {hint(strange[0], [*NAMES, *OLD_NAMES])}a newer version may have made this run: update, or choose another run folder")
     elsewhere = None  # a method that need not be at hand

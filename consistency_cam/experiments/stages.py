@@ -27,7 +27,7 @@ from ..datasets.shards import single_label
 from ..deeplab import DeepLabV3, DeepLabV3Plus, Segmenter
 from .line import (AFFINITY, CAMS, CLASSIFY, LINE, PRETRAIN, PSEUDO, SEGMENT, WALK,
     product_folder, segmentation_config)
-from .recipes import check_choices, option
+from .recipes import check_choices, mask_rule, option
 from .runs import CORRECTIONS, Run, example_recipe, stage_data
 from ..files.checkpoint import (CheckpointError, StageFolder, is_main, load_state, load_weights, hold_lock,
     fingerprint, stage_fingerprint, runs_root, save_state)
@@ -223,6 +223,7 @@ def classify(self: Run) -> dict:  # last losses, steps, seconds
     for split in self.splits: self.check(self.samples(split))
     self.say_classes()
     task = self.make_task(net, steps)
+    task.order = self.method.order(self.options, samples)
     with self.work(stage): return stage.finish(self.train(stage, task, samples) | self.skipped(r.data.train))
 
 @patch
@@ -300,7 +301,7 @@ def pseudo_setting(self: Run, **changes) -> PseudoSetting:
     level = r.pseudo.background if len(r.pseudo.background) > 1 else r.pseudo.background[0]
     walk = dict(radius=r.walk.radius, beta=r.walk.beta, steps=r.walk.steps)
     crf = self.crf(LABEL_CRF) if r.pseudo.crf else None
-    return PseudoSetting(**walk | dict(background=level, rule=r.cams.rule, crf=crf) | changes)
+    return PseudoSetting(**walk | dict(background=level, rule=mask_rule(r), crf=crf) | changes)
 
 @patch
 def make_affinity(self: Run,

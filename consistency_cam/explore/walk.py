@@ -27,6 +27,7 @@ from ..randomwalk import after_steps, movements, power_weights, step_change, wal
 from ..pseudo import PseudoSetting, class_scores, score_mask
 from ..tools.show import heat, mask_ids, mask_overlay, on_outline, overlay, rgb
 from ..experiments.pipeline import AFFINITY, CAMS, WEIGHTS, Run
+from ..experiments.recipes import mask_rule
 from .explorer import Explorer, choice, explorer, keep_choice, slider, stepper
 from .runs import first_remark, level_slider, median_gain, open_runs, pictures_folder, retarget
 
@@ -213,7 +214,7 @@ def walked_mask(
     (picture, _, _, own), image = picture_mask_cams(run, id), reduced_picture(run, id, side)[0]
     size = tuple(picture.shape[1:])
     setting = PseudoSetting(stride=relation_of(run, id, edges_from)[1], background=background,
-        rule=run.recipe.cams.rule, crf=crf and scaled_setting(crf, image.shape[1:], max(size)))
+        rule=mask_rule(run.recipe), crf=crf and scaled_setting(crf, image.shape[1:], max(size)))
     scores = class_scores(walked_maps(run, id, edges_from, radius, beta, steps), size, None, setting)
     def resized(m): return F.interpolate(m[None, None], image.shape[1:], mode='bilinear', align_corners=False)[0, 0]
     return score_mask(image, {c: resized(m) for c, m in scores.items()}, setting, None if own is None else resized(own))
@@ -310,7 +311,7 @@ def walk_controls(
         show=choice('show', ['the walk', 'affinities'],
             tooltip='the maps and masks, or what belongs to the cell at the cross'),
         steps=slider('steps of the walk', r.walk.steps, 0, 256, 1, 'how far the scores go'),
-        background=level_slider(r.cams.rule, float(r.pseudo.background[0])),
+        background=level_slider(mask_rule(r), float(r.pseudo.background[0])),
         run=choice('run', titles, title, tooltip='whose maps and network'),
         beta=slider('power of the affinities (β)', float(r.walk.beta), 1., 20., .5,
             'the higher, the harder to cross an edge'),
@@ -372,7 +373,7 @@ def explore_walk(
     def other_run(_):
         controls['picture'].options = tuple(pictures_of(now()).ids)
         r = now().recipe
-        retarget(controls['background'], r.cams.rule, float(r.pseudo.background[0]))
+        retarget(controls['background'], mask_rule(r), float(r.pseudo.background[0]))
         other_picture(_)
     def other_crf(_):
         if setting := CRFS[controls['crf'].value]:
