@@ -7,7 +7,7 @@ __all__ = ['PRETRAIN', 'CLASSIFY', 'CAMS', 'IMPORTED', 'AFFINITY', 'WALK', 'PSEU
            'affinity_crf', 'segmentation_config', 'find_stage', 'product_folder', 'stage_of']
 
 # %% ../../nbs/experiments/02_line.ipynb #daff3fa4
-from .recipes import SHARED, Recipe, fields_of, mask_rule
+from .recipes import SHARED, Recipe, fields_of, mask_rule, value_of, values_by_field
 from ..files.errors import InputError, unknown
 from ..tools.stage import Stage
 
@@ -43,7 +43,16 @@ def _classify_words(run):
     if further := ', '.join(str(v) for v in run.views if not v.losses): found['further views'] = further
     options = [f'{k} {getattr(run.options, k)} ({o.meaning})' for k, o in run.method.options.items()]
     if options: found[run.method.title] = '; '.join(options)
+    if wanted := _wanted_words(run): found[f'settings that {run.method.title} wants'] = wanted
     return found
+
+def _wanted_words(run):
+    "What the method wants of other stages that are gone through, and what was given in its place"
+    r, stages = run.recipe, [s.name for s in run.line]
+    wanted = {k: v for k, v in values_by_field(run.method.recipe).items() if k.split('.')[0] in stages}
+    def text(v): return _listed(v) if isinstance(v, (tuple, list)) else str(v)
+    return ', '.join(f'{k} {text(value_of(r, k))}' + f' (given, in place of {text(v)})' * (value_of(r, k) != v)
+        for k, v in wanted.items())
 
 def _cams_words(run):
     c = run.recipe.cams
@@ -65,9 +74,12 @@ def _walk_words(run):
 
 def _pseudo_words(run):
     p = run.recipe.pseudo
-    unsure, rule = ', unsure between them' * (len(p.background) > 1), mask_rule(run.recipe)
-    by = {'score': f" of the rule '{rule}'" * (rule != run.recipe.cams.rule)}.get(p.labels, f" by '{p.labels}'")
-    return {'pseudo-labels': f'background score {_range(p.background)}{by}{unsure}, {_crf_words(run.recipe, p.crf)}'}
+    unsure = ', unsure between them' * (len(p.background) > 1)
+    rule = mask_rule(run.recipe)
+    score = f'background {"score" if rule == "constant" else f"by the rule {rule}, level"} {_range(p.background)}'
+    by = f", decided by '{p.labels}'" * (p.labels != 'score')
+    flat = f', maps flattened by {p.smooth:g}' * (p.smooth > 0)
+    return {'pseudo-labels': f'{score}{by}{unsure}{flat}, {_crf_words(run.recipe, p.crf)}'}
 
 def _segment_words(run):
     s = run.recipe.segment
@@ -76,7 +88,10 @@ def _segment_words(run):
     if s.side: inference = f'longer side {s.side} pixels, {inference}'
     losses = dict(balanced='; balanced cross-entropy', collision=f'; soft labels of temperature {s.temperature:g}')
     more = ", from the classifier's backbone" * (s.start == 'classifier') + losses.get(s.loss, '')
-    if s.rounds > 1: more += f'; {s.rounds} rounds, masks that agree or are above {s.confidence:g} kept'
+    if s.cap: more += f'; pixels count {s.cap:g} at most once the mean is below it'
+    kept = dict(own='the masks of the round before in the place of pseudo-labels, without a cap')
+    agreed = f'masks that agree or are above {s.confidence:g} kept'
+    if s.rounds > 1: more += f'; {s.rounds} rounds, {kept.get(s.next, agreed)}'
     found = {'segmenter': f'{network}; {_training_words(s)} (head ten times that){more}'}
     if n := run._finished(SEGMENT.name).get('corrected'):
         found['corrections'] = f'{n} of the masks it learnt drawn by hand, in place of pseudo-labels'
@@ -112,14 +127,15 @@ def _classify_config(r):
     return _training_config(r, CLASSIFY) | data
 
 def _affinity_config(r):
-    return _training_config(r, AFFINITY, 'crf') | {'pseudo.crf': r.pseudo.crf, 'cams.rule': r.cams.rule}
+    return _training_config(r, AFFINITY, 'crf') | {'pseudo.crf': r.pseudo.crf, 'cams.rule': r.cams.rule, 'pseudo.rule': r.pseudo.rule}
 
 # fields that the segmenter's training does not read
 _SEGMENTATION = 'segment.scales', 'segment.side', 'segment.mirror', 'segment.crf'
 
 def _segment_config(r):
-    aside = 'dilated', *(_SEGMENTATION if r.segment.rounds < 2 else ['segment.crf'])  # a round segments, without the CRF
-    return {k: v for k, v in _training_config(r, SEGMENT).items() if k not in aside}
+    own = r.segment.rounds > 1 and r.segment.next == 'own'  # a round segments, with these masks after the CRF
+    aside = 'dilated', *([] if own else _SEGMENTATION if r.segment.rounds < 2 else ['segment.crf'])
+    return {k: v for k, v in _training_config(r, SEGMENT, *['crf'] * own).items() if k not in aside}
 
 def segmentation_config(
     r: Recipe,
@@ -149,7 +165,7 @@ AFFINITY = Stage('affinity', 'affinity network', lambda run: run.affinity(), wor
     untrained=lambda run: run.make_affinity(False))
 WALK = Stage('walk', 'maps after the walk', lambda run: run.walk(run.recipe.data.train), words=_walk_words,
     wanted=_needs_affinity, config=lambda r: fields_of(r, WALK.name) | dict(seed=r.seed), product='maps',
-    fixed=lambda r: r.pseudo.background[0], rule=mask_rule, short='after the walk', one='after the walk')
+    fixed=lambda r: r.pseudo.background[0], short='after the walk', one='after the walk')
 PSEUDO = Stage('pseudo', 'pseudo-labels', lambda run: run.pseudo(run.recipe.data.train), words=_pseudo_words,
     wanted=needs_maps, crf=lambda r: r.pseudo.crf, product='masks', short='pseudo-labels', one='pseudo-label')
 

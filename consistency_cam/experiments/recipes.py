@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['PARTS', 'OPTIONAL', 'SHARED', 'PLACES', 'NAMES', 'STAGES', 'CHOICES', 'LIMITS', 'LEVELS', 'OLD_NAMES', 'PAPER',
            'COCO_DATA', 'PSA', 'RECIPES', 'Data', 'Pretrain', 'Classify', 'Cams', 'Affinity', 'Walk', 'Pseudo',
-           'Segment', 'CRF', 'Recipe', 'part_of', 'fields_of', 'explain', 'choices', 'default', 'values_by_field',
-           'change_recipe', 'affinity_rule', 'mask_rule', 'unknown_field', 'short_name', 'option', 'check_choices',
-           'recipe']
+           'Segment', 'CRF', 'Recipe', 'part_of', 'value_of', 'fields_of', 'explain', 'choices', 'default',
+           'values_by_field', 'affinity_rule', 'mask_rule', 'unknown_field', 'change_recipe', 'short_name', 'option',
+           'check_choices', 'recipe']
 
 # %% ../../nbs/experiments/01_recipes.ipynb #fcdbf7c8
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -16,7 +16,7 @@ from .._moved import moved
 from ..datasets.kinds import KINDS
 from ..tools.background import RULES, label_rules
 from ..files.errors import InputError, hint, unknown
-from ..methods.registry import method_names, pooling_names
+from ..methods.registry import method_names, method_recipe, pooling_names
 from ..tools.stage import Training
 
 __getattr__ = moved(__name__)
@@ -117,10 +117,14 @@ class Pseudo:
     "From maps to pseudo-labels"
     # score of the background after the walk (Puzzle-CAM: .25 to .35); two scores: what they disagree on is 255, unsure
     background: tuple = (.3,)
+    # where the background's score comes from in pseudo-labels and affinity labels: 'auto' (as cams.rule), or a rule;
+    # 'map' if it has walked along
+    rule: str = 'auto'
     crf: bool = True  # pseudo-labels and affinity labels: follow the picture's edges by the dense CRF
-    rule: str = 'auto'  # where the background's score comes from: 'auto', or of its own; 'map' if it walked
-    # who wins a pixel: the highest 'score', or psa's 'alpha', for which the background's score is a power
+    # who wins a pixel: the highest 'score', psa's 'alpha' or PMM's 'proportional', for which the score of the background
+    # is a power
     labels: str = 'score'
+    smooth: float = 0.  # how far maps are flattened before, by their coefficient of variation (PMM: .3); 0: not at all
 
 @dataclass(frozen=True)
 class Segment(Training):
@@ -134,10 +138,14 @@ class Segment(Training):
     # soft labels, a softmax of the maps' scores, in the place of masks; DS-CRF)
     loss: str = 'ce'
     temperature: float = .05  # 'collision': of the softmax, in units of the scores (DS-CRF)
-    # trainings; each after the first learns the last one's own masks where they are to be trusted, with 'collision' by
-    # cross-entropy (ours, after ST++)
+    # 'ce': what a pixel counts at most, once the mean is below it (PMM: .5, on COCO .8); 0: no cap
+    cap: float = 0.
+    # trainings; each after the first learns masks of the last one, with 'collision' by cross-entropy
     rounds: int = 1
-    # probability above which a round believes such a mask against the pseudo-label; 1: never (ours)
+    # which: its own where they are to be trusted, 'agreed' (ours, after ST++), or all over, 'own', after the CRF and then
+    # without a cap (PMM's cyclic masks)
+    next: str = 'agreed'
+    # 'agreed': probability above which a round believes such a mask against the pseudo-label; 1: never (ours)
     confidence: float = .95
     output_stride: int = 16  # pixels per cell of the backbone's last map (Section 4.1)
     rates: tuple = (6, 12, 18)  # cells between the taps of the pyramid's branches (Puzzle-CAM)
@@ -200,11 +208,14 @@ class Recipe:
     segment: Segment|None = Segment()
     crf: CRF = CRF()
     left_out: dict = field(default_factory=dict)  # {stage that is left out: its settings}
+    given: tuple = field(default=(), compare=False)  # names of the fields that somebody has set, over a preset
+    wished: dict = field(default_factory=dict, compare=False)  # {field the method has set: what it was before}
 
 PARTS = dict(data=Data, pretrain=Pretrain, classify=Classify, cams=Cams, affinity=Affinity, walk=Walk,
     pseudo=Pseudo, segment=Segment, crf=CRF)
+_NOTES = 'left_out', 'given', 'wished'  # what a recipe notes of itself
 OPTIONAL = 'pretrain', 'affinity', 'segment'  # stages that `None` leaves out
-SHARED = [f.name for f in fields(Recipe) if f.name not in (*PARTS, 'left_out')]  # what all networks and trainings share
+SHARED = [f.name for f in fields(Recipe) if f.name not in (*PARTS, *_NOTES)]  # what all networks and trainings share
 _OF_TRAININGS = [f.name for f in fields(Training)]
 # fields that may name a file or a folder
 PLACES = 'data.root data.labels data.masks data.classes pretrained pretrain.root'.split()
@@ -221,6 +232,14 @@ def part_of(
 ) -> Training:  # or another of `PARTS`
     "The settings of a part, those that are remembered where it is left out"
     return getattr(r, part) or r.left_out.get(part) or PARTS[part]()
+
+def value_of(
+    r: Recipe,
+    name: str,  # of a field
+):
+    "The field's value, that which is remembered where its stage is left out"
+    part, _, field = name.rpartition('.')
+    return getattr(part_of(r, part) if part else r, field)
 
 def fields_of(
     r: Recipe,
@@ -251,14 +270,14 @@ CHOICES = {'cams.kind': 'inferred imported',
     'segment.kind': 'deeplabv3plus deeplabv3',
     'batch_norm': f'{_BATCH_NORM} frozen-views', 'segment.batch_norm': _BATCH_NORM,
     'segment.on': 'pseudo masks', 'segment.norm': 'batch group',
-    'affinity.crf': 'as-pseudo with without', 'segment.start': 'pretrained classifier', 'segment.loss': 'ce balanced collision',
+    'affinity.crf': 'as-pseudo with without', 'segment.start': 'pretrained classifier', 'segment.loss': 'ce balanced collision', 'segment.next': 'agreed own',
     'precision': 'no bf16 fp16 auto', 'track': 'no tensorboard wandb', 'on_bad_picture': 'refuse skip'}
 
 LIMITS = {  # least and largest number of the fields whose names end so; of the others, 0 and ten million
     (1, 100): 'rounds', (.001, 100): 'temperature',
     (1, 10_000_000): 'epochs batch_size save_every log_every k_teacher steps accumulate',
     (1, 16384): 'size crop', (0, 16384): 'long_side', (1, 256): 'output_stride tiles rates',
-    (0, 1): 'ramp momentum rho confidence jitter', (0, 256): 'threshold scores background level', (.01, 1): 'crop_side',
+    (0, 1): 'ramp momentum rho confidence jitter smooth', (0, 256): 'threshold scores background level', (.01, 1): 'crop_side',
     (.01, 16): 'scale scales', (2, 32): 'radius', (0, 64): 'workers stages refinements', (0, 2**31 - 1): 'seed'}
 
 def _limits(name):
@@ -338,12 +357,9 @@ def values_by_field(
     return {k: None if v == 'none' and 'none' in choices(k) else v for k, v in found.items()}
 
 # %% ../../nbs/experiments/01_recipes.ipynb #3308c144
-def change_recipe(
-    r: Recipe, /,
-    **changes,  # fields to set otherwise: seed=1, segment=dict(lr=.005), segment=None, or by old names segment_lr=.005
-) -> Recipe:
-    "The recipe with some fields changed; raises `InputError` on an unknown field and on a value that makes no sense"
-    changes, parts = values_by_field(changes), {}
+def _set_fields(r, changes):
+    "The recipe with these fields {name: value} and no others changed; raises `InputError`"
+    parts = {}
     kind = KINDS.get(str(changes.get('data.kind')))
     if kind and kind.name != r.data.kind: changes = {f'data.{k}': 'auto' for k in kind.auto} | changes
     if 'classify.method' in changes: changes = {'cams.kind': 'inferred'} | changes  # a method infers CAMs of its own
@@ -365,13 +381,15 @@ def _check_levels(r, changes):
             raise InputError(f"{k}={getattr(own, v)!r}: for labels '{own.labels}' these are powers of what the classes leave over, from 1 to 256, such as {option(k)} {_BY_POWER[own.labels]}")
     return r
 
-_BY_POWER = dict(alpha='4 32')  # label rules whose levels are powers, and psa's
+_BY_POWER = dict(alpha='4 32', proportional='11')  # label rules whose levels are powers, and the published ones
 
 def affinity_rule(
     r: Recipe,
 ) -> str:  # of `RULES`
-    "The background rule behind the labels that an affinity network learns"
-    return 'power' if r.affinity and r.affinity.labels in _BY_POWER else r.cams.rule
+    "The background rule of the labels that an affinity network learns"
+    if r.affinity and r.affinity.labels in _BY_POWER: return 'power'
+    aside = r.walk.background != 'no' or r.pseudo.labels in _BY_POWER or r.pseudo.rule == 'auto'
+    return r.cams.rule if aside else r.pseudo.rule
 
 def mask_rule(
     r: Recipe,
@@ -399,6 +417,37 @@ def _with_parts(r, parts):
         if absent: left_out[part] = replace(own, kind=PARTS[part].kind)
         r = replace(r, **{part: None if absent else own})
     return replace(r, left_out={part: own for part, own in left_out.items() if own != PARTS[part]()})
+
+# %% ../../nbs/experiments/01_recipes.ipynb #5de04bf3
+# the background's rule and its levels: a method's are taken all, or none where somebody has given one of them
+_TOGETHER = {'cams.rule', 'pseudo.rule', 'walk.background', 'affinity.labels', 'pseudo.labels', *LEVELS[1:]}
+
+def _wishes(method, given):
+    "Fields {name: value} that a method wants and nobody has given"
+    aside = {*given} | (_TOGETHER if _TOGETHER & {*given} else set())
+    return {k: v for k, v in values_by_field(method_recipe(method)).items() if k not in aside}
+
+def _noted(r, given, wished):
+    "The recipe with what it notes of itself; raises `InputError` where that was written by something else"
+    if not isinstance(given, (list, tuple)) or not all(isinstance(k, str) for k in given):
+        raise InputError(f'given={given!r}: a list of fields is wanted')
+    if not isinstance(wished, dict): raise InputError(f'wished={wished!r}: a dictionary of fields and values is wanted')
+    return replace(r, given=tuple(dict.fromkeys(given)), wished=wished)
+
+def change_recipe(
+    r: Recipe, /,
+    **changes,  # fields to set otherwise: seed=1, segment=dict(lr=.005), segment=None, or by old names segment_lr=.005
+) -> Recipe:
+    "The recipe with some fields changed; raises `InputError` on an unknown field and on a value that makes no sense"
+    changes = values_by_field(changes)
+    given, wished = changes.pop('given', None), changes.pop('wished', {})
+    if given is not None: return _noted(_set_fields(r, changes), given, wished)  # a recipe that was written down
+    given = *r.given, *changes
+    if 'classify.method' not in changes:
+        return _noted(_set_fields(r, changes), given, {k: v for k, v in r.wished.items() if k not in changes})
+    plain = _set_fields(r, r.wished | changes)
+    wishes = _wishes(plain.classify.method, given)
+    return _noted(_set_fields(plain, wishes), given, {k: value_of(plain, k) for k in wishes})
 
 # %% ../../nbs/experiments/01_recipes.ipynb #db73dc6e
 PAPER = change_recipe(Recipe(), pretrain='imagenet', dilated=False)
@@ -443,6 +492,7 @@ RECIPES['voc-quick'] = change_recipe(RECIPES['quick'],
     affinity=dict(radius=10, epochs=2, batch_size=8, crop=256, long_side=(160, 320)),
     walk=dict(radius=5, steps=256), pseudo=dict(background=(.5,)), crf=dict(scale=1., side=250),
     segment=dict(norm='group', scales=(.5,), epochs=6, lr=.0015, crop=160, long_side=(144, 288)))
+RECIPES = {name: replace(r, given=()) for name, r in RECIPES.items()}  # nothing of a preset was given by somebody
 
 # %% ../../nbs/experiments/01_recipes.ipynb #43adc1a3
 def short_name(

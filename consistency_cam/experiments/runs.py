@@ -47,6 +47,8 @@ def check_fields(
         raise InputError("segment.start=classifier: the CAMs are imported, so there is no classifier to start from; take --segment.start pretrained")
     if r.segment and segment.rounds > 1 and segment.on == 'masks':
         raise InputError(f"segment.rounds={segment.rounds}: further rounds correct pseudo-labels, and segment.on=masks learns from true masks; leave one of the two out")
+    if r.segment and segment.cap and segment.loss != 'ce':
+        raise InputError(f"segment.cap={segment.cap:g}: it is one of the cross-entropy, and segment.loss={segment.loss} is another; take --segment.loss ce, or leave the cap out")
     if r.segment and segment.loss == 'collision' and segment.on == 'masks':
         raise InputError("segment.loss=collision: it learns from soft labels, and true masks have none with segment.on=masks; take --segment.loss ce or balanced")
 
@@ -80,7 +82,8 @@ def read_recipe(
     if not isinstance(found, dict):
         raise CheckpointError(f'{path}: no recipe, which has a value for each field by its name; choose another run folder')
     found = values_by_field(found)
-    strange = [k for k in found if k not in NAMES]
+    found = dict(given=[*found], wished={}) | found  # one that was written before recipes noted it
+    strange = [k for k in found if k not in (*NAMES, 'given', 'wished')]
     if strange:
         raise CheckpointError(f"{path}: consistency_cam {__version__} knows no field '{strange[0]}'; {hint(strange[0], [*NAMES, *OLD_NAMES])}a newer version may have made this run: update, or choose another run folder")
     elsewhere = None  # a method that need not be at hand

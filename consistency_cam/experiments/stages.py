@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from tqdm.auto import tqdm
 from ..affinity import AffinityNet, AffinityTask, BoundaryNet, infer_affinity, infer_edge
 from ..camnet import BackboneNet, CAMNet, compiling
-from ..cams import CamStore, full_size, infer
+from ..cams import CamStore, asks_more, full_size, infer
 from ..consistency import ConsistencyTask, Method, with_terms
 from ..crf import LABEL_CRF, SOFTMAX_CRF, CRFSetting, crf_many, dense_crf, scaled_setting
 from ..datasets.corrections import Corrected
@@ -27,7 +27,7 @@ from ..datasets.shards import single_label
 from ..deeplab import DeepLabV3, DeepLabV3Plus, Segmenter
 from .line import (AFFINITY, CAMS, CLASSIFY, LINE, PRETRAIN, PSEUDO, SEGMENT, WALK,
     affinity_crf, product_folder, segmentation_config)
-from .recipes import check_choices, option, part_of, mask_rule
+from .recipes import affinity_rule, check_choices, mask_rule, option, part_of
 from .runs import CORRECTIONS, Run, example_recipe, stage_data
 from ..files.checkpoint import (CheckpointError, StageFolder, is_main, load_state, load_weights, hold_lock,
     fingerprint, stage_fingerprint, runs_root, save_state)
@@ -225,6 +225,7 @@ def classify(self: Run) -> dict:  # last losses, steps, seconds
     for split in self.splits: self.check(self.samples(split))
     self.say_classes()
     task = self.make_task(net, steps)
+    task.order = self.method.order(self.options, samples)
     with self.work(stage): return stage.finish(self.train(stage, task, samples) | self.skipped(r.data.train))
 
 @patch
@@ -233,7 +234,9 @@ def net(self: Run) -> CAMNet:
     (state, classes, path), r = self.trained_state(CLASSIFY.name), self.recipe
     bias = 0. if 'classifier.bias' in state else None
     net = _camnet(r, len(classes), False, partial(self.method.net, self.options), bias=bias)
-    return _ready(with_terms(net, self.method.terms(self.options, net)), state, path)
+    net = _ready(with_terms(net, self.method.terms(self.options, net)), state, path)
+    if asks_more(net): net.before_inference(self.samples(r.data.train))
+    return net
 
 # %% ../../nbs/experiments/04_stages.ipynb #434c5452
 @patch
@@ -267,7 +270,8 @@ def _infer(self: Run, samples, split, store, mine):
     r, accelerator = self.recipe, make_accelerator(self.recipe.precision)
     missing = [i for i in mine if samples.ids[i] not in store]
     sweep = new_sweep(samples) if samples.has_masks else None
-    found = infer(self.net(), samples, missing, True, r.cams.scales, r.cams.mirror, store.stride, background=True)
+    how = r.cams.scales, r.cams.mirror, store.stride
+    found = infer(self.net(), samples, missing, True, *how, background=True, seed=r.seed)
     bar = dict(total=len(mine), initial=len(mine) - len(missing), desc=f'{self.title}, CAMs of {split}')
     for i, size, cams in tqdm(found, **bar, disable=not (self.progress and is_main())):
         store.put(samples.ids[i], cams, size)
@@ -299,7 +303,7 @@ def pseudo_setting(self: Run, **changes) -> PseudoSetting:
     level = r.pseudo.background if len(r.pseudo.background) > 1 else r.pseudo.background[0]
     walk = dict(radius=r.walk.radius, beta=r.walk.beta, steps=r.walk.steps, walk_level=r.walk.level,
         border=r.walk.border, walk_background=r.walk.background if r.affinity else 'no')
-    labels = dict(label_rule=r.pseudo.labels, crf=self.label_crf(r.pseudo.labels, r.pseudo.crf))
+    labels = dict(label_rule=r.pseudo.labels, crf=self.label_crf(r.pseudo.labels, r.pseudo.crf), smooth=r.pseudo.smooth)
     return PseudoSetting(**walk | dict(background=level, rule=mask_rule(r)) | labels | changes)
 
 @patch
@@ -316,9 +320,9 @@ def affinity_setting(self: Run,
 ) -> PseudoSetting:
     "How maps become the labels that the affinity network learns"
     r, a = self.recipe, self.recipe.affinity
-    labels = dict(label_rule=a.labels, crf=self.label_crf(a.labels, affinity_crf(r)))
+    labels = dict(label_rule=a.labels, crf=self.label_crf(a.labels, affinity_crf(r)), smooth=0.)
     if a.labels == 'alpha': labels['cell'] = stride
-    return self.pseudo_setting(background=a.scores, rule=r.cams.rule, walk_background='no', **labels)
+    return self.pseudo_setting(background=a.scores, rule=affinity_rule(r), walk_background='no', **labels)
 
 @patch
 def make_affinity(self: Run,
@@ -418,10 +422,13 @@ def make_segmenter(self: Run,
 def make_segment_task(self: Run,
     net: Segmenter,  # untrained
     loss: str|None = None,  # of `LOSSES`; None: the recipe's
+    cap: float|None = None,  # as `SegmentationTask` takes it; None: the recipe's
 ) -> SegmentationTask:
     "The training of a segmenter as recipe and method say; raises `InputError`"
     check_choices(self.recipe, 'segment.loss')
-    return SegmentationTask(net, self.method.segment_terms(self.options, net), loss or self.recipe.segment.loss)
+    s = self.recipe.segment
+    terms = self.method.segment_terms(self.options, net)
+    return SegmentationTask(net, terms, loss or s.loss, s.cap if cap is None else cap)
 
 @patch
 def _segmenter_start(self: Run):
@@ -446,13 +453,14 @@ def _rounds(self: Run, stage, samples, net, first, corrections):
         targets = WithSoft(samples, store, self.pseudo_setting(), s.temperature)
     for k in range(1, s.rounds + 1):
         folder = stage.folder if k == s.rounds else stage.folder/f'round{k}'
-        task = self.make_segment_task(net, 'ce' if k > 1 and s.loss == 'collision' else s.loss)
+        loss, cap = ('ce' if s.loss == 'collision' else s.loss, 0. if s.next == 'own' else s.cap) if k > 1 else (s.loss, s.cap)
+        task = self.make_segment_task(net, loss, cap)
         result = self.train(stage, task, targets, SEGMENT.name, True, folder)
         seconds += result['seconds']
         if k == s.rounds: return dict(result, seconds=round(seconds, 2))
         about = dict(title=f'{self.title}, masks of round {k}', progress=self.progress and is_main())
-        agreed_masks(net.eval(), samples, folder/'masks', s.confidence, scales=s.scales, mirror=s.mirror, side=s.side,
-            indices=self.share(range(len(samples))), **about)
+        agreed_masks(net.eval(), samples, folder/'masks', s.confidence, s.next, scales=s.scales, mirror=s.mirror,
+            side=s.side, indices=self.share(range(len(samples))), refine=self.refine() if s.next == 'own' else None, **about)
         self.share([])
         targets, net = Corrected(samples, folder/'masks', corrections), self.make_segmenter(net.num_classes, first)
 
@@ -504,6 +512,16 @@ def refine_probs(
     return dense_crf(image, probs, setting, (most >= most.max().clamp(max=.1)).nonzero().flatten().tolist())
 
 @patch
+def refine(self: Run):  # function as `write_masks` takes it; None: no CRF is wanted
+    "What the CRF makes of a segmenter's probabilities, picture by picture"
+    if not self.recipe.segment.crf: return
+    processes = max(1, (os.cpu_count() or 1) // int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
+    def refined(found):
+        pictures = ((id, (*picture, self.crf(SOFTMAX_CRF))) for id, picture in found)
+        return crf_many(pictures, refine_probs, processes, progress=False)
+    return refined
+
+@patch
 def masks(self: Run,
     split: str,  # whose pictures to segment; nothing is told about them
 ) -> Path:  # folder with ID.png
@@ -515,14 +533,10 @@ def masks(self: Run,
         return self.stage(folder, segmentation_config(r), segmenter, samples.fingerprint(), data=data, again=again)
     stage = self.renewed(folder, SEGMENT.name, made, by, made)
     if not stage.done:
-        processes = max(1, (os.cpu_count() or 1) // int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
-        def refine(found):
-            pictures = ((id, (*picture, self.crf(SOFTMAX_CRF))) for id, picture in found)
-            return crf_many(pictures, refine_probs, processes, progress=False)
         with self.work(stage):
             mine, title = self.share(range(len(samples))), f'{self.title}, segmenting {split}'
             write_masks(self.segmenter(), samples, stage.folder, r.segment.scales, r.segment.mirror,
-                refine if r.segment.crf else None, title, self.progress and is_main(), mine, r.segment.side)
+                self.refine(), title, self.progress and is_main(), mine, r.segment.side)
             self.share([])
             stage.finish(dict(pictures=len(samples)) | self.skipped(split))
     return stage.folder

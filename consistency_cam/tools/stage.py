@@ -35,7 +35,6 @@ class Stage:
     on: str = 'train'  # the pictures that these are of: 'train', 'held out' (without any: 'train'), or 'both'
     folder: str = ''  # of the product, where it is not the stage's own
     fixed: callable = None  # recipe -> background score at which maps are rated, besides the best
-    rule: callable = lambda recipe: recipe.cams.rule  # recipe -> background rule that this is the level of
     crf: callable = None  # recipe -> whether the CRF is needed; None: no masks are made here
     untrained: callable = None  # run -> network to try before anything is trained
     foreign: str = ''  # where the product comes from, if another program made it

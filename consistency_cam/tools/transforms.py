@@ -151,14 +151,16 @@ class Batches(Sampler):
         start: int = 0,  # steps already done: resuming takes up the same stream here
         rank: int = 0,  # this process
         world: int = 1,  # processes
+        order=None,  # generator -> positions of the pictures in an epoch, n at least; None: each once, at random
     ):
         if batch_size < 1 or n < batch_size:
             raise InputError(f'{n} pictures do not fill a batch of {batch_size}; take a smaller batch or more pictures')
         if batch_size % world:
             raise InputError(f'a batch of {batch_size} does not divide among {world} processes; take a multiple of {world}')
         self.n, self.batch_size, self.steps, self.seed = n, batch_size, steps, seed
-        self.start, self.rank, self.world = start, rank, world
+        self.start, self.rank, self.world, self.order = start, rank, world, order or self._at_random
 
+    def _at_random(self, generator): return torch.randperm(self.n, generator=generator).tolist()
     def __len__(self): return max(0, self.steps - self.start)
 
     def __iter__(self):
@@ -167,7 +169,7 @@ class Batches(Sampler):
             epoch, k = divmod(step, per_epoch)
             if epoch != now:
                 now, generator = epoch, seeded_generator(self.seed, epoch)
-                order = torch.randperm(self.n, generator=generator).tolist()
+                order = self.order(generator)
             yield [(epoch, i) for i in order[k*size:(k+1)*size][self.rank::self.world]]
 
 # %% ../../nbs/tools/03_transforms.ipynb #053b1e04
