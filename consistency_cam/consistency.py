@@ -203,6 +203,10 @@ class Method:
     options: dict = field(default_factory=dict)  # {name: `Option`}
     cls: float = 1.  # weight of the whole picture's classification loss
     segment_terms: callable = lambda options, net: []  # (options, segmenter) -> list of its further losses
+    # {field: value} of a recipe, which the method wants in other stages unless somebody gives another; written as it stands
+    recipe: dict = field(default_factory=dict)
+    # (options, training pictures) -> function from a generator to an epoch's order of them; None: each once, at random
+    order: callable = lambda options, samples: None
 
 METHODS = {}
 

@@ -23,7 +23,7 @@ from ..datasets.samples import InputError, MaskError, PictureError, Samples, che
 from ..datasets.verify import class_lines, classes_everywhere, hold_against_masks, verify
 from .line import CLASSIFY, LINE, PRETRAIN, SEGMENT, find_stage, needs_maps, stage_of
 from .recipes import (NAMES, OLD_NAMES, STAGES, Recipe, change_recipe, check_choices,
-    default, fields_of, part_of, recipe, values_by_field)
+    default, fields_of, part_of, mask_rule, recipe, values_by_field)
 from ..files.checkpoint import (CheckpointError, StageFolder, fingerprint, interrupted_by_sigterm, is_main,
     hold_lock, stage_fingerprint, read_json, read_stage, remove_leftovers, write_json)
 from ..files.errors import hint, not_a_run
@@ -41,10 +41,14 @@ def check_fields(
         raise InputError(f"pretrain.root={pretrain.root}: nothing is pre-trained on it with pretrain '{pretrain.kind if r.pretrain else 'none'}'; add --pretrain imagenet, or leave it out")
     if segment.on == 'masks' and not r.segment:
         raise InputError("segment.on=masks: there is no segmenter to learn them with segment 'none'; leave one of the two out")
+    if r.affinity and r.walk.background != 'no' and mask_rule(r) != 'map':
+        raise InputError(f"walk.background={r.walk.background}: only pseudo-labels by the rule 'map' read a background that has walked, and here they are by '{mask_rule(r)}'; add --pseudo.rule map --pseudo.background 1, or leave it out")
     if r.segment and segment.start == 'classifier' and r.cams.kind == 'imported':
         raise InputError("segment.start=classifier: the CAMs are imported, so there is no classifier to start from; take --segment.start pretrained")
     if r.segment and segment.rounds > 1 and segment.on == 'masks':
         raise InputError(f"segment.rounds={segment.rounds}: further rounds correct pseudo-labels, and segment.on=masks learns from true masks; leave one of the two out")
+    if r.segment and segment.cap and segment.loss != 'ce':
+        raise InputError(f"segment.cap={segment.cap:g}: it is one of the cross-entropy, and segment.loss={segment.loss} is another; take --segment.loss ce, or leave the cap out")
     if r.segment and segment.loss == 'collision' and segment.on == 'masks':
         raise InputError("segment.loss=collision: it learns from soft labels, and true masks have none with segment.on=masks; take --segment.loss ce or balanced")
 
@@ -78,7 +82,8 @@ def read_recipe(
     if not isinstance(found, dict):
         raise CheckpointError(f'{path}: no recipe, which has a value for each field by its name; choose another run folder')
     found = values_by_field(found)
-    strange = [k for k in found if k not in NAMES]
+    found = dict(given=[*found], wished={}) | found  # one that was written before recipes noted it
+    strange = [k for k in found if k not in (*NAMES, 'given', 'wished')]
     if strange:
         raise CheckpointError(f"{path}: consistency_cam {__version__} knows no field '{strange[0]}'; {hint(strange[0], [*NAMES, *OLD_NAMES])}a newer version may have made this run: update, or choose another run folder")
     elsewhere = None  # a method that need not be at hand

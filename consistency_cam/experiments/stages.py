@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from tqdm.auto import tqdm
 from ..affinity import AffinityNet, AffinityTask, BoundaryNet, infer_affinity, infer_edge
 from ..camnet import BackboneNet, CAMNet, compiling
-from ..cams import CamStore, full_size, infer
+from ..cams import CamStore, asks_more, full_size, infer
 from ..consistency import ConsistencyTask, Method, with_terms
 from ..crf import LABEL_CRF, SOFTMAX_CRF, CRFSetting, crf_many, dense_crf, scaled_setting
 from ..datasets.corrections import Corrected
@@ -26,8 +26,8 @@ from ..datasets.samples import InputError, Samples, file_digest
 from ..datasets.shards import single_label
 from ..deeplab import DeepLabV3, DeepLabV3Plus, Segmenter
 from .line import (AFFINITY, CAMS, CLASSIFY, LINE, PRETRAIN, PSEUDO, SEGMENT, WALK,
-    product_folder, segmentation_config)
-from .recipes import check_choices, option
+    affinity_crf, product_folder, segmentation_config)
+from .recipes import affinity_rule, check_choices, mask_rule, option, part_of
 from .runs import CORRECTIONS, Run, example_recipe, stage_data
 from ..files.checkpoint import (CheckpointError, StageFolder, is_main, load_state, load_weights, hold_lock,
     fingerprint, stage_fingerprint, runs_root, save_state)
@@ -37,7 +37,8 @@ from ..pooling import noisy_or_bias
 from ..pseudo import PseudoSetting, pseudo_labels, walk_cams
 from ..segment import SegmentationTask, write_masks
 from ..targets import WithSoft, agreed_masks
-from ..tools.batchnorm import synchronise
+from ..tools.background import find_label_rule
+from ..tools.batchnorm import freeze_scale, synchronise
 from ..tools.metrics import ThresholdSweep
 from ..tools.training import fit, make_accelerator, total_steps
 from ..tools.transforms import Augment, Augmented
@@ -55,7 +56,7 @@ def train(self: Run,
     "Train a task by the common loop, or go on with it, and write the network's weights"
     r, settings, like = self.recipe, self.settings(part), getattr(task.net, 'net', task.net)
     augment = Augment(settings.crop, settings.long_side, mean=like.mean.flatten().tolist(),
-        std=like.std.flatten().tolist(), masks=masks)
+        std=like.std.flatten().tolist(), masks=masks, colour=part_of(r, part).jitter)
     for m in task.modules() if r.compile else ():
         if isinstance(m, BackboneNet): m.compile_features()
     steps = total_steps(len(samples), settings)
@@ -126,7 +127,8 @@ def single_labels(self: Run) -> Samples:
 def _frozen_as_asked(net, batch_norm, frozen_stages):
     "The network with batch norm and first stages as a recipe wants them"
     if batch_norm == 'synchronised': net = synchronise(net)
-    return net.freeze(batch_norm == 'frozen', frozen_stages)
+    if batch_norm == 'frozen-whole': net = freeze_scale(net)
+    return net.freeze(batch_norm.startswith('frozen') and batch_norm != 'frozen-views', frozen_stages)
 
 def _camnet(r, num_classes, pretrained, make=CAMNet, **more):
     "A classifier on the recipe's backbone"
@@ -223,6 +225,7 @@ def classify(self: Run) -> dict:  # last losses, steps, seconds
     for split in self.splits: self.check(self.samples(split))
     self.say_classes()
     task = self.make_task(net, steps)
+    task.order = self.method.order(self.options, samples)
     with self.work(stage): return stage.finish(self.train(stage, task, samples) | self.skipped(r.data.train))
 
 @patch
@@ -231,7 +234,9 @@ def net(self: Run) -> CAMNet:
     (state, classes, path), r = self.trained_state(CLASSIFY.name), self.recipe
     bias = 0. if 'classifier.bias' in state else None
     net = _camnet(r, len(classes), False, partial(self.method.net, self.options), bias=bias)
-    return _ready(with_terms(net, self.method.terms(self.options, net)), state, path)
+    net = _ready(with_terms(net, self.method.terms(self.options, net)), state, path)
+    if asks_more(net): net.before_inference(self.samples(r.data.train))
+    return net
 
 # %% ../../nbs/experiments/04_stages.ipynb #434c5452
 @patch
@@ -265,7 +270,8 @@ def _infer(self: Run, samples, split, store, mine):
     r, accelerator = self.recipe, make_accelerator(self.recipe.precision)
     missing = [i for i in mine if samples.ids[i] not in store]
     sweep = new_sweep(samples) if samples.has_masks else None
-    found = infer(self.net(), samples, missing, True, r.cams.scales, r.cams.mirror, store.stride, background=True)
+    how = r.cams.scales, r.cams.mirror, store.stride
+    found = infer(self.net(), samples, missing, True, *how, background=True, seed=r.seed)
     bar = dict(total=len(mine), initial=len(mine) - len(missing), desc=f'{self.title}, CAMs of {split}')
     for i, size, cams in tqdm(found, **bar, disable=not (self.progress and is_main())):
         store.put(samples.ids[i], cams, size)
@@ -295,9 +301,28 @@ def pseudo_setting(self: Run, **changes) -> PseudoSetting:
     "How maps walk and become masks"
     r = self.recipe
     level = r.pseudo.background if len(r.pseudo.background) > 1 else r.pseudo.background[0]
-    walk = dict(radius=r.walk.radius, beta=r.walk.beta, steps=r.walk.steps)
-    crf = self.crf(LABEL_CRF) if r.pseudo.crf else None
-    return PseudoSetting(**walk | dict(background=level, rule=r.cams.rule, crf=crf) | changes)
+    walk = dict(radius=r.walk.radius, beta=r.walk.beta, steps=r.walk.steps, walk_level=r.walk.level,
+        border=r.walk.border, walk_background=r.walk.background if r.affinity else 'no')
+    labels = dict(label_rule=r.pseudo.labels, crf=self.label_crf(r.pseudo.labels, r.pseudo.crf), smooth=r.pseudo.smooth)
+    return PseudoSetting(**walk | dict(background=level, rule=mask_rule(r)) | labels | changes)
+
+@patch
+def label_crf(self: Run,
+    rule: str,  # of `background.label_rules`
+    on: bool,  # whether one is wanted
+) -> CRFSetting|None:
+    "The CRF that belongs to a label rule"
+    return self.crf(getattr(find_label_rule(rule), 'crf', LABEL_CRF)) if on else None
+
+@patch
+def affinity_setting(self: Run,
+    stride: int,  # pixels per cell of the affinity network
+) -> PseudoSetting:
+    "How maps become the labels that the affinity network learns"
+    r, a = self.recipe, self.recipe.affinity
+    labels = dict(label_rule=a.labels, crf=self.label_crf(a.labels, affinity_crf(r)), smooth=0.)
+    if a.labels == 'alpha': labels['cell'] = stride
+    return self.pseudo_setting(background=a.scores, rule=affinity_rule(r), walk_background='no', **labels)
 
 @patch
 def make_affinity(self: Run,
@@ -320,7 +345,7 @@ def affinity(self: Run) -> dict:  # last losses, steps, seconds, pictures
     if stage.done: return stage.result
     net = self.make_affinity(self.start())
     with self.work(stage):
-        labels, setting = stage.folder/'labels', self.pseudo_setting(background=r.affinity.scores)
+        labels, setting = stage.folder/'labels', self.affinity_setting(net.stride)
         known = pseudo_labels(samples, CamStore(self.folder/cams), labels, setting=setting, inputs=made, force=True,
             progress=self.progress)
         about = [known['pictures'][id] for id in samples.ids]
@@ -328,7 +353,8 @@ def affinity(self: Run) -> dict:  # last losses, steps, seconds, pictures
         if not useful:
             raise InputError(f'{self.folder}: the CAMs of all {len(samples)} training pictures are zero, there is nothing to learn from them; train the classifier longer, or at a lower lr or alpha')
         labelled = WithMasks(samples, labels).subset(useful)
-        result = self.train(stage, AffinityTask(net, r.affinity.radius), labelled, AFFINITY.name, masks=True)
+        task = AffinityTask(net, r.affinity.radius, r.affinity.border)
+        result = self.train(stage, task, labelled, AFFINITY.name, masks=True)
         result |= dict(pictures=len(labelled), unsure=known['result']['unsure'])
         return stage.finish(result | self.skipped(split))
 
@@ -396,10 +422,13 @@ def make_segmenter(self: Run,
 def make_segment_task(self: Run,
     net: Segmenter,  # untrained
     loss: str|None = None,  # of `LOSSES`; None: the recipe's
+    cap: float|None = None,  # as `SegmentationTask` takes it; None: the recipe's
 ) -> SegmentationTask:
     "The training of a segmenter as recipe and method say; raises `InputError`"
     check_choices(self.recipe, 'segment.loss')
-    return SegmentationTask(net, self.method.segment_terms(self.options, net), loss or self.recipe.segment.loss)
+    s = self.recipe.segment
+    terms = self.method.segment_terms(self.options, net)
+    return SegmentationTask(net, terms, loss or s.loss, s.cap if cap is None else cap)
 
 @patch
 def _segmenter_start(self: Run):
@@ -424,13 +453,14 @@ def _rounds(self: Run, stage, samples, net, first, corrections):
         targets = WithSoft(samples, store, self.pseudo_setting(), s.temperature)
     for k in range(1, s.rounds + 1):
         folder = stage.folder if k == s.rounds else stage.folder/f'round{k}'
-        task = self.make_segment_task(net, 'ce' if k > 1 and s.loss == 'collision' else s.loss)
+        loss, cap = ('ce' if s.loss == 'collision' else s.loss, 0. if s.next == 'own' else s.cap) if k > 1 else (s.loss, s.cap)
+        task = self.make_segment_task(net, loss, cap)
         result = self.train(stage, task, targets, SEGMENT.name, True, folder)
         seconds += result['seconds']
         if k == s.rounds: return dict(result, seconds=round(seconds, 2))
         about = dict(title=f'{self.title}, masks of round {k}', progress=self.progress and is_main())
-        agreed_masks(net.eval(), samples, folder/'masks', s.confidence, scales=s.scales, mirror=s.mirror, side=s.side,
-            indices=self.share(range(len(samples))), **about)
+        agreed_masks(net.eval(), samples, folder/'masks', s.confidence, s.next, scales=s.scales, mirror=s.mirror,
+            side=s.side, indices=self.share(range(len(samples))), refine=self.refine() if s.next == 'own' else None, **about)
         self.share([])
         targets, net = Corrected(samples, folder/'masks', corrections), self.make_segmenter(net.num_classes, first)
 
@@ -482,6 +512,16 @@ def refine_probs(
     return dense_crf(image, probs, setting, (most >= most.max().clamp(max=.1)).nonzero().flatten().tolist())
 
 @patch
+def refine(self: Run):  # function as `write_masks` takes it; None: no CRF is wanted
+    "What the CRF makes of a segmenter's probabilities, picture by picture"
+    if not self.recipe.segment.crf: return
+    processes = max(1, (os.cpu_count() or 1) // int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
+    def refined(found):
+        pictures = ((id, (*picture, self.crf(SOFTMAX_CRF))) for id, picture in found)
+        return crf_many(pictures, refine_probs, processes, progress=False)
+    return refined
+
+@patch
 def masks(self: Run,
     split: str,  # whose pictures to segment; nothing is told about them
 ) -> Path:  # folder with ID.png
@@ -493,14 +533,10 @@ def masks(self: Run,
         return self.stage(folder, segmentation_config(r), segmenter, samples.fingerprint(), data=data, again=again)
     stage = self.renewed(folder, SEGMENT.name, made, by, made)
     if not stage.done:
-        processes = max(1, (os.cpu_count() or 1) // int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
-        def refine(found):
-            pictures = ((id, (*picture, self.crf(SOFTMAX_CRF))) for id, picture in found)
-            return crf_many(pictures, refine_probs, processes, progress=False)
         with self.work(stage):
             mine, title = self.share(range(len(samples))), f'{self.title}, segmenting {split}'
             write_masks(self.segmenter(), samples, stage.folder, r.segment.scales, r.segment.mirror,
-                refine if r.segment.crf else None, title, self.progress and is_main(), mine, r.segment.side)
+                self.refine(), title, self.progress and is_main(), mine, r.segment.side)
             self.share([])
             stage.finish(dict(pictures=len(samples)) | self.skipped(split))
     return stage.folder
