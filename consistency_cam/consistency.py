@@ -176,7 +176,7 @@ def forward(self: ConsistencyTask,
     if frugal:
         found, through = self.one_by_one(ts, images, A, labels, alpha)
         return losses | found | dict(cls=losses['cls'] + (through - through.detach()))
-    out = SimpleNamespace(images=images, ids=batch.get('id'), labels=labels, step=step,
+    out = SimpleNamespace(images=images, ids=batch.get('id'), labels=labels, step=step, total=self.total,
         whole=SimpleNamespace(t=None, images=images, features=whole[0], cams=A), views={})
     for name, view, t, x, (features, A_t) in zip(self.names, self.views, ts, inputs, of_views):
         if view.losses: losses |= self.view_losses(name, t, A, A_t, labels, alpha)
