@@ -187,7 +187,7 @@ def test_a_package_brings_a_method_by_an_entry_point(file, tmp_path, monkeypatch
     finally: registry._installed_methods.cache_clear()
 
 
-ROUNDS = dict(SMALL, pictures=24, epochs=1, options=dict(k=2, rounds=1))
+ROUNDS = dict(SMALL, pictures=32, epochs=1, options=dict(k=2, rounds=1))
 
 
 def test_a_method_of_rounds_is_the_same_for_one_seed_over_a_cut_and_another_for_another(tmp_path, monkeypatch):

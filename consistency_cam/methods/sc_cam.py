@@ -53,9 +53,10 @@ def check_clusters(
 ):
     "Raise `InputError` where they cannot be clustered"
     _k_means()
-    for name, n in zip(samples.classes, samples.labels.sum(0).int().tolist()):
-        if 0 < n < options.k:
-            raise InputError(f"SC-CAM: class '{name}' is in {n} picture{'s' * (n > 1)}, fewer than k={options.k} sub-categories; take --set k={n} or less, or more pictures")
+    counts = zip(samples.labels.sum(0).int().tolist(), samples.classes)
+    n, name = min((pair for pair in counts if pair[0]), default=(options.k, ''))
+    if n < options.k:
+        raise InputError(f"SC-CAM: class '{name}' is in {n} picture{'s' * (n > 1)}, fewer than k={options.k} sub-categories; take --set k={n} or less, or more pictures")
 
 def clusters(options, net, samples, seed):
     "What the next round learns: the sub-labels of all pictures"
