@@ -207,6 +207,10 @@ class Method:
     recipe: dict = field(default_factory=dict)
     # (options, training pictures) -> function from a generator to an epoch's order of them; None: each once, at random
     order: callable = lambda options, samples: None
+    rounds: callable = lambda options: 1  # options -> trainings of the classifier, one after the other
+    # (options, trained network, training pictures, seed) -> what the next round's network has as `lesson`, as `save_state`
+    # takes it
+    lesson: callable = lambda options, net, samples, seed: {}
 
 METHODS = {}
 

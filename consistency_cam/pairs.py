@@ -109,7 +109,6 @@ def to_grid(
     rows, columns = map(middles, labels.shape[-2:])
     return labels[..., rows[:, None], columns]
 
-# %% ../nbs/09_pairs.ipynb #1032726a
 def inner_cells(
     size: tuple,  # (h,w) of the grid
     radius: int,  # cells

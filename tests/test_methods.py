@@ -186,3 +186,49 @@ def test_a_package_brings_a_method_by_an_entry_point(file, tmp_path, monkeypatch
         with pytest.raises(InputError, match='the package plug: cannot be imported .ModuleNotFoundError'): registry.find_method('absent')
         with pytest.raises(InputError, match="two methods are registered as 'cam', in consistency_cam.consistency and the package plug"): registry.find_method('cam')
     finally: registry._installed_methods.cache_clear()
+
+
+ROUNDS = dict(SMALL, pictures=32, epochs=1, options=dict(k=2, rounds=1))
+
+
+def test_a_method_of_rounds_is_the_same_for_one_seed_over_a_cut_and_another_for_another(tmp_path, monkeypatch):
+    wanted = recipe('quick', method='sc-cam', **ROUNDS)
+    whole = run(wanted, tmp_path/'whole', progress=False, until='cams')
+    lesson = load_state(whole.folder/'classify'/'round1'/'lesson.safetensors')
+    assert lesson['ids'] == whole.samples('train').ids and (lesson['sub_labels'] >= 0).equal(whole.samples('train').labels.bool())
+
+    def cut(task, data, folder, *given, **more):
+        if folder.name == 'round1': return real_fit(task, data, folder, *given, **more)
+        real_fit(task, data, folder, *given, **more, stop_at=3)
+        raise KeyboardInterrupt
+    real_fit = doing.fit
+    with monkeypatch.context() as m:
+        m.setattr(doing, 'fit', cut)
+        with pytest.raises(KeyboardInterrupt): run(wanted, tmp_path/'cut', progress=False, until='classify')
+    first = (tmp_path/'cut'/'classify'/'round1'/'weights.safetensors').stat().st_mtime_ns
+    run(wanted, tmp_path/'cut', progress=False, until='classify')
+    assert first == (tmp_path/'cut'/'classify'/'round1'/'weights.safetensors').stat().st_mtime_ns
+    one, other = weights(whole.folder), weights(tmp_path/'cut')
+    assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+    again = weights(run(recipe('quick', method='sc-cam', seed=1, **ROUNDS), tmp_path/'again', progress=False, until='classify').folder)
+    assert not torch.equal(one['terms.0.head.weight'], again['terms.0.head.weight'])
+    with pytest.raises(CheckpointError, match='made with'): run(recipe('quick', method='sc-cam', **dict(ROUNDS, options=dict(k=3, rounds=1))), tmp_path/'cut', progress=False, until='classify')
+
+
+@pytest.mark.parametrize('more, said', [(['--set', 'k=20'], 'fewer than k=20 sub-categories; take --set k='), (['--set', 'k=0'], 'from 1 to 1,000 is wanted')])
+def test_clusters_that_cannot_be_are_one_line_before_anything_is_trained(tmp_path, capsys, more, said):
+    assert main(['run', str(tmp_path/'run'), '--method', 'sc-cam', '--until', 'classify', *OPTIONS, *more]) == 1
+    err = capsys.readouterr().err
+    assert said in err and err.count('\n') == 1 and not (tmp_path/'run').exists(), err
+
+
+@pytest.mark.parametrize('more, said', [
+    (['--pseudo.labels', 'proportional'], 'such as --pseudo.background 11'),
+    (['--affinity.labels', 'alpha'], 'such as --affinity.scores 4 32'),
+    (['--walk.background', 'power'], 'add --pseudo.rule map --pseudo.background 1, or leave it out'),
+    (['--segment.cap', '.5', '--segment.loss', 'balanced'], 'take --segment.loss ce, or leave the cap out'),
+    (['--affinity.long-side', '0', '64'], 'two sizes are wanted, or 0 0 for as it is')])
+def test_settings_that_do_not_go_together_are_one_line(tmp_path, capsys, more, said):
+    assert main(['run', str(tmp_path/'run'), *OPTIONS, *more]) != 0
+    err = capsys.readouterr().err
+    assert said in err and 'Traceback' not in err and not (tmp_path/'run').exists(), err
