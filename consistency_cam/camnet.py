@@ -40,7 +40,7 @@ def guard_trace(name):
         warnings.simplefilter('always', torch.jit.TracerWarning)
         yield
     if any(issubclass(w.category, torch.jit.TracerWarning) for w in said):
-        raise InputError(f"backbone '{name}' decides by the size of the picture, so that a trace would hold for one size only; export it by torch.export.export with dynamic shapes, or trace a network on resnet50 or tf_efficientnet_lite0")
+        raise InputError(f"backbone '{name}' decides by the size of the picture, so that a trace would hold for one size only; export it by torch.export.export or torch.onnx.export(dynamo=True) with dynamic_shapes, or trace a network on resnet50 or tf_efficientnet_lite0")
 
 # %% ../nbs/02_camnet.ipynb #da4e5a3d
 def _create_network(name, num_classes=0, **wishes):
@@ -96,6 +96,12 @@ def _as_map(final, like, channels_last):
         return final[:, -like[0].numel() // like.shape[1]:].transpose(1, 2).unflatten(2, like.shape[-2:]).contiguous()
     return final.permute(0, 3, 1, 2) if channels_last else final
 
+def _grown(x, stride):
+    "Pictures that continue their last row and column up to whole cells"
+    h, w = x.shape[-2:]
+    rows, columns = cells((h, w), stride)
+    return F.pad(x, (0, columns * stride - w, 0, rows * stride - h), mode='replicate')
+
 def _normalised(x):
     "The pictures, where they are such as `normalize` makes; raises `InputError`"
     if not torch.is_tensor(x) or x.ndim != 4 or not x.is_floating_point():
@@ -148,7 +154,7 @@ def features(self: BackboneNet,
 ) -> list:  # maps (B,c,ceil(H/s),ceil(W/s)) from fine to coarse; the last one is what a classifier sees
     "Feature pyramid; raises `InputError` on what are no normalised pictures"
     h, w = _normalised(x).shape[-2:]
-    if self.grows: x = F.pad(x, (0, -w % self.stride, 0, -h % self.stride), mode='replicate')
+    if self.grows: x = _grown(x, self.stride)
     with guard_trace(self.backbone_name): final, maps = self.backbone.forward_intermediates(x, **self._options)
     if self.classifier_layer and not self._options:
         maps = [*maps[:-1], _as_map(final, maps[-1], self._channels_last)]
@@ -279,7 +285,7 @@ class ClassifierCAMNet(CAMNet):
 
     def read(self, x):
         "The last map of pictures (B,3,H,W), and what the classifier reads of it (B,c)"
-        if self.grows: x = F.pad(x, (0, -x.shape[-1] % self.stride, 0, -x.shape[-2] % self.stride), mode='replicate')
+        if self.grows: x = _grown(x, self.stride)
         return self.backbone(_normalised(x))
 
     def _about(self): return f'{self.num_classes} classes, {self.backbone.reading}, '

@@ -16,7 +16,7 @@ from pathlib import Path
 from . import __version__
 from .datasets.kinds import KINDS
 from .files.errors import InputError, hint, not_a_run, refuse_overwrite, runs_in, unknown
-from .experiments.line import CAMS, CLASSIFY, LINE, PSEUDO, SEGMENT, product_folder
+from .experiments.line import CAMS, CLASSIFY, LINE, PRETRAIN, PSEUDO, SEGMENT, product_folder
 from .experiments.recipes import (NAMES, OLD_NAMES, PARTS, PLACES, RECIPES, STAGES, Recipe, change_recipe,
     default, explain, option, part_of, recipe)
 
@@ -241,7 +241,8 @@ def subcommand(
     more = [argument('--force', action='store_true',
         help='start stages over that were made with other settings; overwrite predictions and files '
             '(default: refuse)')] * force
-    more += [argument('--quiet', action='store_true', help='no progress bars (default: show them)')] * quiet
+    more += [argument('--quiet', action='store_true',
+        help='no progress bars, nor what is said beside them; warnings stay (default: show them)')] * quiet
     def add(function):
         COMMANDS[function.__name__[1:].replace('_', '-')] = Command(function, (*arguments, *more), fields, shown, opens)
         return function
@@ -551,10 +552,14 @@ def _paper(args):
     print(make(args.what, args.runs, args.out, args.result, args.force))
 
 # %% ../nbs/cli.ipynb #e2d4d79c
+# fields that make maps; the others say what is done with maps that are there
+_MAPS = 'cams.kind', 'cams.scales', 'cams.mirror'
+_AFTER_CAMS = [n for n in NAMES if n.partition('.')[0] not in (PRETRAIN.name, CLASSIFY.name) and n not in _MAPS]
+
 @subcommand(argument('cams', type=path_argument,
     help="folder of another program's CAMs: ID.npy, .npz, .pt or .safetensors, ID_CLASS.png or ID/CLASS.png"), _RUN,
     argument('--title', default='imported CAMs', help='name in tables and pictures (default: imported CAMs)'),
-    fields=[*DATA, 'on_bad_picture'], shown=DATA)
+    fields=_AFTER_CAMS, shown=DATA)
 def _import_cams(args):
     "a run whose CAMs are another program's (Puzzle-CAM, irn, psa, SEAM, SIPE, CLIP-ES, arrays, grey PNGs), to evaluate, look at and refine"
     from consistency_cam.files.checkpoint import read_stage

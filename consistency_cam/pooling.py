@@ -10,6 +10,7 @@ import math
 import torch
 import torch.nn.functional as F
 from .datasets.samples import InputError
+from .fast.kernels import exporting
 
 # %% ../nbs/01_pooling.ipynb #d19602c5
 def _maps(cams):
@@ -48,12 +49,21 @@ class _NoisyOr(torch.autograd.Function):
         return torch.where(tiny, torch.softmax(cams, -1) * grad, out) if _any_of(tiny) else out
 
 # %% ../nbs/01_pooling.ipynb #a85107f5
+def _written_noisy_or(cams):
+    "The same in the plainest operations, up to S = 1 by the series of log(exp(S)-1) at 0"
+    total = F.softplus(cams).sum(-1)
+    low, high = total.clamp(TINY / 2, 1.), total.clamp_min(1.)
+    series = low.log() + low / 2 + low**2 / 24 - low**4 / 2880
+    logits = torch.where(total < 1, series, high + (1 - (-high).exp()).log())
+    return torch.where(total < TINY, cams.logsumexp(-1), logits)
+
 def noisy_or(
     cams: torch.Tensor,  # (B,C,h,w) logits of the cells
 ) -> torch.Tensor:
     "Class logits (B,C) of `1 - prod(1 - sigmoid(cams))`, in float32 inside mixed precision (Section 3.1)"
     flat = _maps(cams).flatten(-2)
-    return _NoisyOr.apply(flat if flat.dtype == torch.float64 else flat.float())
+    flat = flat if flat.dtype == torch.float64 else flat.float()
+    return _written_noisy_or(flat) if exporting() else _NoisyOr.apply(flat)
 
 # %% ../nbs/01_pooling.ipynb #cea056d7
 def maximum(
@@ -70,7 +80,9 @@ def lse(
     "Class logits (B,C): `log(mean(exp(r*cams)))/r`, in float32 inside mixed precision"
     flat = _maps(cams).flatten(-2)
     flat = flat if flat.dtype == torch.float64 else flat.float()
-    return ((flat * r).logsumexp(-1) - math.log(flat.shape[-1])) / r
+    # a number of cells that is written down would hold for one size only
+    count = torch.ones_like(flat).sum(-1).log() if exporting() else math.log(flat.shape[-1])
+    return ((flat * r).logsumexp(-1) - count) / r
 
 # %% ../nbs/01_pooling.ipynb #dfbffe5b
 POOLINGS = dict(gap=gap, noisy_or=noisy_or, max=maximum, lse=lse)  # {name: CAMs (B,C,h,w) -> class logits (B,C)}

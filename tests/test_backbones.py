@@ -9,6 +9,7 @@ from torch import nn
 from consistency_cam.fast.swap import plain
 from consistency_cam.camnet import CAMNet
 from consistency_cam.deeplab import DeepLabV3, DeepLabV3Plus
+from consistency_cam.experiments.networks import write_onnx
 from consistency_cam.experiments.pipeline import Run
 from consistency_cam.experiments.recipes import recipe
 from consistency_cam.datasets.samples import InputError
@@ -131,18 +132,69 @@ def test_what_would_keep_the_size_is_not_traced(name, stride):
     with pytest.raises(InputError, match='a trace would hold for one size only'): torch.jit.trace(CAMNet(name, 3, output_stride=stride, pretrained=False).eval(), torch.randn(1, 3, 64, 96))
 
 
-@pytest.mark.parametrize('make', [CAMNet, DeepLabV3Plus])
-def test_onnx_holds_at_any_size(make, tmp_path):
+FORMS = 'cams gap noisy_or lse max segmenter'.split()  # of what is written down for other programs
+
+
+def written_down(form, name, stride):
+    "A network in eval mode whose output is of that form"
+    torch.manual_seed(0)
+    if form == 'segmenter': return DeepLabV3Plus(name, 3, stride, pretrained=False).eval()
+    net = CAMNet(name, 3, 'gap' if form == 'cams' else form, stride, pretrained=False, bias=-4.).eval()
+    if form == 'cams': net.forward = net.cams
+    return net
+
+
+@torch.no_grad()
+def holds_at_other_sizes(net, run):
+    "What another program gives is what the network gives, at sizes other than that of the example, and in batches of other numbers"
+    for size in ((2, 3, 64, 96), (1, 3, 97, 75)):
+        x = torch.randn(*size)
+        torch.testing.assert_close(run(x), net(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('form, name, stride', [('noisy_or', 'test_resnet', 16), ('lse', 'test_convnext', 32), ('segmenter', 'test_resnet', 16)])
+def test_torchscript_in_a_file_holds_at_any_size(form, name, stride, tmp_path):
+    net = written_down(form, name, stride)
+    torch.jit.trace(net, torch.randn(1, 3, 128, 160), check_trace=False).save(tmp_path/'net.pt')
+    with torch.jit.optimized_execution(False): holds_at_other_sizes(net, torch.jit.load(tmp_path/'net.pt'))
+    with pytest.raises(InputError, match='torch.jit.script cannot read these networks; torch.jit.trace'): torch.jit.script(net)
+
+
+def onnx_runner(file):
+    session = pytest.importorskip('onnxruntime').InferenceSession(file, providers=['CPUExecutionProvider'])
+    return lambda x: torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('name, stride', [('test_resnet', 16), ('test_convnext', 32)])
+@pytest.mark.parametrize('form', FORMS)
+def test_onnx_by_tracing_holds_at_any_size(form, name, stride, tmp_path):
     "Where onnx and its runtime are installed; they are not required"
     pytest.importorskip('onnx')
-    runtime = pytest.importorskip('onnxruntime')
-    torch.manual_seed(0)
-    net = make('tf_efficientnet_lite0', 3, pretrained=False).eval()
-    if make is CAMNet: net.forward = net.cams
-    file, sides = str(tmp_path/'net.onnx'), {2: 'h', 3: 'w'}
-    torch.onnx.export(net, (torch.randn(1, 3, 128, 160),), file, dynamo=False, input_names=['x'], output_names=['y'], dynamic_axes=dict(x=sides, y=sides), opset_version=17)
-    session = runtime.InferenceSession(file, providers=['CPUExecutionProvider'])
-    for size in ((128, 160), (96, 96), (100, 150)):
-        x = torch.randn(1, 3, *size)
-        with torch.no_grad(): wanted = net(x)
-        assert torch.allclose(torch.tensor(session.run(None, {'x': x.numpy()})[0]), wanted, atol=1e-4)
+    net, file, free = written_down(form, name, stride), str(tmp_path/'net.onnx'), {0: 'n', 2: 'h', 3: 'w'}
+    torch.onnx.export(net, (torch.randn(1, 3, 128, 160),), file, dynamo=False, input_names=['x'], output_names=['y'], dynamic_axes=dict(x=free, y=free if form in ('cams', 'segmenter') else {0: 'n'}), opset_version=17)
+    holds_at_other_sizes(net, onnx_runner(file))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('form, name, stride', [('noisy_or', 'test_resnet', 16), ('lse', 'test_convnext', 32), ('segmenter', 'test_resnet', 16), ('gap', 'test_vit', 16)])
+def test_onnx_by_export_holds_at_any_size(form, name, stride, tmp_path):
+    "The newer way, where onnxscript is installed, too"
+    pytest.importorskip('onnxscript')
+    net, file, any_size = written_down(form, name, stride), str(tmp_path/'net.onnx'), torch.export.Dim.DYNAMIC
+    torch.onnx.export(net, (torch.randn(2, 3, 128, 160),), file, dynamo=True, dynamic_shapes=({0: any_size, 2: any_size, 3: any_size},), verbose=False)
+    holds_at_other_sizes(net, onnx_runner(file))
+
+
+def test_onnx_of_what_would_keep_the_size_is_refused(tmp_path):
+    pytest.importorskip('onnx')
+    net = CAMNet('test_vit', 3, pretrained=False).eval()
+    with pytest.raises(InputError, match='a trace would hold for one size only'): torch.onnx.export(net, (torch.randn(1, 3, 64, 96),), str(tmp_path/'net.onnx'), dynamo=False)
+
+
+@pytest.mark.parametrize('network, options', [(CAMNet, dict(pool='noisy_or')), (CAMNet, dict(pool='lse')), (DeepLabV3Plus, {})], ids=str)
+def test_the_export_of_a_run_takes_every_pooling(network, options, tmp_path):
+    "`write_onnx` tries the file by ONNX's runtime before it is given out"
+    for package in ('onnx', 'onnxruntime'): pytest.importorskip(package)
+    write_onnx(network('test_resnet', 3, output_stride=16, pretrained=False, **options), tmp_path/'net.onnx', ['a', 'b', 'c'][:3 - (network is not CAMNet)])

@@ -258,7 +258,8 @@ def test_help_fits_a_screen_and_a_half(command):
     assert len(out.splitlines()) <= 60 and len(out) < 3500
     few = {'doctor', 'import-cams', 'verify'}
     options = {o for action in cli.make_parser()._subparsers._group_actions[0].choices[command]._actions for o in action.option_strings}
-    assert ('--segment.lr' in options) == (command in ('run', 'train', 'compare', 'evaluate')) and (command not in few or '--root' in options)
+    assert ('--classify.lr' in options) == (command in ('run', 'train', 'compare', 'evaluate')) and (command not in few or '--root' in options)
+    assert ('--segment.lr' in options) == ('--classify.lr' in options or command == 'import-cams')  # of what is done with maps that are there
 
 
 def test_every_field_of_a_recipe_is_explained_under_its_stage():

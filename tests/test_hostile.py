@@ -219,6 +219,7 @@ def test_skipped_is_recorded_and_trains_as_if_it_never_was(tmp_path, capsys, sta
 def test_cams_name_a_picture_that_went_bad(tmp_path, capsys):
     options = folder_data(tmp_path/'own', bad=False)
     assert main(['train', str(tmp_path/'run'), *options]) == 0
+    assert 'all: cat: a class in every picture, so no negatives' in capsys.readouterr().err
     (tmp_path/'own'/'pictures'/'p3.jpg').write_bytes(JPEG[:2000])
     assert main(['cams', str(tmp_path/'run'), '--quiet']) == 1
     assert capsys.readouterr().err.startswith(f"consistency-cam: error: {tmp_path/'own'/'pictures'/'p3.jpg'}: cannot be read")

@@ -362,6 +362,77 @@ def test_export_is_read_again(negatives, tmp_path):
     again.check()
 
 
+def test_quiet_still_warns_and_records(negatives, tmp_path):
+    "The classes with their pictures in the record and the report, the class that stands everywhere on stderr"
+    from consistency_cam.files.checkpoint import read_json
+    (tmp_path/'all.csv').write_text('file,label\n' + ''.join(f'{i}.png,{"sky;cat" if i % 2 else "sky"}\n' for i in range(8)))
+    done = command('run', tmp_path/'run', '--data', 'folder', '--root', negatives.d/'pictures', '--labels', tmp_path/'all.csv', *TINY, '--until', 'cams')
+    assert done.status == 0 and done.err.splitlines() == ['consistency-cam: warning: all: sky: a class in every picture, so no negatives: nothing shows what does not belong to it; add pictures without it, with no label']
+    kept = read_json(tmp_path/'run'/'classify'/'stage.json')['result']['labels']
+    assert kept[0] == 'pictures of each of 2 classes: sky 8, cat 4' and "labels in 'label', separated by ';'" in kept[1]
+    assert kept[0] in (tmp_path/'run'/'report.html').read_text(encoding='utf-8')
+    assert read_json(negatives.d/'run'/'classify'/'stage.json')['result']['labels'][0] == 'pictures of each of 2 classes: cat 2, dog 2; 4 pictures without any class'
+    assert 'no negatives' not in negatives.done.err
+
+
+def roboflow(root, form='masks', splits=dict(train='ab', valid='c'), head='Pixel Value, Class\n0, background\n1, cat\n2, dog\n', shown=dict(a=[1], b=[2], c=[1, 2])):
+    "An export of Roboflow: a folder for each split, pictures, table and masks beside each other"
+    for split, ids in splits.items():
+        for id in ids:
+            picture(root/split/f'{id}_jpg.rf.00{id}.jpg')
+            mask = np.zeros((20, 24), np.uint8)
+            for k in shown[id]: mask[2 + 6*k:8 + 6*k] = k
+            if form == 'masks': Image.fromarray(mask).save(root/split/f'{id}_jpg.rf.00{id}_mask.png')
+        rows = ''.join(f'{id}_jpg.rf.00{id}.jpg, {int(1 in shown[id])}, {int(2 in shown[id])}\n' for id in ids)
+        (root/split/'_classes.csv').write_text(head if form == 'masks' else f'filename, cat, dog\n{rows}')
+    (root/'README.roboflow.txt').write_text('an export')
+    return root
+
+
+@pytest.mark.parametrize('form', ['masks', 'columns'])
+def test_an_export_of_roboflow(form, tmp_path):
+    root = roboflow(tmp_path/'export', form)
+    done = command('verify', root, '--workers', 0, '--quiet')
+    assert done.status == 0 and f'3 pictures, {3*(form == "masks")} masks: no problem' in done.out and 'splits train 2, valid 1' in done.out and 'passed over' not in done.out and 'no list names' not in done.out, done.out
+    r = settle_recipe(recipe('quick', data='folder', root=str(root), pretrained='random'))
+    assert (r.data.train, r.data.val) == ('train', 'valid')
+    train, valid = dataset(r, 'train'), dataset(r, 'valid')
+    assert said_of(train) == {'train/a_jpg.rf.00a': CAT, 'train/b_jpg.rf.00b': DOG} and said_of(valid) == {'valid/c_jpg.rf.00c': BOTH} and train.classes == ['cat', 'dog']
+    for samples in (train, valid): samples.check(); assert samples.has_masks == (form == 'masks')
+    if form == 'masks': assert valid.mask(0).unique().tolist() == [0, 1, 2]
+    one = Folder(root/'train'); assert said_of(one) == {'a_jpg.rf.00a': CAT, 'b_jpg.rf.00b': DOG}
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_a_run_on_an_export_of_roboflow(tmp_path):
+    ids = 'abcdefgh'
+    roboflow(tmp_path/'export', splits=dict(train=ids, valid='y'), shown={id: [[1], [2], [], [1, 2]][k % 4] for k, id in enumerate(ids + 'y')})
+    for path in (tmp_path/'export').glob('*/*.*'):
+        if path.suffix in ('.jpg', '.png'): Image.open(path).resize((64, 64), 0).save(path)
+    done = command('run', tmp_path/'run', '--data', 'folder', '--root', tmp_path/'export', *TINY, '--until', 'cams')
+    assert done.status == 0 and 'report: ' in done.out, done.err
+
+
+WRONG_EXPORTS = {
+    'a mask is missing': (lambda root: (root/'train'/'a_jpg.rf.00a_mask.png').unlink(), 'a_jpg.rf.00a.jpg: no mask a_jpg.rf.00a_mask.png beside it'),
+    'a mask of a class that is not listed': (lambda root: Image.fromarray(np.full((20, 24), 3, np.uint8)).save(root/'train'/'a_jpg.rf.00a_mask.png'), '00a_mask.png: ids [3] in the mask, but classes are 1..2'),
+    'a mask of another size': (lambda root: Image.fromarray(np.zeros((20, 25), np.uint8)).save(root/'train'/'a_jpg.rf.00a_mask.png'), 'the mask is 20 x 25, its picture 20 x 24'),
+    'splits of other classes': (lambda root: (root/'valid'/'_classes.csv').write_text('Pixel Value, Class\n0, background\n1, dog\n2, cat\n'), 'other classes than in'),
+    'a table beside it': (lambda root: (root/'labels.csv').write_text('id,labels\n'), 'labels.csv and _classes.csv may each hold the labels'),
+    'a class at 0': (lambda root: [(root/s/'_classes.csv').write_text('Pixel Value, Class\n0, cat\n1, dog\n') for s in ('train', 'valid')], "id 0 is 'cat', and in a mask 0 is the background"),
+}
+
+
+@pytest.mark.parametrize('name', WRONG_EXPORTS)
+def test_an_export_that_is_not_right_is_refused(name, tmp_path):
+    change, said = WRONG_EXPORTS[name]
+    change(root := roboflow(tmp_path/'export'))
+    with pytest.raises(InputError) as e: Folder(root).check()
+    assert said in str(e.value) and '\n' not in str(e.value)
+    done = command('verify', root, '--data', 'folder', '--workers', 0, '--quiet')
+    assert done.status == 1 and (said in done.out + done.err or name == 'a table beside it'), done.out + done.err
+
+
 @pytest.mark.parametrize('arguments, said', [(['--labels', 'none.csv'], 'none.csv: no such file'), (['--train', 'mine'], "no column split, so there is no split 'mine'"), (['--classes', 'classes.txt'], 'classes.txt: no such file')])
 def test_one_line_before_anything_is_made(arguments, said, negatives, tmp_path):
     done = command('run', tmp_path/'run', *negatives.options, *arguments, *TINY)

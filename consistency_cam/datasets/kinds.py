@@ -75,12 +75,13 @@ def _folders(place):
 
 def _own_tables(place):
     "Yield (what it is known by, fields of a recipe) of the tables of labels in a folder, or among its pictures"
-    from consistency_cam.datasets.folder import TABLES
+    from consistency_cam.datasets.folder import TABLES, exported_tables
     root = next((place/name for name in _PICTURES if (place/name).is_dir()), place)
     masks = next((str(place/name) for name in ('masks', 'SegmentationClass') if (place/name).is_dir()), '')
     for table in (folder/name for folder in dict.fromkeys((place, root)) for name in TABLES):
         if table.is_file() and not (table.stem == 'image_labels' and root.name == 'JPEGImages'):
             yield table, dict(root=str(root), labels=str(table), masks=masks)
+    for table in [*exported_tables(place).values()][:1]: yield table, dict(root=str(place))
 
 # %% ../../nbs/datasets/16_kinds.ipynb #3f392a9b
 def _open_own(data, split, errors, progress):
@@ -118,8 +119,8 @@ OWN_PICTURES = Kind('folder', 'own pictures', _open_own, files=_WHICH, auto=('tr
     signs=_own_tables, class_folders=_own_class_folders, splits=lambda root: ['all'],
     fields=dict(kind='own pictures', root="the folder of one's own pictures",
         labels="the table of labels (CSV or JSON), or 'auto': labels.csv, tags.csv or metadata.jsonl among the "
-            'pictures or beside them, or a folder for each class',
-        masks='of palette PNGs, if there are any',
+            'pictures or beside them, an export of Roboflow, or a folder for each class',
+        masks='of palette PNGs, or RGB ones with labelmap.txt, if there are any',
         classes='in the order of their ids in the masks, one per line; '
             "'': classes.txt beside pictures or masks, else the sorted names in the table",
         train="'auto' (unless given): 'train' where the table has splits, else 'all'",

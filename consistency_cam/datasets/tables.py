@@ -269,6 +269,7 @@ class Labels:
     rows: list  # of (place, name of the picture as it is written, class names, split or None)
     splits: dict|None  # {split: pictures}; None: nothing is said of splits
     reading: str  # how it was read, in one line
+    masks: bool = False  # whether masks lie beside the pictures
 
 def _columns(table):
     "The columns of pictures, labels (None: one for each class) and splits; raises `LabelError`"

@@ -199,9 +199,8 @@ def usable(self: Run,
     reasons = [*map(str, errors), *bad.values()]
     if not reasons: return samples
     self._skipped[name] = dict(count=len(reasons), of=len(samples) + len(errors), reasons=reasons)
-    if is_main() and self.progress:
-        tqdm.write(f'{name}: skipped {len(reasons)} of {len(samples) + len(errors)} pictures, the first is '
-            f'{reasons[0]}')
+    if is_main():
+        warnings.warn(f'{name}: skipped {len(reasons)} of {len(samples) + len(errors)} pictures, the first is {reasons[0]}')
     return samples.subset([i for i, id in enumerate(samples.ids) if id not in bad])
 
 @patch
@@ -232,13 +231,15 @@ def check(self: Run,
     self.share([])
 
 @patch
-def say_classes(self: Run):
-    "Say how many training pictures each class has, how their labels were read, and which classes have no negatives"
+def say_classes(self: Run) -> dict:  # labels: lines, for the stage's record
+    "Say how many training pictures each class has and how labels were read; warn of classes without negatives"
     split = self.recipe.data.train
     sets = {split: self.samples(split)}
-    if not (is_main() and self.progress): return
-    without_negatives = [f'{c}: {what}' for what, c in classes_everywhere(sets)]
-    for line in class_lines(sets) + without_negatives: tqdm.write(f'{split}: {line}')
+    lines = class_lines(sets)
+    if is_main():
+        for line in lines if self.progress else (): tqdm.write(f'{split}: {line}')
+        for what, c in classes_everywhere(sets): warnings.warn(f'{split}: {c}: {what}')
+    return dict(labels=lines)
 
 # %% ../../nbs/experiments/03_runs.ipynb #022e0ba1
 @patch

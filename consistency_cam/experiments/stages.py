@@ -223,13 +223,13 @@ def classify(self: Run) -> dict:  # last losses, steps, seconds
     steps, net = total_steps(len(samples), self.settings()), self.make_net()
     for view in self.views: view.sample((r.classify.crop, r.classify.crop), net.stride, torch.Generator())
     for split in self.splits: self.check(self.samples(split))
-    self.say_classes()
+    labels = self.say_classes()
     task, rounds = self.make_task(net, steps), self.method.rounds(self.options)
     task.order = self.method.order(self.options, samples)
     self.check_rounds(rounds)
     with self.work(stage):
         result = self.classifier_rounds(stage, rounds, steps, samples, data) if rounds > 1 else self.train(stage, task, samples)
-        return stage.finish(result | self.skipped(r.data.train))
+        return stage.finish(result | labels | self.skipped(r.data.train))
 
 @patch
 def net(self: Run) -> CAMNet:
@@ -533,11 +533,11 @@ def segment(self: Run) -> dict:  # last losses, steps, seconds of all rounds
     if not true: samples = Corrected(samples, self.folder/labels, corrections)
     net = self.make_segmenter(len(samples.classes) + 1, first)
     self.check(samples)
-    if true: self.say_classes()
+    said = self.say_classes() if true else {}
     with self.work(stage):
         result = self._rounds(stage, samples, net, first, corrections)
         if len(corrections): result |= dict(corrected=len(corrections))
-        return stage.finish(result | self.skipped(r.data.train))
+        return stage.finish(result | said | self.skipped(r.data.train))
 
 @patch
 def segmenter(self: Run) -> Segmenter:

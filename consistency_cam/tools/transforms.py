@@ -47,7 +47,7 @@ def cells(
     stride: int,  # pixels per cell
 ) -> tuple:  # (h, w)
     "The grid that covers a picture"
-    return tuple(-(-s // stride) for s in size)
+    return tuple((s + stride - 1) // stride for s in size)  # of no negative number, which ONNX divides otherwise
 
 # %% ../../nbs/tools/03_transforms.ipynb #495e9f6c
 def random_window(
