@@ -159,6 +159,11 @@ def _infers(net):
     if hasattr(net, 'evidence'): return net
     raise InputError(f'the network is {type(net).__name__}; give a CAMNet, as CAMNet.from_classifier makes one of a trained classifier')
 
+def _normalise(m):
+    "A map divided by its own maximum; without any evidence, zeros"
+    return m / (m.max() + 1e-5)
+
+# %% ../nbs/03_cams.ipynb #aba96336
 @reused_memory()
 @torch.no_grad()
 def infer_batch(
@@ -191,10 +196,6 @@ def infer_batch(
     scores = sum(F.interpolate(m[:, :1], size, mode='bilinear', align_corners=False)
         for m, _ in found) / (len(scales) * (1 + flip))
     return [{0: score.clamp(0, 1)} | m for score, m in zip(scores[:, 0], maps)]
-
-def _normalise(m):
-    "A map divided by its own maximum; without any evidence, zeros"
-    return m / (m.max() + 1e-5)
 
 # %% ../nbs/03_cams.ipynb #35d5bb9f
 def infer_cams(
@@ -304,6 +305,7 @@ def put(self: CamStore,
     tensors = dict(cams=maps.half().cpu().contiguous(), ids=torch.tensor(list(cams), dtype=torch.int32))
     atomic_bytes(self.path(id), save(tensors, dict(size=json.dumps(size))))
 
+# %% ../nbs/03_cams.ipynb #6af03767
 @patch
 def _read(self: CamStore, id, full):
     "All maps of a picture that are in its file, {mask id: map}, 0 for the background's"

@@ -75,8 +75,9 @@ def with_terms(
     if modules: net.terms = nn.ModuleList(modules)
     return net
 
+# %% ../nbs/06_consistency.ipynb #d2d24168
 class ConsistencyTask(nn.Module):
-    "Trains a CAMNet by classification and consistency over views (Eq. 1 to 3); raises `InputError`"
+    "Training of a CAMNet by classification and consistency over views (Eq. 1 to 3); raises `InputError`"
     def __init__(self,
         net: CAMNet,  # the classifier to train
         views: tuple = (),  # views whose maps must agree with the whole picture's; none: a plain CAM
@@ -156,6 +157,7 @@ def term_losses(
         raise InputError(f"term {name}: there is a loss '{taken[0]}' already; give its own another name")
     return found
 
+# %% ../nbs/06_consistency.ipynb #80542b30
 @patch
 def forward(self: ConsistencyTask,
     batch: dict,  # 'image' (B,3,H,W) normalised, 'labels' (B,C)
