@@ -41,13 +41,14 @@ def explore(
     "All explorers on one page, each made when its tab is chosen"
     from consistency_cam.explore.explorer import widgets
     w = widgets()
-    tabs, made = w.Tab([w.VBox() for _ in EXPLORERS], titles=list(EXPLORERS.values()), selected_index=0), {}
+    pages = [w.VBox([w.HTML('opening…')]) for _ in EXPLORERS]
+    tabs, made = w.Tab(pages, titles=list(EXPLORERS.values()), selected_index=0), {}
     tabs.add_class('cc-tabs')
     def show(_=None):
         module, page = list(EXPLORERS)[tabs.selected_index], tabs.children[tabs.selected_index]
         if module in made: return
         bars = w.Output()
-        page.children = [w.HTML('opening…'), bars]
+        page.children = [*page.children, bars]
         with bars: made[module] = _made(module, places)
         page.children = [getattr(made[module], 'box', made[module])]
     tabs.observe(show, 'selected_index')
