@@ -184,6 +184,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'consistency_cam.cli._predictions': ('cli.html#_predictions', 'consistency_cam/cli.py'),
                                      'consistency_cam.cli._reader': ('cli.html#_reader', 'consistency_cam/cli.py'),
                                      'consistency_cam.cli._refuse_at_once': ('cli.html#_refuse_at_once', 'consistency_cam/cli.py'),
+                                     'consistency_cam.cli._report_masks': ('cli.html#_report_masks', 'consistency_cam/cli.py'),
                                      'consistency_cam.cli._result': ('cli.html#_result', 'consistency_cam/cli.py'),
                                      'consistency_cam.cli._run': ('cli.html#_run', 'consistency_cam/cli.py'),
                                      'consistency_cam.cli._settings': ('cli.html#_settings', 'consistency_cam/cli.py'),

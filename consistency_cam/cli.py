@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['BRIEF', 'MOSTLY', 'DATA', 'GROUPS', 'SHOWN', 'COMMANDS', 'preset', 'path_argument', 'number', 'assignment',
            'method_file', 'recipe_options', 'Help', 'stage_help', 'ShowHelp', 'given_fields', 'chosen_recipe',
-           'check_run_folder', 'check_runs_folder', 'Command', 'argument', 'subcommand', 'command', 'next_steps',
-           'one_line', 'Parser', 'make_parser', 'error_text', 'plain_warnings', 'main']
+           'check_run_folder', 'check_runs_folder', 'one_line', 'Parser', 'Command', 'argument', 'subcommand',
+           'make_parser', 'error_text', 'plain_warnings', 'main', 'command', 'next_steps']
 
 # %% ../nbs/cli.ipynb #00dd3e85
 import argparse, contextlib, os, shlex, shutil, sys, warnings
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
+from fastcore.basics import patch
 from . import __version__
 from .datasets.kinds import KINDS
 from .files.errors import InputError, hint, not_a_run, refuse_overwrite, runs_in, unknown
@@ -53,6 +54,7 @@ def number(
         return value
     return read
 
+# %% ../nbs/cli.ipynb #c63906f2
 def assignment(
     text: str,  # NAME=VALUE
 ) -> tuple:  # name and value, a number, true or false, or text
@@ -72,7 +74,7 @@ def method_file(
     raise argparse.ArgumentTypeError(f"'{text}': a Python file is wanted here, as mine.py; with names of methods it is one of compare")
 
 class _Dictionary(argparse.Action):
-    "Makes pairs of names and values a dictionary"
+    "Action that makes pairs of names and values a dictionary"
     def __call__(self, parser, namespace, values, option=None): setattr(namespace, self.dest, dict(values))
 
 def _reader(name):
@@ -105,10 +107,14 @@ BRIEF = {  # fields that the help of a command shows
     'cams.threshold': 'fixed background score, beside the best', 'workers': 'loader processes',
     'precision': 'no, bf16, fp16, or auto',
     'track': 'no, or show the losses by tensorboard or wandb', 'seed': 'of everything drawn at random'}
+
 # what an experiment changes
 MOSTLY = [name for name in BRIEF if name not in ('data.classes', 'data.size',
     'pretrained', 'precision', 'track', 'cams.threshold')]
+
 DATA = [name for name in NAMES if name.startswith('data.')]
+
+# %% ../nbs/cli.ipynb #90def267
 _OLD = {new: old for old, new in OLD_NAMES.items()}
 
 def recipe_options(
@@ -131,7 +137,7 @@ def recipe_options(
             help=BRIEF[name] if name in shown else argparse.SUPPRESS, **_settings(name))
 
 class Help(argparse.HelpFormatter):
-    "Shows an option of a recipe under its short name alone, and keeps the lines of a text that has several"
+    "Formatter that shows an option of a recipe under its short name alone, and keeps the lines of a text that has several"
     def _format_action_invocation(self, action):
         if action.dest not in NAMES: return super()._format_action_invocation(action)
         flag = option(action.dest) if option(action.dest) in action.option_strings else action.option_strings[0]
@@ -215,6 +221,70 @@ def check_runs_folder(force, folder, names, *files):
     of_folder = () if any(folder.glob('*/recipe.json')) else (folder/'report.html', folder/'comparison.json')
     refuse_overwrite(*of_folder, *files, force=force)
 
+# %% ../nbs/cli.ipynb #7eeb9d8e
+def one_line(
+    text: str,
+    most: int = 600,  # characters; of a longer text the middle is left out
+) -> str:
+    "The text in one line that a terminal shows as it is"
+    text = ''.join(c if c.isprintable() else repr(c)[1:-1] for c in ' '.join(text.split()))
+    return text if len(text) <= most else f'{text[:most // 2]} … {text[-most // 2:]}'
+
+# %% ../nbs/cli.ipynb #8f6c9d07
+class Parser(argparse.ArgumentParser):
+    "A parser whose errors are one line with what was probably meant, and which takes no option by a part of its name"
+    others, names = {}, []  # the parsers of all commands; the options that were given
+    def __init__(self, *args, stages=False, **options):  # whether it takes --help STAGE
+        super().__init__(*args, allow_abbrev=False, add_help=False, formatter_class=Help, **options)
+        explained = 'show this, or all settings of a stage' if stages else 'show this'
+        self.add_argument('-h', '--help', action=ShowHelp, dest=argparse.SUPPRESS, default=argparse.SUPPRESS,
+            nargs='?' if stages else 0, metavar='STAGE', help=explained)
+
+    def error(self, message):
+        lists = [n for n in self.names if getattr(self._option_string_actions.get(n), 'nargs', None) == '+']
+        if message.startswith('the following arguments are required') and lists:
+            message += f'; {lists[-1]} takes all that follows it, so it comes last, or -- ends its values'
+        end = '' if message.endswith('?') else ';'
+        self.exit(2, f'{self.prog}: error: {one_line(message)}{end} `{self.prog} --help` explains\n')
+
+    def parse_known_args(self, args=None, namespace=None):
+        args = [*map(str, sys.argv[1:] if args is None else args)]
+        self._look_at_options(args)
+        found, rest = super().parse_known_args(args, namespace)
+        if rest: self.error(f"'{rest[0]}' is one argument too many")
+        return found, rest
+
+# %% ../nbs/cli.ipynb #a7d85cce
+@patch
+def _look_at_options(self: Parser, args):
+    "An error where one of them is unknown, or stands twice with some of its values each time"
+    given = [*takewhile(lambda a: a != '--' and (not self._subparsers or a.startswith('-')), args)]
+    self.names = names = [a.split('=')[0] for a in given if self._is_option(a)]
+    for n in names:
+        if n not in self._option_string_actions: self.error(f"unknown option '{n}'; {self._meant(n)}")
+        if names.count(n) > 1 and self._option_string_actions[n].nargs == '+':
+            self.error(f'{n} stands twice; give all its values after one')
+
+@patch
+def _is_option(self: Parser, text):
+    if len(text) < 2 or text[0] != '-' or ' ' in text.split('=')[0]: return False
+    return not self._negative_number_matcher.match(text)
+
+@patch
+def _meant(self: Parser, option):
+    has = [name for name, p in self.others.items() if option in p._option_string_actions]
+    if has:
+        after = ', and stands after the command' if self._subparsers else ''
+        return f"it is one of {', '.join(has[:4])}{', …' * (len(has) > 4)}{after}"
+    meant = hint(option, [o for o in self._option_string_actions if len(o) > 2]).strip()
+    return meant or f'a name that begins with - is written ./{option}'
+
+@patch
+def _check_value(self: Parser, action, value):
+    what = 'command' if isinstance(action, argparse._SubParsersAction) else 'value'
+    if action.choices is not None and value not in action.choices:
+        raise argparse.ArgumentError(None if what == 'command' else action, unknown(what, value, action.choices))
+
 # %% ../nbs/cli.ipynb #99d5f1e4
 @dataclass(frozen=True)
 class Command:
@@ -256,6 +326,106 @@ def _until(usual):
     return argument('--until', choices=STAGES, default=usual.name, metavar='STAGE',
         help=f"the last stage to do (default: {usual.name})")
 def _result(text): return argument('--result', type=path_argument, metavar='FILE', help=text)
+
+# %% ../nbs/cli.ipynb #072bbf4a
+def _stages_text():
+    "The stages in a line each, for the end of a help"
+    lines = [f'  {group:10}{text}' for group, text in GROUPS.items()]
+    return '\n'.join(['settings by stage, as --segment.lr .005; --help STAGE explains them:', *lines])
+
+def make_parser() -> argparse.ArgumentParser:
+    "The command line's parser"
+    parser = Parser(prog='consistency-cam',
+        description='Weakly supervised segmentation: from pictures with class labels to pixel masks.')
+    parser.add_argument('--version', action='version', version=__version__)
+    commands = parser.add_subparsers(metavar='COMMAND', required=True)
+    parser.others = commands.choices
+    for name, c in COMMANDS.items():
+        more = {}
+        if len(c.fields) > len(BRIEF):
+            taken = ' '.join(settings.get('metavar', names[0]) for names, settings in c.arguments if names[0][0] != '-')
+            more = dict(stages=True, usage=f'%(prog)s [options] {taken}', epilog=_stages_text())
+        p = commands.add_parser(name, help=c.function.__doc__, description=c.function.__doc__, **more)
+        for names, settings in c.arguments: p.add_argument(*names, **settings)
+        if c.fields: recipe_options(p, c.fields, c.shown)
+        p.set_defaults(function=c.function, opens=c.opens)
+        p.others = commands.choices
+    return parser
+
+# %% ../nbs/cli.ipynb #b59f6284
+def error_text(
+    error: Exception,
+) -> str:
+    "An error in words"
+    names = {c.__name__ for c in type(error).__mro__}
+    if isinstance(error, MemoryError) or 'OutOfMemoryError' in names or "can't allocate memory" in str(error):
+        return 'not enough memory; take a smaller batch, smaller pictures or fewer workers'
+    if isinstance(error, OSError) and error.strerror:
+        return f'{error.filename}: {error.strerror}' if error.filename else error.strerror
+    if isinstance(error, (InputError, ImportError, OSError)) and str(error): return str(error)
+    return f'unexpected {type(error).__name__}: {error}; set CONSISTENCY_CAM_DEBUG=1 to see where'
+
+# %% ../nbs/cli.ipynb #51a5ea99
+@contextlib.contextmanager
+def plain_warnings():
+    "Within the block each warning is one line on stderr, shown once"
+    shown, of_others = set(), (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
+    def show(message, category, filename, lineno, file=None, line=None):
+        own = Path(filename).is_relative_to(Path(__file__).parent)
+        if not own and issubclass(category, of_others) or str(message) in shown: return
+        shown.add(str(message))
+        print(f'consistency-cam: warning: {one_line(str(message))}', file=sys.stderr)
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+# %% ../nbs/cli.ipynb #f2d35bb0
+def _refuse_at_once(args):
+    "Raise `InputError` where what is wrong can be seen before anything heavy is imported"
+    runs = os.environ.get('CONSISTENCY_CAM_RUNS', '')
+    if os.path.isfile(runs): raise InputError(f'CONSISTENCY_CAM_RUNS={runs}: a file; name the folder for runs')
+    if getattr(args, 'files', None):
+        from consistency_cam.methods.registry import use_files
+        use_files(args.files)
+    if hasattr(args, 'recipe'): given_fields(args)
+    if args.opens and not (args.run/'recipe.json').exists(): raise InputError(not_a_run(args.run))
+
+def _open_streams():
+    "Where a stream of the process is closed, what it would say goes nowhere, and no file takes its place; names of files need not be text"
+    for name in ('stdin', 'stdout', 'stderr'):
+        if getattr(sys, name) is None: setattr(sys, name, open(os.devnull, 'r' if name == 'stdin' else 'w'))
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')
+
+def _forget_output():
+    "What stdout still holds, where nobody reads it or the disk is full, is not tried again when the process ends"
+    try: sys.stdout.flush()
+    except OSError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+def _fail(text, status=1):
+    with contextlib.suppress(OSError): print(f'consistency-cam: error: {one_line(text)}', file=sys.stderr)
+    return status
+
+# %% ../nbs/cli.ipynb #174ee4c5
+def main(
+    arguments: list|None = None,  # None: those of the process
+) -> int:  # 0 done, 1 the work failed, 130 interrupted; usage ends in `SystemExit` with 2
+    "Run a command; what goes wrong is one line on stderr"
+    _open_streams()
+    args = make_parser().parse_args(arguments)
+    try:
+        _refuse_at_once(args)
+        with plain_warnings(): status = args.function(args) or 0
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt: return _fail('interrupted; run the same command again to go on', 130)
+    except BrokenPipeError:
+        _forget_output()
+        return 1
+    except Exception as e:
+        if os.environ.get('CONSISTENCY_CAM_DEBUG'): raise
+        if isinstance(e, OSError): _forget_output()
+        return _fail(error_text(e))
 
 # %% ../nbs/cli.ipynb #5eedcb5b
 def command() -> str:
@@ -302,7 +472,7 @@ def _demo(args):
     print(f"report: {write_report(runs, args.folder/'report.html', found)}")
     print(next_steps(last, args.folder))
 
-# %% ../nbs/cli.ipynb #c0966db6
+# %% ../nbs/cli.ipynb #f3da7ca2
 @subcommand(_RUN, _until(SEGMENT), _FILES, fields=NAMES)
 def _run(args):
     "do a whole recipe, stage by stage, from labels to a segmenter; whatever is done already is not done again, and masks corrected in RUN/corrections are learnt in place of pseudo-labels"
@@ -320,6 +490,7 @@ def _run(args):
     print(f'report: {write_report([done], args.run/"report.html")}')
     print(next_steps(done))
 
+# %% ../nbs/cli.ipynb #c0966db6
 @subcommand(_RUN, force=False, quiet=False, opens=True)
 def _status(args):
     "what is done of a run, with what result"
@@ -352,6 +523,7 @@ def _cams(args):
         if not run.samples(split).labelled: of = 'the classes predicted above .5, as it has no labels'
         print(f'{split}: CAMs of {len(run.cams(split))} pictures in {args.run/product_folder(CAMS, split)}, of {of}')
 
+# %% ../nbs/cli.ipynb #16a76ce8
 # fields that may be told anew of a run that is evaluated
 _WHERE = [name for name in DATA if name != 'data.size'] + ['cams.threshold']
 
@@ -385,6 +557,7 @@ def _evaluate(args):
     if not any(folder.rglob('*.png')): raise InputError(not_a_run(folder) + ', or name a folder of palette PNGs ID.png')
     _evaluate_masks(args, folder)
 
+# %% ../nbs/cli.ipynb #d71029a5
 def _evaluate_masks(args, folder):
     "Print what a folder of palette PNGs is worth"
     from consistency_cam.experiments.pipeline import dataset, evaluate_masks
@@ -425,6 +598,16 @@ def _predictions(record):
     except (ValueError, TypeError, KeyError):
         raise InputError(f'{record}: no record of predictions; move it away, or name another place with --out') from None
 
+def _report_masks(out, pictures, left, empty, bad):
+    "Say where the masks are, and which pictures have none; raises `InputError` where some cannot be read"
+    counts = {'had theirs already': len(pictures) - len(left), 'without any class': empty}
+    remarks = ''.join(f', {n} of {len(pictures)} {what}' for what, n in counts.items() if n)
+    print(f'masks (palette PNGs), overlays and classes.json in {out}{remarks}')
+    for why in bad.values(): print(one_line(f'no mask: {why}'))
+    if bad:
+        raise InputError(f"{len(bad)} of {len(pictures)} pictures cannot be read, {', '.join(p.name for p in [*bad][:5])}{' …' * (len(bad) > 5)}; the others have their masks, replace or remove these and the same command goes on")
+
+# %% ../nbs/cli.ipynb #fd85b6ae
 def _pictures_left(pictures, out, made, force):
     "The pictures that have no mask of this network yet; raises `InputError` where the files of others are in the way"
     known, left = _predictions(out/'predictions.jsonl'), {}
@@ -444,6 +627,24 @@ def _legend(out, classes, force):
         refuse_overwrite(path, force=force, about=', of other classes')
     return path, content
 
+def _write_prediction(out, name, image, mask, classes, side, made):
+    "Write mask and overlay, and before them what they are made from"
+    import torch
+    from consistency_cam.files.checkpoint import append_metrics
+    from consistency_cam.experiments.pipeline import seen_copy
+    from consistency_cam.datasets.samples import atomic_bytes, write_mask
+    from consistency_cam.tools.show import mask_overlay, to_png
+    from consistency_cam.tools.transforms import rescale
+    files, mask, shown = [out/f'{name}.png', out/f'{name}.overlay.png'], mask.cpu().to(torch.uint8), seen_copy(image,
+        side)
+    for file in files: file.unlink(missing_ok=True)
+    small = mask if shown is image else rescale(mask[None], side, nearest=True)[0]
+    out.mkdir(parents=True, exist_ok=True)
+    append_metrics(out/'predictions.jsonl', dict(mask=name, made=made))
+    write_mask(mask, files[0])
+    atomic_bytes(files[1], to_png(mask_overlay(shown, small, classes)))
+
+# %% ../nbs/cli.ipynb #3a204571
 @subcommand(_RUN, argument('pictures', nargs='+', type=path_argument, metavar='PICTURE',
     help='pictures, and folders of pictures'),
     argument('--out', type=path_argument,
@@ -482,29 +683,7 @@ def _predict(args):
             seen = f'{size}, looked at in a copy of at most {args.max_side} (--max-side); '
         print(one_line(f"{path.name}: {seen}{', '.join(found) or 'no class found, the mask is background everywhere'}"))
     if len(bad) < len(pictures): atomic_bytes(*legend)
-    counts = {'had theirs already': len(pictures) - len(left), 'without any class': empty}
-    remarks = ''.join(f', {n} of {len(pictures)} {what}' for what, n in counts.items() if n)
-    print(f'masks (palette PNGs), overlays and classes.json in {out}{remarks}')
-    for why in bad.values(): print(one_line(f'no mask: {why}'))
-    if bad:
-        raise InputError(f"{len(bad)} of {len(pictures)} pictures cannot be read, {', '.join(p.name for p in [*bad][:5])}{' …' * (len(bad) > 5)}; the others have their masks, replace or remove these and the same command goes on")
-
-def _write_prediction(out, name, image, mask, classes, side, made):
-    "Write mask and overlay, and before them what they are made from"
-    import torch
-    from consistency_cam.files.checkpoint import append_metrics
-    from consistency_cam.experiments.pipeline import seen_copy
-    from consistency_cam.datasets.samples import atomic_bytes, write_mask
-    from consistency_cam.tools.show import mask_overlay, to_png
-    from consistency_cam.tools.transforms import rescale
-    files, mask, shown = [out/f'{name}.png', out/f'{name}.overlay.png'], mask.cpu().to(torch.uint8), seen_copy(image,
-        side)
-    for file in files: file.unlink(missing_ok=True)
-    small = mask if shown is image else rescale(mask[None], side, nearest=True)[0]
-    out.mkdir(parents=True, exist_ok=True)
-    append_metrics(out/'predictions.jsonl', dict(mask=name, made=made))
-    write_mask(mask, files[0])
-    atomic_bytes(files[1], to_png(mask_overlay(shown, small, classes)))
+    _report_masks(out, pictures, left, empty, bad)
 
 # %% ../nbs/cli.ipynb #d0ce13f9
 def _methods(names):
@@ -570,6 +749,7 @@ def _import_cams(args):
         print(f"{split}: {import_summary(read_stage(args.run/product_folder(CAMS, split)/'stage.json')['result'])}")
     print(f'next: consistency-cam evaluate {args.run}')
 
+# %% ../nbs/cli.ipynb #5c0bdbe5
 @subcommand(_RUN, argument('--as', dest='form', default='png', metavar='FORM',
     choices=['png', 'grey', 'coco', 'folder', 'cvat', 'label-studio', 'onnx'],
     help='png: palette PNGs ID.png; grey: the same as grey pictures; coco: images and annotations.json; folder: images, '
@@ -721,6 +901,7 @@ def _data_sets(args):
         if whole: splits = all_splits(r.data.kind, r.data.root)
         yield str(place or r.data.root or r.data.kind), r, splits, whole
 
+# %% ../nbs/cli.ipynb #88bdbd4a
 @subcommand(argument('sets', nargs='*', type=path_argument, metavar='DATA',
     help="folders of data sets (VOC2012; pictures with a labels.csv; class folders), runs, or 'scenes' (default: what "
         "--data and --root say)"),
@@ -752,161 +933,4 @@ def _verify(args):
         print('\n  '.join([reports[-1 - len(checked.lines())],
             *checked.lines(None if args.all else max(args.most, 0))]))
     if args.report: atomic_bytes(args.report, ('\n'.join(reports) + '\n').encode(errors='backslashreplace'))
-    return status
-
-# %% ../nbs/cli.ipynb #7eeb9d8e
-def one_line(
-    text: str,
-    most: int = 600,  # characters; of a longer text the middle is left out
-) -> str:
-    "The text in one line that a terminal shows as it is"
-    text = ''.join(c if c.isprintable() else repr(c)[1:-1] for c in ' '.join(text.split()))
-    return text if len(text) <= most else f'{text[:most // 2]} … {text[-most // 2:]}'
-
-class Parser(argparse.ArgumentParser):
-    "A parser whose errors are one line with what was probably meant, and which takes no option by a part of its name"
-    others, names = {}, []  # the parsers of all commands; the options that were given
-    def __init__(self, *args, stages=False, **options):  # whether it takes --help STAGE
-        super().__init__(*args, allow_abbrev=False, add_help=False, formatter_class=Help, **options)
-        explained = 'show this, or all settings of a stage' if stages else 'show this'
-        self.add_argument('-h', '--help', action=ShowHelp, dest=argparse.SUPPRESS, default=argparse.SUPPRESS,
-            nargs='?' if stages else 0, metavar='STAGE', help=explained)
-
-    def error(self, message):
-        lists = [n for n in self.names if getattr(self._option_string_actions.get(n), 'nargs', None) == '+']
-        if message.startswith('the following arguments are required') and lists:
-            message += f'; {lists[-1]} takes all that follows it, so it comes last, or -- ends its values'
-        end = '' if message.endswith('?') else ';'
-        self.exit(2, f'{self.prog}: error: {one_line(message)}{end} `{self.prog} --help` explains\n')
-
-    def parse_known_args(self, args=None, namespace=None):
-        args = [*map(str, sys.argv[1:] if args is None else args)]
-        self._look_at_options(args)
-        found, rest = super().parse_known_args(args, namespace)
-        if rest: self.error(f"'{rest[0]}' is one argument too many")
-        return found, rest
-
-    def _look_at_options(self, args):
-        "An error where one of them is unknown, or stands twice with some of its values each time"
-        given = [*takewhile(lambda a: a != '--' and (not self._subparsers or a.startswith('-')), args)]
-        self.names = names = [a.split('=')[0] for a in given if self._is_option(a)]
-        for n in names:
-            if n not in self._option_string_actions: self.error(f"unknown option '{n}'; {self._meant(n)}")
-            if names.count(n) > 1 and self._option_string_actions[n].nargs == '+':
-                self.error(f'{n} stands twice; give all its values after one')
-
-    def _is_option(self, text):
-        if len(text) < 2 or text[0] != '-' or ' ' in text.split('=')[0]: return False
-        return not self._negative_number_matcher.match(text)
-
-    def _meant(self, option):
-        has = [name for name, p in self.others.items() if option in p._option_string_actions]
-        if has:
-            after = ', and stands after the command' if self._subparsers else ''
-            return f"it is one of {', '.join(has[:4])}{', …' * (len(has) > 4)}{after}"
-        meant = hint(option, [o for o in self._option_string_actions if len(o) > 2]).strip()
-        return meant or f'a name that begins with - is written ./{option}'
-
-    def _check_value(self, action, value):
-        what = 'command' if isinstance(action, argparse._SubParsersAction) else 'value'
-        if action.choices is not None and value not in action.choices:
-            raise argparse.ArgumentError(None if what == 'command' else action, unknown(what, value, action.choices))
-
-# %% ../nbs/cli.ipynb #072bbf4a
-def _stages_text():
-    "The stages in a line each, for the end of a help"
-    lines = [f'  {group:10}{text}' for group, text in GROUPS.items()]
-    return '\n'.join(['settings by stage, as --segment.lr .005; --help STAGE explains them:', *lines])
-
-def make_parser() -> argparse.ArgumentParser:
-    "The command line's parser"
-    parser = Parser(prog='consistency-cam',
-        description='Weakly supervised segmentation: from pictures with class labels to pixel masks.')
-    parser.add_argument('--version', action='version', version=__version__)
-    commands = parser.add_subparsers(metavar='COMMAND', required=True)
-    parser.others = commands.choices
-    for name, c in COMMANDS.items():
-        more = {}
-        if len(c.fields) > len(BRIEF):
-            taken = ' '.join(settings.get('metavar', names[0]) for names, settings in c.arguments if names[0][0] != '-')
-            more = dict(stages=True, usage=f'%(prog)s [options] {taken}', epilog=_stages_text())
-        p = commands.add_parser(name, help=c.function.__doc__, description=c.function.__doc__, **more)
-        for names, settings in c.arguments: p.add_argument(*names, **settings)
-        if c.fields: recipe_options(p, c.fields, c.shown)
-        p.set_defaults(function=c.function, opens=c.opens)
-        p.others = commands.choices
-    return parser
-
-# %% ../nbs/cli.ipynb #b59f6284
-def error_text(
-    error: Exception,
-) -> str:
-    "An error in words"
-    names = {c.__name__ for c in type(error).__mro__}
-    if isinstance(error, MemoryError) or 'OutOfMemoryError' in names or "can't allocate memory" in str(error):
-        return 'not enough memory; take a smaller batch, smaller pictures or fewer workers'
-    if isinstance(error, OSError) and error.strerror:
-        return f'{error.filename}: {error.strerror}' if error.filename else error.strerror
-    if isinstance(error, (InputError, ImportError, OSError)) and str(error): return str(error)
-    return f'unexpected {type(error).__name__}: {error}; set CONSISTENCY_CAM_DEBUG=1 to see where'
-
-# %% ../nbs/cli.ipynb #51a5ea99
-@contextlib.contextmanager
-def plain_warnings():
-    "Within the block each warning is one line on stderr, shown once"
-    shown, of_others = set(), (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
-    def show(message, category, filename, lineno, file=None, line=None):
-        own = Path(filename).is_relative_to(Path(__file__).parent)
-        if not own and issubclass(category, of_others) or str(message) in shown: return
-        shown.add(str(message))
-        print(f'consistency-cam: warning: {one_line(str(message))}', file=sys.stderr)
-    with warnings.catch_warnings():
-        warnings.showwarning = show
-        yield
-
-# %% ../nbs/cli.ipynb #f2d35bb0
-def main(
-    arguments: list|None = None,  # None: those of the process
-) -> int:  # 0 done, 1 the work failed, 130 interrupted; usage ends in `SystemExit` with 2
-    "Run a command; what goes wrong is one line on stderr"
-    _open_streams()
-    args = make_parser().parse_args(arguments)
-    try:
-        _refuse_at_once(args)
-        with plain_warnings(): status = args.function(args) or 0
-        sys.stdout.flush()
-        return status
-    except KeyboardInterrupt: return _fail('interrupted; run the same command again to go on', 130)
-    except BrokenPipeError:
-        _forget_output()
-        return 1
-    except Exception as e:
-        if os.environ.get('CONSISTENCY_CAM_DEBUG'): raise
-        if isinstance(e, OSError): _forget_output()
-        return _fail(error_text(e))
-
-def _refuse_at_once(args):
-    "Raise `InputError` where what is wrong can be seen before anything heavy is imported"
-    runs = os.environ.get('CONSISTENCY_CAM_RUNS', '')
-    if os.path.isfile(runs): raise InputError(f'CONSISTENCY_CAM_RUNS={runs}: a file; name the folder for runs')
-    if getattr(args, 'files', None):
-        from consistency_cam.methods.registry import use_files
-        use_files(args.files)
-    if hasattr(args, 'recipe'): given_fields(args)
-    if args.opens and not (args.run/'recipe.json').exists(): raise InputError(not_a_run(args.run))
-
-def _open_streams():
-    "Where a stream of the process is closed, what it would say goes nowhere, and no file takes its place; names of files need not be text"
-    for name in ('stdin', 'stdout', 'stderr'):
-        if getattr(sys, name) is None: setattr(sys, name, open(os.devnull, 'r' if name == 'stdin' else 'w'))
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')
-
-def _forget_output():
-    "What stdout still holds, where nobody reads it or the disk is full, is not tried again when the process ends"
-    try: sys.stdout.flush()
-    except OSError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-def _fail(text, status=1):
-    with contextlib.suppress(OSError): print(f'consistency-cam: error: {one_line(text)}', file=sys.stderr)
     return status

@@ -12,6 +12,7 @@ import html
 from collections import deque
 from pathlib import Path
 import numpy as np
+from fastcore.basics import patch
 from PIL import Image, ImageDraw
 from ..datasets.samples import InputError, palette, read_mask
 from ..experiments.doubt import rank_by_doubt
@@ -139,27 +140,31 @@ class Easel:
         if (self.canvas.width, self.canvas.height) != size: self.canvas.width, self.canvas.height = size
         self.canvas.put_image_data(picture)
 
-    def press(self, x, y):
-        "A line begins"
-        self.points = [(x, y)]
-        self.draw(x, y)
+# %% ../../nbs/explore/11_corrections.ipynb #7fc2e061
+@patch
+def press(self: Easel, x, y):
+    "A line begins"
+    self.points = [(x, y)]
+    self.draw(x, y)
 
-    def draw(self, x, y):
-        "It goes on"
-        if not self.points: return
-        self.canvas.line_width, self.canvas.line_cap = 2 if self.fills else max(1., self.width * self.scale), 'round'
-        self.canvas.stroke_style = 'white' if self.id == 255 else 'rgb({},{},{})'.format(*palette()[self.id].tolist())
-        self.canvas.stroke_line(*self.points[-1], x, y)
-        self.points.append((x, y))
+@patch
+def draw(self: Easel, x, y):
+    "It goes on"
+    if not self.points: return
+    self.canvas.line_width, self.canvas.line_cap = 2 if self.fills else max(1., self.width * self.scale), 'round'
+    self.canvas.stroke_style = 'white' if self.id == 255 else 'rgb({},{},{})'.format(*palette()[self.id].tolist())
+    self.canvas.stroke_line(*self.points[-1], x, y)
+    self.points.append((x, y))
 
-    def lift(self, *_):
-        "It ends, and is painted"
-        points, self.points = [(x / self.scale, y / self.scale) for x, y in self.points], []
-        if not points: return
-        if self.fills: self.painting.fill(points, self.id)
-        else: self.painting.stroke(points, self.id, self.width)
-        self.show()
-        self.painted()
+@patch
+def lift(self: Easel, *_):
+    "It ends, and is painted"
+    points, self.points = [(x / self.scale, y / self.scale) for x, y in self.points], []
+    if not points: return
+    if self.fills: self.painting.fill(points, self.id)
+    else: self.painting.stroke(points, self.id, self.width)
+    self.show()
+    self.painted()
 
 # %% ../../nbs/explore/11_corrections.ipynb #1baddd5c
 def runs_to_correct(
@@ -206,43 +211,6 @@ _PAINT = """<style>
 </style>"""
 
 # %% ../../nbs/explore/11_corrections.ipynb #c8f325c4
-@explorer
-def explore_corrections(
-    *places: str|Path,  # folders of runs, as `open_runs` takes them; none: the demo's, else a small one, made first
-    **settings,  # of `Explorer`
-) -> Explorer:
-    "Pseudo-labels of training pictures to look at in the order of doubt, and to correct with a brush"
-    easel, runs, paintings = Easel(), runs_to_correct(places), {}
-    controls = correction_controls(runs)
-    def now(): return runs[controls['run'].value]
-    def value(name): return controls[name].value
-    def other_order(_): controls['picture'].options = tuple(pictures_to_correct(now(), value('order')))
-    def other_run(_):
-        controls['others'].options = tuple(now().classes)
-        other_order(_)
-    def other_classes(_):
-        keep_choice(controls['paint'], classes_to_paint(now(), value('picture'), value('others')))
-    for name, then in dict(run=other_run, order=other_order, picture=other_classes, others=other_classes).items():
-        controls[name].observe(then, 'value')
-    def draw(picture, paint, fills, width, strength, run, **_):
-        panels = correction_panels(now(), picture, strength)
-        if (run, picture) not in paintings: paintings[run, picture] = Painting(mask_to_correct(now(), picture))
-        easel.image, easel.painting = panels[picture], paintings[run, picture]
-        easel.id, easel.fills, easel.width, easel.strength = paint, fills, width, strength
-        easel.show()
-        return panels
-    def script(picture, strength, run, **_):
-        return _SCRIPT.format(folder=str(now().folder), picture=picture, strength=strength)
-    front = 'picture', 'paint', 'fills', 'width'
-    made = Explorer(draw, controls, script, **dict(name='corrections', folder=pictures_folder(runs),
-        front=front) | settings)
-    return _with_easel(made, easel, now, paintings)
-
-_SCRIPT = """from consistency_cam.explore.explorer import sheet
-from consistency_cam.explore.corrections import correction_panels
-from consistency_cam.experiments.pipeline import Run
-panels = correction_panels(Run({folder!r}), {picture!r}, strength={strength})"""
-
 def _with_easel(made, easel, now, paintings):
     "The explorer with the canvas beside its panels, and buttons next to it: to undo, to keep and to take back"
     w = widgets()
@@ -281,3 +249,41 @@ def _with_easel(made, easel, now, paintings):
     children = [paint if child is made.picture else child for child in made.box.children if child is not made.foot]
     made.box.children = [w.HTML(_PAINT), *children]
     return made
+
+# %% ../../nbs/explore/11_corrections.ipynb #8c4af4a4
+_SCRIPT = """from consistency_cam.explore.explorer import sheet
+from consistency_cam.explore.corrections import correction_panels
+from consistency_cam.experiments.pipeline import Run
+panels = correction_panels(Run({folder!r}), {picture!r}, strength={strength})"""
+
+@explorer
+def explore_corrections(
+    *places: str|Path,  # folders of runs, as `open_runs` takes them; none: the demo's, else a small one, made first
+    **settings,  # of `Explorer`
+) -> Explorer:
+    "Pseudo-labels of training pictures to look at in the order of doubt, and to correct with a brush"
+    easel, runs, paintings = Easel(), runs_to_correct(places), {}
+    controls = correction_controls(runs)
+    def now(): return runs[controls['run'].value]
+    def value(name): return controls[name].value
+    def other_order(_): controls['picture'].options = tuple(pictures_to_correct(now(), value('order')))
+    def other_run(_):
+        controls['others'].options = tuple(now().classes)
+        other_order(_)
+    def other_classes(_):
+        keep_choice(controls['paint'], classes_to_paint(now(), value('picture'), value('others')))
+    for name, then in dict(run=other_run, order=other_order, picture=other_classes, others=other_classes).items():
+        controls[name].observe(then, 'value')
+    def draw(picture, paint, fills, width, strength, run, **_):
+        panels = correction_panels(now(), picture, strength)
+        if (run, picture) not in paintings: paintings[run, picture] = Painting(mask_to_correct(now(), picture))
+        easel.image, easel.painting = panels[picture], paintings[run, picture]
+        easel.id, easel.fills, easel.width, easel.strength = paint, fills, width, strength
+        easel.show()
+        return panels
+    def script(picture, strength, run, **_):
+        return _SCRIPT.format(folder=str(now().folder), picture=picture, strength=strength)
+    front = 'picture', 'paint', 'fills', 'width'
+    made = Explorer(draw, controls, script, **dict(name='corrections', folder=pictures_folder(runs),
+        front=front) | settings)
+    return _with_easel(made, easel, now, paintings)

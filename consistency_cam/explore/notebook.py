@@ -26,8 +26,20 @@ EXPLORERS = {  # module: what it shows
     'own_picture': 'your own picture',
     'corrections': 'corrections by hand',
 }
+
 _OF_A_RUN = 'cams', 'views', 'walk', 'results', 'own_picture', 'corrections'
 
+def _made(module, places):
+    "The explorer; in place of one that fails, its error in a sentence"
+    try:
+        name = 'iterated_on_demand' if module == 'iterated' else f'explore_{module}'
+        make = getattr(import_module(f'consistency_cam.explore.{module}'), name)
+        return make(*places) if module in _OF_A_RUN else make()
+    except Exception as error:
+        from ipywidgets import HTML
+        return HTML(f'<div role="alert">{html.escape(f"{type(error).__name__}: {error}")}</div>')
+
+# %% ../../nbs/explore/10_notebook.ipynb #804c2aec
 _TABS = """<style>
 .cc-tabs .lm-TabBar-content {flex-flow:row wrap}
 .cc-tabs .lm-TabBar-tab {flex:none !important; min-width:0 !important; max-width:none !important}
@@ -56,16 +68,6 @@ def explore(
     page = w.VBox([w.HTML(_TABS), tabs])
     page.add_class('cc-page')
     return page
-
-def _made(module, places):
-    "The explorer; in place of one that fails, its error in a sentence"
-    try:
-        name = 'iterated_on_demand' if module == 'iterated' else f'explore_{module}'
-        make = getattr(import_module(f'consistency_cam.explore.{module}'), name)
-        return make(*places) if module in _OF_A_RUN else make()
-    except Exception as error:
-        from ipywidgets import HTML
-        return HTML(f'<div role="alert">{html.escape(f"{type(error).__name__}: {error}")}</div>')
 
 # %% ../../nbs/explore/10_notebook.ipynb #eea361ba
 def write_notebook(

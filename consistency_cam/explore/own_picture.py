@@ -254,6 +254,13 @@ def _with_saving(explorer, keep):
     return explorer
 
 # %% ../../nbs/explore/09_own_picture.ipynb #37011dcb
+_SCRIPT = '''from consistency_cam.explore.explorer import sheet
+from consistency_cam.explore.own_picture import (ask_classes, examples, imagenet_classifier, load_picture,
+    picture_panels, run_classifier)
+from consistency_cam.experiments.pipeline import Run
+seen = ask_classes({known}, load_picture({source}), {names!r})
+panels = picture_panels(seen, threshold={threshold}, strength={strength})'''
+
 def own_picture_controls(
     titles: list,  # of the classifiers
 ) -> dict:  # {name: widget}
@@ -267,6 +274,7 @@ def own_picture_controls(
         classifier=choice('classes of', titles, tooltip='who knows the classes'),
         strength=slider('strength of the colours', .5, 0., 1., tooltip='share of the map in the overlay'))
 
+# %% ../../nbs/explore/09_own_picture.ipynb #de3448b7
 @explorer
 def explore_own_picture(
     *places: str|Path,  # folders of runs, as `open_runs` takes them; none: the demo's, where there is one
@@ -311,10 +319,3 @@ def explore_own_picture(
         numbers = ', '.join(f'{c} {tagged.classes[c - 1]}' for c in tagged.maps)
         return save_masks(tagged, v['threshold'], explorer.folder, str(picture)), f'in the mask: {numbers}'
     return _with_saving(explorer, keep)
-
-_SCRIPT = '''from consistency_cam.explore.explorer import sheet
-from consistency_cam.explore.own_picture import (ask_classes, examples, imagenet_classifier, load_picture,
-    picture_panels, run_classifier)
-from consistency_cam.experiments.pipeline import Run
-seen = ask_classes({known}, load_picture({source}), {names!r})
-panels = picture_panels(seen, threshold={threshold}, strength={strength})'''

@@ -220,7 +220,7 @@ def walked_mask(
     own = scores.pop(0, own)
     return score_mask(image, {c: resized(m) for c, m in scores.items()}, setting, None if own is None else resized(own))
 
-# %% ../../nbs/explore/07_walk.ipynb #18733cba
+# %% ../../nbs/explore/07_walk.ipynb #3e16f1fa
 def mask_title(
     title: str,
     mask: torch.Tensor,  # (H,W) ids
@@ -256,6 +256,13 @@ def affinity_panels(
         f'from near: {np.nanmean(own):.2f} on average': near,
         f'{name}: before the walk': overlay(image, _map_of(run, id, name, picture_mask_cams(run, id)[2]))}
 
+def _map_of(run, id, name, maps):
+    "The map of a class of the picture"
+    c = run.classes.index(name) + 1 if name in run.classes else 0
+    if c in maps and c: return maps[c]
+    raise InputError(f"no '{name}' in picture '{id}'; there is {', '.join(run.classes[c - 1] for c in maps)}")
+
+# %% ../../nbs/explore/07_walk.ipynb #18733cba
 def walk_panels(
     run: Run,
     id: str,  # of a picture
@@ -278,12 +285,6 @@ def walk_panels(
     if crf: masks['mask after the CRF'] = mask(steps, crf)
     panels |= {mask_title(title, m, true, classes): mask_overlay(image, m, classes) for title, m in masks.items()}
     return panels if true is None else panels | {'true mask': mask_overlay(image, true, classes)}
-
-def _map_of(run, id, name, maps):
-    "The map of a class of the picture"
-    c = run.classes.index(name) + 1 if name in run.classes else 0
-    if c in maps and c: return maps[c]
-    raise InputError(f"no '{name}' in picture '{id}'; there is {', '.join(run.classes[c - 1] for c in maps)}")
 
 def _steps(n): return '1 step' if n == 1 else f'{n} steps'
 
