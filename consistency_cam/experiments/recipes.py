@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from fastcore.docments import docments
 from .._moved import moved
 from ..datasets.kinds import KINDS
-from ..tools.background import RULES
+from ..tools.background import RULES, SALIENCY_RULES
 from ..files.errors import InputError, hint, unknown
 from ..methods.registry import method_names, method_recipe, pooling_names
 from ..tools.stage import Training
@@ -33,6 +33,8 @@ class Data:
     val: str = 'val'  # split held out for evaluation; '' for none
     pictures: int = 0  # use the first so many training pictures only; 0: all, and 256 where pictures are made
     size: int = 192  # side of a picture that is made, pixels
+    # saliency maps that pseudo-labels and affinity labels read: a folder of 8-bit grey ID.png, or 'barrier' (computed)
+    saliency: str = ''
 
 # %% ../../nbs/experiments/01_recipes.ipynb #2cee4d2e
 @dataclass(frozen=True)
@@ -108,7 +110,8 @@ class Pseudo:
     "From maps to pseudo-labels"
     # score of the background after the walk (Puzzle-CAM: .25 to .35); two scores: what they disagree on is 255, unsure
     background: tuple = (.3,)
-    # where the background's score comes from in pseudo-labels and affinity labels: 'auto' (as cams.rule), or a rule
+    # where the background's score comes from in pseudo-labels and affinity labels: 'auto' ('saliency' where there are
+    # such maps, else as cams.rule), or a rule
     rule: str = 'auto'
     crf: bool = True  # pseudo-labels and affinity labels: follow the picture's edges by the dense CRF
 
@@ -200,7 +203,7 @@ OPTIONAL = 'pretrain', 'affinity', 'segment'  # stages that `None` leaves out
 SHARED = [f.name for f in fields(Recipe) if f.name not in (*PARTS, *_NOTES)]  # what all networks and trainings share
 _OF_TRAININGS = [f.name for f in fields(Training)]
 # fields that may name a file or a folder
-PLACES = 'data.root data.labels data.masks data.classes pretrained pretrain.root'.split()
+PLACES = 'data.root data.labels data.masks data.classes data.saliency pretrained pretrain.root'.split()
 # of all fields, with their part
 NAMES = SHARED + [f'{part}.{f.name}' for part, kind in PARTS.items()
     for f in sorted(fields(kind), key=lambda f: f.name in _OF_TRAININGS)]
@@ -275,7 +278,7 @@ def choices(
     if name == 'data.kind': return list(KINDS)
     if name == 'classify.method': return method_names()
     if name in ('classify.pool', 'pretrain.pool'): return pooling_names()
-    if name == 'cams.rule': return list(RULES)
+    if name == 'cams.rule': return [rule for rule in RULES if rule not in SALIENCY_RULES]
     if name == 'pseudo.rule': return ['auto', *RULES]
     return CHOICES.get(name, '').split() + ['none'] * (name in (f'{part}.kind' for part in OPTIONAL))
 
@@ -285,7 +288,8 @@ def mask_rule(
     r: Recipe,
 ) -> str:  # of `RULES`
     "The background rule of pseudo-labels and affinity labels"
-    return r.cams.rule if r.pseudo.rule == 'auto' else r.pseudo.rule
+    if r.pseudo.rule != 'auto': return r.pseudo.rule
+    return 'saliency' if r.data.saliency else r.cams.rule
 
 # %% ../../nbs/experiments/01_recipes.ipynb #4948b152
 _KINDS = {int: 'a whole number', float: 'a number', bool: 'true or false', str: 'text', dict: 'a dictionary'}
@@ -316,7 +320,7 @@ def _wrong_value(name, value):
 
 # %% ../../nbs/experiments/01_recipes.ipynb #0c59a70b
 _OLD = dict(
-    data='root labels masks classes train val pictures size',
+    data='root labels masks classes train val pictures size saliency',
     classify='method options pool tiles crop_side resize_scale alpha ramp share_views frugal crop long_side epochs '
         'batch_size lr momentum weight_decay', cams='scales mirror threshold',
     pretrain='root pool rho k_teacher k_student crop long_side epochs batch_size lr momentum weight_decay',
@@ -386,7 +390,7 @@ def _with_parts(r, parts):
 
 # %% ../../nbs/experiments/01_recipes.ipynb #5de04bf3
 # the background's rule and its levels: a method's are taken all, or none where somebody has given one of them
-_TOGETHER = {'cams.rule', 'pseudo.rule', *LEVELS[1:]}
+_TOGETHER = {'data.saliency', 'cams.rule', 'pseudo.rule', *LEVELS[1:]}
 
 def _wishes(method, given):
     "Fields {name: value} that a method wants and nobody has given"
