@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from tqdm.auto import tqdm
 from ..affinity import AffinityNet, AffinityTask, BoundaryNet, infer_affinity, infer_edge
 from ..camnet import BackboneNet, CAMNet, compiling
-from ..cams import CamStore, asks_more, full_size, infer
+from ..cams import CamStore, full_size, infer
 from ..consistency import ConsistencyTask, Method, with_terms
 from ..crf import LABEL_CRF, SOFTMAX_CRF, CRFSetting, crf_many, dense_crf, scaled_setting
 from ..datasets.corrections import Corrected
@@ -233,7 +233,7 @@ def net(self: Run) -> CAMNet:
     bias = 0. if 'classifier.bias' in state else None
     net = _camnet(r, len(classes), False, partial(self.method.net, self.options), bias=bias)
     net = _ready(with_terms(net, self.method.terms(self.options, net)), state, path)
-    if asks_more(net): net.before_inference(self.samples(r.data.train))
+    if type(net).before_inference is not CAMNet.before_inference: net.before_inference(self.samples(r.data.train))
     return net
 
 # %% ../../nbs/experiments/04_stages.ipynb #434c5452
