@@ -98,6 +98,7 @@ BRIEF = {  # fields that the help of a command shows
     'data.masks': 'folder of true masks, where there are any', 'data.classes': 'file with the names of the classes',
     'data.train': 'split to train on', 'data.val': "split held out; '' for none",
     'data.pictures': 'the first so many training pictures only', 'data.size': 'side of a made picture, pixels',
+    'data.saliency': "folder of saliency maps for pseudo-labels, or 'barrier'",
     'classify.method': 'cam, puzzle-cam, consistency-cam, …',
     'backbone': 'timm name of the network', 'pretrained': "'imagenet', a weights file, or 'random'",
     'classify.epochs': 'passes over the training pictures', 'classify.batch_size': 'pictures per step',

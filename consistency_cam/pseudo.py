@@ -185,13 +185,14 @@ def check_store(
     if missing:
         raise StoreError(f"{store.folder}: no CAMs for {len(missing)} of {len(samples)} pictures, the first '{missing[0]}'; infer them first")
 
-def _job(samples, store, i, relation, setting):
+def _job(samples, store, i, relation, setting, ground=None):
     "The arguments of `pseudo_label` for picture `i`; raises `StoreError`"
     id, image = samples.ids[i], samples.image(i)
     cams, size = store.get(id, full=False), tuple(image.shape[1:])
     if any(m.shape != cells(size, store.stride) for m in cams.values()):
         raise StoreError(f'{store.path(id)}: CAMs of a picture of another size than {size[0]}x{size[1]}; remove the file and infer again')
     own = store.background(id, full=False) if 'map' in (setting.rule, setting.walk_background) else None
+    if ground: own = ground(id, image)
     return image, cams, relation and relation(image), setting, own
 
 # %% ../nbs/12_pseudo.ipynb #ddbe22b2
@@ -260,6 +261,7 @@ def pseudo_labels(
     force: bool = False,  # start over where the folder was made with other settings or inputs
     progress: bool = True,  # show a bar
     data: dict|None = None,  # {what they are made from: fingerprint}; None: the pictures
+    ground=None,  # (id, picture) -> map (H,W) that the background's rule reads, such as `Saliency`; None: the store's
 ) -> dict:  # the manifest: settings, versions, counts, and what is known of each picture
     "Make the pseudo-labels that are not there yet; raises `InputError`, and a later call goes on"
     stage = StageFolder(folder, dict(asdict(setting), walk=relation is not None),
@@ -271,7 +273,7 @@ def pseudo_labels(
     with stage.work():
         def path(id): return stage.folder/f'{id}.png'
         missing = [i for i, id in enumerate(samples.ids) if not path(id).exists()]
-        jobs = ((samples.ids[i], _job(samples, store, i, relation, setting)) for i in missing)
+        jobs = ((samples.ids[i], _job(samples, store, i, relation, setting, ground)) for i in missing)
         for id, mask in crf_many(jobs, pseudo_label, workers, 'pseudo-labels', progress, len(missing)):
             write_mask(mask, path(id))
         pictures = {id: mask_facts(read_mask(path(id)), store.get(id, full=False), samples.classes)

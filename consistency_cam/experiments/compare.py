@@ -65,7 +65,7 @@ def _record(rows, command='', **more):
 def _without_folders(r):
     "The recipe's fields, for a record that says nothing of where its data lies"
     return fields_of(r) | {k: '' for k in ('data.root', 'pretrain.root')} | {f'data.{k}': Path(getattr(r.data,
-        k)).name for k in ('labels', 'masks', 'classes')}
+        k)).name for k in ('labels', 'masks', 'classes', 'saliency')}
 
 def _anonymous(arguments):
     "Arguments with absolute folders cut down to their last name"

@@ -18,7 +18,7 @@ from .recipes import mask_rule
 from .runs import Run
 from .stages import new_sweep
 from ..files.checkpoint import CheckpointError, fingerprint, is_main, load_state, stage_fingerprint
-from ..tools.background import background
+from ..tools.background import SALIENCY_RULES, background
 from ..tools.metrics import ConfusionMatrix, ThresholdSweep, cam_mask
 
 # %% ../../nbs/experiments/05_evaluate.ipynb #b18f0fa1
@@ -106,11 +106,13 @@ def at_rule(self: Run, split, stage, level):
     "Confusion matrix of a split's maps by the recipe's background rule; None for the constant one, which the sweep has"
     rule, samples = self._rule(stage), self.samples(split)
     if rule == 'constant': return
+    salient = self.saliency() if rule in SALIENCY_RULES else None
     store, matrix = self.made_of(stage, split), ConfusionMatrix(len(samples.classes) + 1)
     for i, id in enumerate(samples.ids):
         if (mask := samples.mask(i)) is None: continue
         cams = store.get(id)
-        score = background(rule, cams, level, store.background(id) if rule == 'map' else None)
+        own = store.background(id) if rule == 'map' else salient(id, samples.image(i)) if salient else None
+        score = background(rule, cams, level, own)
         matrix.update(cam_mask(cams, score, tuple(mask.shape)), mask, id)
     return matrix
 

@@ -9,6 +9,7 @@ __all__ = ['PRETRAIN', 'CLASSIFY', 'CAMS', 'IMPORTED', 'AFFINITY', 'WALK', 'PSEU
 # %% ../../nbs/experiments/02_line.ipynb #daff3fa4
 from .recipes import SHARED, Recipe, fields_of, mask_rule, value_of, values_by_field
 from ..files.errors import InputError, unknown
+from ..tools.saliency import BARRIER
 from ..tools.stage import Stage
 
 # %% ../../nbs/experiments/02_line.ipynb #57409fe0
@@ -82,7 +83,9 @@ def _pseudo_words(run):
     score = f'background {"score" if rule == "constant" else f"by the rule {rule}, level"} {_range(p.background)}'
     by = f", decided by '{p.labels}'" * (p.labels != 'score')
     flat = f', maps flattened by {p.smooth:g}' * (p.smooth > 0)
-    return {'pseudo-labels': f'{score}{by}{unsure}{flat}, {_crf_words(run.recipe, p.crf)}'}
+    d, maps = run.recipe.data, ''
+    if d.saliency: maps = f", saliency {'by barrier distance' if d.saliency == BARRIER else 'of another program (I+S)'}"
+    return {'pseudo-labels': f'{score}{by}{unsure}{flat}{maps}, {_crf_words(run.recipe, p.crf)}'}
 
 def _segment_words(run):
     s = run.recipe.segment

@@ -89,6 +89,7 @@ def all_stages(self: Run,
     if any(s.crf for s in wanted): masks_hold(self.classes)
     if any(s.crf(r) for s in wanted if s.crf): _check_crf()
     if SEGMENT in wanted: self.checked_corrections()
+    if any(s.crf for s in wanted) and self.saliency(): self.saliency().check(self.samples(self.recipe.data.train))
     self.try_networks(wanted)
     for s in wanted:
         s.do(self)

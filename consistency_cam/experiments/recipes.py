@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from fastcore.docments import docments
 from .._moved import moved
 from ..datasets.kinds import KINDS
-from ..tools.background import RULES, label_rules
+from ..tools.background import RULES, SALIENCY_RULES, label_rules
 from ..files.errors import InputError, hint, unknown
 from ..methods.registry import method_names, method_recipe, pooling_names
 from ..tools.stage import Training
@@ -34,6 +34,8 @@ class Data:
     val: str = 'val'  # split held out for evaluation; '' for none
     pictures: int = 0  # use the first so many training pictures only; 0: all, and 256 where pictures are made
     size: int = 192  # side of a picture that is made, pixels
+    # saliency maps that pseudo-labels and affinity labels read: a folder of 8-bit grey ID.png, or 'barrier' (computed)
+    saliency: str = ''
 
 # %% ../../nbs/experiments/01_recipes.ipynb #2cee4d2e
 @dataclass(frozen=True)
@@ -117,8 +119,8 @@ class Pseudo:
     "From maps to pseudo-labels"
     # score of the background after the walk (Puzzle-CAM: .25 to .35); two scores: what they disagree on is 255, unsure
     background: tuple = (.3,)
-    # where the background's score comes from in pseudo-labels and affinity labels: 'auto' (as cams.rule), or a rule;
-    # 'map' if it has walked along
+    # where the background's score comes from in pseudo-labels and affinity labels: 'auto' ('saliency' where there are
+    # such maps, else as cams.rule), or a rule; 'map' if it has walked along
     rule: str = 'auto'
     crf: bool = True  # pseudo-labels and affinity labels: follow the picture's edges by the dense CRF
     # who wins a pixel: the highest 'score', psa's 'alpha' or PMM's 'proportional', for which the score of the background
@@ -223,7 +225,7 @@ SHARED = [f.name for f in fields(Recipe) if f.name not in (*PARTS, *_NOTES)]  # 
 _OF_TRAININGS = [f.name for f in fields(Training)]
 
 # fields that may name a file or a folder
-PLACES = 'data.root data.labels data.masks data.classes pretrained pretrain.root'.split()
+PLACES = 'data.root data.labels data.masks data.classes data.saliency pretrained pretrain.root'.split()
 
 # of all fields, with their part
 NAMES = SHARED + [f'{part}.{f.name}' for part, kind in PARTS.items()
@@ -300,10 +302,11 @@ def choices(
     if name == 'classify.method': return method_names()
     if name in ('classify.pool', 'pretrain.pool'): return pooling_names()
     if name.endswith('.labels') and name != 'data.labels': return label_rules()
-    if name in _WITH_RULE: return _WITH_RULE[name] + list(RULES)
+    if name == 'pseudo.rule': return ['auto', *RULES]
+    if name in _WITH_RULE: return _WITH_RULE[name] + [rule for rule in RULES if rule not in SALIENCY_RULES]
     return CHOICES.get(name, '').split() + ['none'] * (name in (f'{part}.kind' for part in OPTIONAL))
 
-_WITH_RULE = {'cams.rule': [], 'pseudo.rule': ['auto'], 'walk.background': ['no']}  # and what else they may be
+_WITH_RULE = {'cams.rule': [], 'walk.background': ['no']}  # and what else they may be
 LEVELS = 'cams.threshold', 'affinity.scores', 'pseudo.background'  # fields that are levels of the background rule
 
 # %% ../../nbs/experiments/01_recipes.ipynb #4948b152
@@ -336,7 +339,7 @@ def _wrong_value(name, value):
 
 # %% ../../nbs/experiments/01_recipes.ipynb #0c59a70b
 _OLD = dict(
-    data='root labels masks classes train val pictures size',
+    data='root labels masks classes train val pictures size saliency',
     classify='method options pool tiles crop_side resize_scale alpha ramp share_views frugal crop long_side epochs '
         'batch_size lr momentum weight_decay', cams='scales mirror threshold',
     pretrain='root pool rho k_teacher k_student crop long_side epochs batch_size lr momentum weight_decay',
@@ -402,7 +405,8 @@ def mask_rule(
 ) -> str:  # of `RULES`
     "The background rule behind pseudo-labels, and by which the maps that they are made of are rated"
     if r.pseudo.labels in _BY_POWER: return 'power'
-    return r.cams.rule if r.pseudo.rule == 'auto' else r.pseudo.rule
+    if r.pseudo.rule != 'auto': return r.pseudo.rule
+    return 'saliency' if r.data.saliency else r.cams.rule
 
 def unknown_field(
     name: str,
@@ -426,7 +430,7 @@ def _with_parts(r, parts):
 
 # %% ../../nbs/experiments/01_recipes.ipynb #5de04bf3
 # the background's rule and its levels: a method's are taken all, or none where somebody has given one of them
-_TOGETHER = {'cams.rule', 'pseudo.rule', 'walk.background', 'affinity.labels', 'pseudo.labels', *LEVELS[1:]}
+_TOGETHER = {'data.saliency', 'cams.rule', 'pseudo.rule', 'walk.background', 'affinity.labels', 'pseudo.labels', *LEVELS[1:]}
 
 def _wishes(method, given):
     "Fields {name: value} that a method wants and nobody has given"

@@ -27,6 +27,8 @@ from .recipes import (NAMES, OLD_NAMES, STAGES, Recipe, change_recipe, check_cho
 from ..files.checkpoint import (CheckpointError, StageFolder, fingerprint, interrupted_by_sigterm, is_main,
     hold_lock, stage_fingerprint, read_json, read_stage, remove_leftovers, write_json)
 from ..files.errors import hint, not_a_run
+from ..tools.background import SALIENCY_RULES
+from ..tools.saliency import BARRIER, Saliency
 from ..methods.registry import absent_method, find_method, method_names, missing_method, method_origin
 from ..tools.training import Settings, make_accelerator
 
@@ -39,6 +41,13 @@ def check_fields(
     pretrain, segment = part_of(r, PRETRAIN.name), part_of(r, SEGMENT.name)
     if pretrain.root and (not r.pretrain or pretrain.kind != 'imagenet'):
         raise InputError(f"pretrain.root={pretrain.root}: nothing is pre-trained on it with pretrain '{pretrain.kind if r.pretrain else 'none'}'; add --pretrain imagenet, or leave it out")
+    salient = mask_rule(r) in SALIENCY_RULES
+    if r.data.saliency and not salient:
+        raise InputError(f"saliency={r.data.saliency}: the rule '{mask_rule(r)}' of pseudo-labels reads none; take --pseudo.rule {' or '.join(SALIENCY_RULES)}, or leave it out")
+    if salient and not r.data.saliency:
+        raise InputError(f"pseudo.rule={r.pseudo.rule}: it reads saliency maps; add --saliency FOLDER, or --saliency barrier")
+    if salient and r.segment and segment.loss == 'collision':
+        raise InputError("segment.loss=collision: soft labels do not read saliency; leave one of the two out")
     if segment.on == 'masks' and not r.segment:
         raise InputError("segment.on=masks: there is no segmenter to learn them with segment 'none'; leave one of the two out")
     if r.affinity and r.walk.background != 'no' and mask_rule(r) != 'map':
@@ -163,7 +172,8 @@ def title(self: Run) -> str:
     r, about = self.recipe, self.folder/'imported.json'
     if self.foreign: return str(read_json(about, 'title')['title']) if about.exists() else 'imported CAMs'
     iterated = ', iterated learning' if r.pretrain and r.pretrain.k_student else ''
-    return (self.method.title if needs_maps(r) else 'true masks') + iterated
+    supervision = ', I+S' if needs_maps(r) and r.data.saliency not in ('', BARRIER) else ''
+    return (self.method.title if needs_maps(r) else 'true masks') + iterated + supervision
 
 @patch
 def stages(self: Run,
@@ -278,6 +288,18 @@ def settings(self: Run,
 def _finished(self: Run, name):
     "What a finished stage said; empty where it is not finished"
     return read_stage(self.folder/name/'stage.json').get('result', {})
+
+# %% ../../nbs/experiments/03_runs.ipynb #cce26a13
+@patch
+def saliency(self: Run) -> Saliency|None:
+    "The saliency maps that pseudo-labels and affinity labels read, where the recipe names some"
+    return Saliency(self.recipe.data.saliency) if self.recipe.data.saliency else None
+
+@patch
+def saliency_data(self: Run) -> dict:  # {'saliency': fingerprint}; empty where none is read
+    "What the saliency maps of the training pictures are known by"
+    source = self.saliency()
+    return {'saliency': source.fingerprint(self.samples(self.recipe.data.train))} if source else {}
 
 # %% ../../nbs/experiments/03_runs.ipynb #a98f0a1f
 def stage_data(

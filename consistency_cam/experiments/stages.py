@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from tqdm.auto import tqdm
 from ..affinity import AffinityNet, AffinityTask, BoundaryNet, infer_affinity, infer_edge
 from ..camnet import BackboneNet, CAMNet, compiling
-from ..cams import CamStore, asks_more, full_size, infer
+from ..cams import CamStore, full_size, infer
 from ..consistency import ConsistencyTask, Method, with_terms
 from ..crf import LABEL_CRF, SOFTMAX_CRF, CRFSetting, crf_many, dense_crf, scaled_setting
 from ..datasets.corrections import Corrected
@@ -244,7 +244,7 @@ def net(self: Run) -> CAMNet:
     bias = 0. if 'classifier.bias' in state else None
     net = _camnet(r, len(classes), False, partial(self.method.net, self.options), bias=bias)
     net = _ready(with_terms(net, self.method.terms(self.options, net)), state, path)
-    if asks_more(net): net.before_inference(self.samples(r.data.train))
+    if type(net).before_inference is not CAMNet.before_inference: net.before_inference(self.samples(r.data.train))
     return net
 
 # %% ../../nbs/experiments/04_stages.ipynb #99b4d702
@@ -396,13 +396,15 @@ def affinity(self: Run) -> dict:  # last losses, steps, seconds, pictures
     samples, cams = self.samples(split), product_folder(CAMS, split)
     made = self.product_fingerprint(cams)
     data = stage_data(samples, 'pictures') | self.first_weights() | self.products(cams)
-    stage = self.stage(AFFINITY.name, AFFINITY.config(r), made, *self.started_from(), data=data)
+    data |= (salient := self.saliency_data())
+    inputs = made, *self.started_from(), *salient.values()
+    stage = self.stage(AFFINITY.name, AFFINITY.config(r), *inputs, data=data)
     if stage.done: return stage.result
     net = self.make_affinity(self.start())
     with self.work(stage):
         labels, setting = stage.folder/'labels', self.affinity_setting(net.stride)
         known = pseudo_labels(samples, CamStore(self.folder/cams), labels, setting=setting, inputs=made, force=True,
-            progress=self.progress)
+            progress=self.progress, ground=self.saliency())
         about = [known['pictures'][id] for id in samples.ids]
         useful = [i for i, picture in enumerate(about) if picture['classes'] and not picture['all_zero']]
         if not useful:
@@ -455,9 +457,10 @@ def pseudo(self: Run,
     maps = self._last_maps(split)
     made, store, samples = self.product_fingerprint(maps), CamStore(self.folder/maps), self.samples(split)
     folder, setting = self.folder/product_folder(PSEUDO, split), self.pseudo_setting(stride=store.stride)
-    data = stage_data(samples) | self.products(maps)
-    pseudo_labels(samples, store, folder, setting=setting, inputs=made, force=self.force, progress=self.progress,
-        data=data)
+    data = stage_data(samples) | self.products(maps) | (salient := self.saliency_data())
+    inputs = fingerprint(made, *salient.values()) if salient else made
+    pseudo_labels(samples, store, folder, setting=setting, inputs=inputs, force=self.force, progress=self.progress,
+        data=data, ground=self.saliency())
     return folder
 
 # %% ../../nbs/experiments/04_stages.ipynb #d2ba9985

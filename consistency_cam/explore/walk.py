@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from .._moved import moved
 from ..datasets.samples import InputError, Samples
+from ..tools.background import SALIENCY_RULES
 from ..tools.metrics import ConfusionMatrix
 from ..cams import CamStore
 from ..tools.transforms import rescale
@@ -215,6 +216,7 @@ def walked_mask(
     size = tuple(picture.shape[1:])
     setting = replace(run.pseudo_setting(), stride=relation_of(run, id, edges_from)[1], background=background,
         crf=crf and scaled_setting(crf, image.shape[1:], max(size)))
+    if setting.rule in SALIENCY_RULES: own = run.saliency()(id, picture)
     scores = class_scores(walked_maps(run, id, edges_from, radius, beta, steps), size, None, setting)
     def resized(m): return F.interpolate(m[None, None], image.shape[1:], mode='bilinear', align_corners=False)[0, 0]
     own = scores.pop(0, own)

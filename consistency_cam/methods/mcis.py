@@ -129,8 +129,10 @@ def mcis_losses(net, options, out):
     "Losses of pairs within the batch, and of each picture with its own views"
     f, y, pool = out.whole.features[-1].float(), out.labels, POOLINGS[net.pool]
     mine, other = batch_partners(y)
-    common, left = pair_losses(net, f[mine], f[other], y[mine], y[other]) if len(mine) else (0 * f.sum(),) * 2
-    found = dict(common=common, left=left * float(out.step >= options.alone * out.total))
+    pairs = float(len(mine) > 0)  # without any, the first picture with itself, for nothing: every layer has a gradient
+    if not pairs: mine = other = mine.new_zeros(1)
+    common, left = pair_losses(net, f[mine], f[other], y[mine], y[other])
+    found = dict(common=pairs * common, left=left * pairs * (out.step >= options.alone * out.total))
     for name, view in out.views.items():
         own, _ = pair_losses(net, f, view.features[-1].float(), y, y)
         found |= {f'{name}_common': own, f'{name}_plain': classification_loss(pool(view.cams), y)}
