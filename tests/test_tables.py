@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from consistency_cam.datasets.folder import Folder
+from consistency_cam.datasets.imagenet import ImageNet
 from consistency_cam.experiments.pipeline import dataset, settle_recipe
 from consistency_cam.experiments.recipes import recipe
 from consistency_cam.datasets.samples import InputError, Samples, checked_ids, write_mask
@@ -157,6 +158,26 @@ REFUSED = {  # name: content of the table, what is said
     'null as labels': ('[{"id": "p0", "labels": ["cat"]}, {"id": "p1", "labels": null}]', "entry 2: no cell 'labels'"),
     'null among labels': ('{"p0": ["cat", null]}', 'None as the name of a class'),
     'JSON of another form': ('{"version": 5, "shapes": []}', 'JSON of another form'),
+    'counts behind names': ('id,labels\np0,cat:2;dog:1\np1,dog:3\n', "'cat:2' ends in a number, as all names do; leave counts and scores out"),
+    'scores behind names': ('id,labels\np0,cat=0.93\np1,dog=0.5\n', 'ends in a number, as all names do'),
+    'single quotes': ("id,labels\np0,'cat'\np1,'cat;dog'\n", "write names without marks around them, separated by ';'"),
+    'typographic quotes': ('id,labels\np0,cat\np1,“dog”\n', 'line 3: is “dog” the name of a class?'),
+    'a tuple': ('id,labels\np0,"(\'cat\',)"\np1,"(\'cat\', \'dog\')"\n', 'write names without marks around them'),
+    'a set': ('id,labels\np0,{cat}\np1,"{cat, dog}"\n', 'write names without marks around them'),
+    'capitals in some rows': ('id,labels\np0,cat\np1,Cat;dog\n', "line 2: 'cat', and in line 3 'Cat': one class, or two? write one in one way"),
+    'capitals in some columns': ('id,cat,CAT\np0,1,0\np1,0,1\n', 'one class, or two?'),
+    'a row of column names in the middle': ('id,labels\np0,cat\nid,labels\np1,dog\n', "line 3: {root}: no picture 'id' in this folder"),
+    'a comment above the header': ('# made by x\nid,labels\np0,cat\n', "line 1: no column of the pictures' names"),
+    'a list of names and numbers': ('p0.png 0\np1.png 1\n', "line 1: no column of the pictures' names"),
+    'shares in columns': ('id,cat,dog\np0,.9,.1\n', "'.9' in the column 'cat'"),
+    'counts in columns': ('id,cat,dog\np0,2,0\n', "'2' in the column 'cat'"),
+    'counts in JSON': ('{"p0": {"labels": {"cat": 2}}}', "{{'cat': 2}} as a label; write a list of names"),
+    'objects as labels': ('{"id": "p0", "labels": [{"name": "cat"}]}\n{"id": "p1", "labels": []}', "{{'name': 'cat'}} as the name of a class; write it as text"),
+    'objects in objects': ('{"file_name": "p0.png", "objects": {"categories": ["cat"]}}\n{"file_name": "p1.png", "objects": {"categories": []}}', "in the column 'objects'; with no column of labels"),
+    'a packed table': (b'\x1f\x8b\x08\0' + bytes(range(128, 160)), 'not UTF-8 text'),
+    'a comma in a name without quotes': ('id,labels\na,b.png,cat\np0,dog\n', 'line 2: more cells than columns; put names that stand in one cell in quotes'),
+    'another spelling of a file': ('id,labels\nP0,cat\np1,dog\n', "no picture 'P0' in this folder; add it, or take its row out of the table (there is 'p0')"),
+    'an address': ('id,labels\np0.png?x=1,cat\np1,dog\n', "no picture 'p0.png?x=1' in this folder"),
     'too many classes': ('id,labels\n' + 'p0,' + ';'.join(f'c{k}' for k in range(255)) + '\n', '255 classes, and a mask holds 254'),
 }
 
@@ -247,6 +268,46 @@ def test_a_file_that_is_no_picture_is_named(name, tmp_path):
     with pytest.raises(InputError, match=f"no picture 'a' in this folder.*there is '{name}', which does not end as pictures do"): Folder(tmp_path, tmp_path/'t.csv')
 
 
+LISTED = {'single quotes': "p0,'cat'\np1,dog\n", 'counts': 'p0,cat:2\np1,dog:1\n', 'capitals': 'p0,cat\np1,Cat\n'}
+
+
+@pytest.mark.parametrize('form', LISTED)
+def test_names_of_such_forms_that_are_listed_are_classes(form, pictures, tmp_path):
+    content = f'id,labels\n{LISTED[form]}'
+    names = [line.split(',')[1] for line in LISTED[form].splitlines()]
+    assert said_of(read(pictures, tmp_path, content, classes=names)) == dict(zip(('p0', 'p1'), [[n] for n in names]))
+
+
+# Links, and masks under other names
+
+def test_folders_behind_links_are_looked_into(tmp_path):
+    for name in ('disk/dog/b.png', 'own/cat/a.png', 'disk/masks/dog/b.png'): picture(tmp_path/name)
+    (tmp_path/'own'/'dog').symlink_to(tmp_path/'disk'/'dog')
+    (tmp_path/'disk'/'dog'/'up').symlink_to(tmp_path/'own')  # leads back to where it stands
+    samples = Folder(tmp_path/'own')
+    assert said_of(samples) == {'cat/a': CAT, 'dog/b': DOG}
+    write_mask(np.ones((20, 24), int), tmp_path/'disk'/'masks'/'dog'/'b.png')
+    (tmp_path/'masks').mkdir(); (tmp_path/'masks'/'dog').symlink_to(tmp_path/'disk'/'masks'/'dog')
+    assert [m is not None for m in Folder(tmp_path/'own', masks=tmp_path/'masks').mask_paths] == [False, True]
+    (tmp_path/'disk'/'dog'/'c.heic').touch()
+    assert 'a file of another kind, passed over; the first is' in command('verify', tmp_path/'own', '--data', 'folder', '--workers', 0, '--quiet').out
+    (tmp_path/'disk'/'dog'/'up').unlink()
+    assert list(ImageNet(tmp_path, 'own').ids) == ['cat/a', 'dog/b']
+
+
+@pytest.mark.parametrize('names', [['p0.PNG', 'p1.PNG'], ['p0.PNG', 'p1.png'], ['p0.Png', 'p1.png']])
+def test_masks_of_capital_extensions(names, pictures, tmp_path):
+    for name in names: write_mask(np.ones((20, 24), int), tmp_path/'m'/name)
+    samples = read(pictures, tmp_path, 'id,labels\np0,cat\np1,cat\n', masks=tmp_path/'m')
+    assert [samples.mask(i).eq(1).all() for i in range(2)] == [True, True]
+
+
+@pytest.mark.parametrize('name', ['p0_mask.png', 'p0.png.png', 'p0.bmp', 'p0.tif'])
+def test_masks_of_other_names_are_refused_with_the_one_that_is_there(name, pictures, tmp_path):
+    (tmp_path/'m').mkdir(); Image.fromarray(np.ones((20, 24), np.uint8)).save(tmp_path/'m'/name)
+    with pytest.raises(InputError, match=f'no mask for any picture; a mask is named as its picture, such as p0.png, and there is {name}'): read(pictures, tmp_path, 'id,labels\np0,cat\n', masks=tmp_path/'m')
+
+
 # No table at all
 
 LAYOUTS = {  # name: files, what is found, or what is said
@@ -259,6 +320,7 @@ LAYOUTS = {  # name: files, what is found, or what is said
     'pictures beside a folder': (['0.png', 'cat/1.png', 'dog/2.png'], 'name the table by --labels FILE'),
     'pictures and masks': (['images/0.png', 'masks/0.png'], 'name the table by --labels FILE'),
     'splits of pictures': (['train/0.png', 'val/1.png'], 'name the table by --labels FILE'),
+    'folders of one name but for capitals': (['cat/0.png', 'Cat/1.png'], 'one class, or two? write one in one way'),
     'a folder called background': (['cat/0.png', 'background/1.png'], "a class cannot be called 'background'"),
     'a table beside': (['0.png', '1.png', '../labels.csv'], ({'0': CAT, '1': DOG}, 'labels.csv: ')),
     'a table within': (['0.png', '1.png', 'tags.csv'], ({'0': CAT, '1': DOG}, 'tags.csv: ')),

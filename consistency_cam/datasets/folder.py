@@ -14,13 +14,13 @@ from functools import lru_cache
 from pathlib import Path
 
 from fastcore.basics import patch
-from ..files.disk import IdError, LabelError, MaskError, PictureError, good_ids, refuse
+from ..files.disk import IdError, LabelError, MaskError, PictureError, good_ids, refuse, walk_folders
 from ..files.errors import InputError
 from ..files.images import EXTENSIONS
 from ..files.masks import read_mask
 from .samples import Files, Samples, masks_hold
-from consistency_cam.datasets.tables import (Labels, clean_name, mask_colours, open_table, read_classes, read_label_table,
-    read_labelmap, rows_of_split)
+from .tables import (Labels, clean_name, mask_colours, open_table, read_classes, read_label_table,
+    read_labelmap, refuse_doubtful_names, rows_of_split)
 from .._moved import moved
 
 __getattr__ = moved(__name__)
@@ -33,7 +33,7 @@ def find_pictures(
     "Every picture under a folder by its id; raises `PictureError` where there is none"
     root, found = Path(root), {}
     if not root.is_dir(): raise PictureError(f'{root}: no such folder; name the one that holds the pictures')
-    for path in sorted(Path(d)/f for d, _, names in os.walk(root) for f in names):
+    for path in sorted(Path(d)/f for d, _, names in walk_folders(root) for f in names):
         inside = path.relative_to(root)
         if path.suffix.lower() in extensions and not any(part.startswith('.') for part in inside.parts):
             found.setdefault(inside.with_suffix('').as_posix(), []).append(path)
@@ -65,7 +65,7 @@ def _candidates(name, found, plain):
 def _suggestion(name, found, root):
     "A hint at a picture of nearly that name"
     stem = os.path.splitext(name)[0]
-    like = [id for id in found if id.endswith(f'/{stem}')]
+    like = [id for id in found if id.endswith(f'/{stem}') or id.casefold() == stem.casefold()]
     like = next(iter(like or [path.name for key in (name, stem) for path in found.get(key, [])]), None)
     if like: return f' (there is {like!r})'
     folder, last = (root/name).parent, Path(name).name
@@ -207,10 +207,11 @@ def folder_labels(
     if min(map(len, parts)) < depth + 2: return None
     names = [clean_name(p[depth]) for p in parts]
     if len({*names}) < 2 or any(name.lower() in _NO_CLASSES for name in names): return None
-    classes = sorted({*names}) if classes is None else list(classes)
+    given, classes = classes, sorted({*names}) if classes is None else list(classes)
     if unknown := sorted({*names}.difference(classes)):
         raise LabelError(f'{root}: the folder {unknown[0]!r} is not among the classes {", ".join(classes[:30])}; rename it, or add it to their list')
     rows = [(str(path), '/'.join(p), [name], p[0] if depth else None) for path, p, name in zip(paths, parts, names)]
+    if given is None: refuse_doubtful_names(rows)
     splits = dict(Counter(p[0] for p in parts)) if depth else None
     shown = 'no splits: all is trained on, nothing held out'
     if splits: shown = f'splits {", ".join(f"{k} {v}" for k, v in splits.items())}'
@@ -334,10 +335,12 @@ def _masks(self: Folder, folder, ids):
     if folder is None: return None
     if not Path(folder).is_dir():
         raise MaskError(f'{folder}: no such folder; name the one that holds the masks, or leave it out')
-    plain = {plain_name(p.relative_to(folder).with_suffix('').as_posix()): p for p in Path(folder).rglob('*.png')}
+    files = sorted(Path(d)/f for d, _, names in walk_folders(folder) for f in names if f.lower().endswith('.png'))
+    plain = {plain_name(p.relative_to(folder).with_suffix('').as_posix()): p for p in files}
     paths = [p if (p := Path(folder)/f'{id}.png').exists() else plain.get(plain_name(id)) for id in ids]
     if not any(paths):
-        raise MaskError(f'{folder}: no mask for any picture; a mask is named as its picture, such as {ids[0]}.png')
+        hint = f', and there is {next(iter(sorted(os.listdir(folder))), "nothing")}'
+        raise MaskError(f'{folder}: no mask for any picture; a mask is named as its picture, such as {ids[0]}.png{hint}')
     if lost := lost_mask_places(paths):
         warnings.warn(f'{folder}: no mask for {len(lost)} of {len(paths)} pictures, the first is {ids[lost[0]]}.png; nothing is compared with these, or learnt from them: add them where they have got lost')
     return paths

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from ..files.errors import InputError, unknown
-from ..files.disk import LabelError, MaskError, PictureError, good_ids, read_text, refuse
+from ..files.disk import LabelError, MaskError, PictureError, good_ids, read_text, refuse, walk_folders
 from .samples import Files, Samples
 from .folder import EXTENSIONS
 from .._moved import moved
@@ -40,7 +40,7 @@ def class_pictures(
 ) -> list:  # sorted paths relative to `folder`, with '/'
     "The pictures of a class; raises `PictureError` where there are none"
     base = os.path.join(folder, '')
-    found = [os.path.join(d[len(base):], f) for d, _, files in os.walk(base + name) for f in files
+    found = [os.path.join(d[len(base):], f) for d, _, files in walk_folders(base + name) for f in files
              if not f.startswith('.') and os.path.splitext(f)[1].lower() in EXTENSIONS]
     if not found: raise PictureError(f'{base}{name}: no pictures in this class folder; add them, or remove the folder')
     return sorted(path.replace(os.sep, '/') for path in found)

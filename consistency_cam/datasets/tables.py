@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['ID_COLUMNS', 'LABEL_COLUMNS', 'SPLIT_COLUMNS', 'Table', 'find_columns', 'open_table', 'read_table', 'whole_rows',
-           'clean_name', 'doubtful_words', 'mark_between', 'listed_names', 'one_hot', 'Labels', 'read_label_table',
-           'label_rows', 'rows_of_split', 'read_labels', 'read_classes', 'read_labelmap', 'mask_colours']
+           'clean_name', 'doubtful_words', 'mark_between', 'listed_names', 'one_hot', 'Labels', 'refuse_doubtful_names',
+           'read_label_table', 'label_rows', 'rows_of_split', 'read_labels', 'read_classes', 'read_labelmap',
+           'mask_colours']
 
 # %% ../../nbs/datasets/02_tables.ipynb #11ed9db9
 import csv, io, json, re, unicodedata
@@ -339,14 +340,29 @@ def _join_rows(rows, errors):
             several += 1
     return [(place, id, names or [], split) for place, id, names, split in first.values()], several
 
-def _refuse_joined_names(rows):
-    "Refuse a name such as 'cat/dog' where both are classes"
-    known = {name for _, _, names, _ in rows for name in names}
+_FOREIGN = re.compile(r"""['"“„‘«`({].*""")  # begins as other programs write names
+_COUNTED = re.compile(r'\S.*?\s*[:=]\s*-?\d[\d.]*%?')  # ends in a count or a score
+
+def refuse_doubtful_names(
+    rows,  # of (place, name of the picture, class names, split)
+):
+    "Raise `LabelError` for 'cat/dog' where both are classes, for 'cat' beside 'Cat', for 'cat:2', and for such as ('cat',)"
+    places = {}
     for place, _, names, _ in rows:
-        for name in names:
-            parts = [clean_name(p) for p in re.split('[/+&]', name)]
-            if len(parts) > 1 and {*parts} <= known:
-                raise LabelError(f"{place}: is {name!r} one class, or {' and '.join(map(repr, parts))}? separate names by ';', or list the names of the classes in a file (--classes)")
+        for name in names: places.setdefault(name, place)
+    def refuse(name, what):
+        raise LabelError(f'{places[name]}: {what}, or list the names of the classes in a file (--classes)')
+    alike = {}
+    for name in places:
+        parts = [clean_name(p) for p in re.split('[/+&]', name)]
+        if len(parts) > 1 and {*parts} <= places.keys():
+            refuse(name, f"is {name!r} one class, or {' and '.join(map(repr, parts))}? separate names by ';'")
+        if (other := alike.setdefault(name.casefold(), name)) != name:
+            refuse(other, f"{other!r}, and in {_short(places[name])} {name!r}: one class, or two? write one in one way")
+        if _FOREIGN.fullmatch(name):
+            refuse(name, f"is {name} the name of a class? write names without marks around them, separated by ';'")
+    if places and all(map(_COUNTED.fullmatch, places)):
+        refuse(name := next(iter(places)), f'{name!r} ends in a number, as all names do; leave counts and scores out')
 
 # %% ../../nbs/datasets/02_tables.ipynb #c5764805
 def _slashes(name):
@@ -381,7 +397,7 @@ def read_label_table(
     named = [(place, _slashes(cells[ids]), found, _split_of(place, cells.get(splits), splits), cells)
         for (place, cells), found in zip(rows, names)]
     joined, several = _join_rows(named, errors)
-    if classes is None: _refuse_joined_names(joined)
+    if classes is None: refuse_doubtful_names(joined)
     classes = (list(classes) if classes is not None
         else sorted([clean_name(c) for c in others] or {name for _, _, names, _ in joined for name in names}))
     if not classes:

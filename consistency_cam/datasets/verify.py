@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..files.disk import walk_folders
 from ..files.errors import InputError, amount
 from .folder import EXTENSIONS, lost_mask_places
 from .scan import *
@@ -118,7 +119,7 @@ _BESIDE = '.csv .tsv .txt .json .jsonl .xml .md .html .yaml .yml .ini .db'.split
 
 def _passed_over(folder, used, masks, others):
     "Yield (why, path) of the files below a folder that are not used, but for those in the other folders"
-    for d, inner, files in os.walk(folder):
+    for d, inner, files in walk_folders(folder):
         inner[:] = sorted(i for i in inner if os.path.normpath(os.path.join(d, i)) not in others)
         for path in (os.path.normpath(os.path.join(d, f)) for f in sorted(files)):
             kind, hidden = os.path.splitext(path)[1].lower(), f'{os.sep}.' in path[len(folder):]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LONGEST_NAME', 'PictureError', 'MaskError', 'LabelError', 'IdError', 'BombError', 'WriteError', 'refuse', 'reading',
            'writing', 'where_supported', 'part_name', 'sync', 'atomic_bytes', 'take_lock', 'good_ids', 'checked_ids',
-           'read_text', 'read_ids']
+           'walk_folders', 'read_text', 'read_ids']
 
 # %% ../../nbs/files/03_disk.ipynb #b7a10e04
 import errno, hashlib, os, re, secrets, unicodedata, warnings
@@ -188,6 +188,19 @@ def checked_ids(
     "The ids, each fit to name a file inside a folder, and no two the same; raises `IdError`"
     ids = list(ids)
     return [ids[i] for i in good_ids(ids, where, errors)]
+
+# %% ../../nbs/files/03_disk.ipynb #c0103002
+def walk_folders(
+    root,  # folder
+    above: tuple = (),  # real paths of the folders that it is looked at from
+):
+    "Yield (folder, names of its folders, names of its files) as `os.walk` does, through links to folders"
+    folder, inner, files = next(os.walk(root), (root, [], []))
+    above = *above, os.path.realpath(folder)
+    def leads_up(path): return os.path.islink(path) and os.path.realpath(path) in above
+    inner[:] = [name for name in inner if not leads_up(os.path.join(folder, name))]
+    yield folder, inner, files
+    for name in inner: yield from walk_folders(os.path.join(folder, name), above)
 
 # %% ../../nbs/files/03_disk.ipynb #1e6ae7bf
 _BOMS = {b'\xef\xbb\xbf': 'utf-8-sig', b'\xff\xfe\0\0': 'utf-32', b'\0\0\xfe\xff': 'utf-32',
