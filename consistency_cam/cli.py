@@ -98,7 +98,7 @@ BRIEF = {  # fields that the help of a command shows
     'data.masks': 'folder of true masks, where there are any', 'data.classes': 'file with the names of the classes',
     'data.train': 'split to train on', 'data.val': "split held out; '' for none",
     'data.pictures': 'the first so many training pictures only', 'data.size': 'side of a made picture, pixels',
-    'data.saliency': "folder of saliency maps for pseudo-labels, or 'barrier'",
+    'data.saliency': "folder of saliency maps, or 'barrier'",
     'classify.method': 'cam, puzzle-cam, consistency-cam, …',
     'backbone': 'timm name of the network', 'pretrained': "'imagenet', a weights file, or 'random'",
     'classify.epochs': 'passes over the training pictures', 'classify.batch_size': 'pictures per step',
@@ -313,7 +313,7 @@ def subcommand(
         help='start stages over that were made with other settings; overwrite predictions and files '
             '(default: refuse)')] * force
     more += [argument('--quiet', action='store_true',
-        help='no progress bars, nor what is said beside them; warnings stay (default: show them)')] * quiet
+        help='no bars, no remarks; warnings stay (default: show them)')] * quiet
     def add(function):
         COMMANDS[function.__name__[1:].replace('_', '-')] = Command(function, (*arguments, *more), fields, shown, opens)
         return function
@@ -322,7 +322,7 @@ def subcommand(
 _RUN = argument('run', type=path_argument, help='folder of the run, e.g. runs/mine')
 _FILES = argument('--methods', dest='files', nargs='+', type=method_file, metavar='FILE.py',
     help='Python files that register further methods '
-        '(default: none; a run names its own, and imports no file by itself)')
+        '(default: none; a run imports no file by itself)')
 def _until(usual):
     return argument('--until', choices=STAGES, default=usual.name, metavar='STAGE',
         help=f"the last stage to do (default: {usual.name})")
