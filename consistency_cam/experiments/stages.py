@@ -192,6 +192,50 @@ def pretrain(self: Run) -> dict:  # last losses, steps, seconds, pictures taught
         result |= dict(taught=task.taught.item(), left_out=task.left_out.item())
         return stage.finish(result | self.skipped(PRETRAIN.name, r.data.train))
 
+# %% ../../nbs/experiments/04_stages.ipynb #99b4d702
+def round_folder(
+    stage: Path,  # folder of a stage with a training
+    k: int,  # from 1 on
+    rounds: int,
+) -> Path:
+    "The folder of a round's training: the last one's is the stage's own"
+    return stage if k == rounds else stage/f'round{k}'
+
+@patch
+def check_rounds(self: Run,
+    rounds: int,  # of the classifier
+):
+    "Raise `CheckpointError` where a folder of a round holds another round"
+    for k in range(1, rounds):
+        folder = round_folder(self.folder/CLASSIFY.name, k, rounds)
+        if (held := read_stage(folder/'stage.json').get('config', {}).get('round', k)) != k:
+            raise CheckpointError(f'{folder}: holds round {held}, and round {k} belongs here; remove the folder, and the round is trained anew')
+
+@patch
+def classifier_rounds(self: Run, stage, rounds, steps, samples, data):
+    "Train as often as the method wants, each time on the last round's lesson; losses and steps of the last, all seconds"
+    lesson, seconds, made = {}, 0, ()
+    for k in range(1, rounds + 1):
+        net = self.make_net()
+        net.round, net.lesson = k, lesson
+        task = self.make_task(net, steps)
+        task.order = self.method.order(self.options, samples)
+        if k == rounds: break
+        inputs = samples.fingerprint(), *self.started_from(), *made
+        known = self.stage(f'{CLASSIFY.name}/round{k}', stage.config | dict(round=k), *inputs, data=data)
+        if not known.done:
+            with self.work(known):
+                result = self.train(known, task, samples)
+                found = self.method.lesson(self.options, net.eval(), samples, self.recipe.seed)
+                if is_main(): save_state(known.folder/LESSON, found)
+                known.finish(result)
+        lesson, made = load_state(known.folder/LESSON), (self.product_fingerprint(f'{CLASSIFY.name}/round{k}'),)
+        seconds += known.result['seconds']
+    result = self.train(stage, task, samples)
+    return dict(result, seconds=round(seconds + result['seconds'], 2))
+
+LESSON = 'lesson.safetensors'  # in the folder of a round: what the next one learns from
+
 # %% ../../nbs/experiments/04_stages.ipynb #4b882434
 @patch
 def make_net(self: Run,
@@ -246,50 +290,6 @@ def net(self: Run) -> CAMNet:
     net = _ready(with_terms(net, self.method.terms(self.options, net)), state, path)
     if type(net).before_inference is not CAMNet.before_inference: net.before_inference(self.samples(r.data.train))
     return net
-
-# %% ../../nbs/experiments/04_stages.ipynb #99b4d702
-def round_folder(
-    stage: Path,  # folder of a stage with a training
-    k: int,  # from 1 on
-    rounds: int,
-) -> Path:
-    "The folder of a round's training: the last one's is the stage's own"
-    return stage if k == rounds else stage/f'round{k}'
-
-@patch
-def check_rounds(self: Run,
-    rounds: int,  # of the classifier
-):
-    "Raise `CheckpointError` where a folder of a round holds another round"
-    for k in range(1, rounds):
-        folder = round_folder(self.folder/CLASSIFY.name, k, rounds)
-        if (held := read_stage(folder/'stage.json').get('config', {}).get('round', k)) != k:
-            raise CheckpointError(f'{folder}: holds round {held}, and round {k} belongs here; remove the folder, and the round is trained anew')
-
-@patch
-def classifier_rounds(self: Run, stage, rounds, steps, samples, data):
-    "Train as often as the method wants, each time on the last round's lesson; losses and steps of the last, all seconds"
-    lesson, seconds, made = {}, 0, ()
-    for k in range(1, rounds + 1):
-        net = self.make_net()
-        net.round, net.lesson = k, lesson
-        task = self.make_task(net, steps)
-        task.order = self.method.order(self.options, samples)
-        if k == rounds: break
-        inputs = samples.fingerprint(), *self.started_from(), *made
-        known = self.stage(f'{CLASSIFY.name}/round{k}', stage.config | dict(round=k), *inputs, data=data)
-        if not known.done:
-            with self.work(known):
-                result = self.train(known, task, samples)
-                found = self.method.lesson(self.options, net.eval(), samples, self.recipe.seed)
-                if is_main(): save_state(known.folder/LESSON, found)
-                known.finish(result)
-        lesson, made = load_state(known.folder/LESSON), (self.product_fingerprint(f'{CLASSIFY.name}/round{k}'),)
-        seconds += known.result['seconds']
-    result = self.train(stage, task, samples)
-    return dict(result, seconds=round(seconds + result['seconds'], 2))
-
-LESSON = 'lesson.safetensors'  # in the folder of a round: what the next one learns from
 
 # %% ../../nbs/experiments/04_stages.ipynb #434c5452
 @patch
