@@ -668,6 +668,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'consistency_cam/datasets/kinds.py'),
                                                 'consistency_cam.datasets.kinds._splits_of_table': ( 'datasets/kinds.html#_splits_of_table',
                                                                                                      'consistency_cam/datasets/kinds.py'),
+                                                'consistency_cam.datasets.kinds._valid_for_val': ( 'datasets/kinds.html#_valid_for_val',
+                                                                                                   'consistency_cam/datasets/kinds.py'),
                                                 'consistency_cam.datasets.kinds._voc_signs': ( 'datasets/kinds.html#_voc_signs',
                                                                                                'consistency_cam/datasets/kinds.py'),
                                                 'consistency_cam.datasets.kinds._voc_splits': ( 'datasets/kinds.html#_voc_splits',

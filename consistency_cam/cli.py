@@ -313,7 +313,7 @@ def subcommand(
         help='start stages over that were made with other settings; overwrite predictions and files '
             '(default: refuse)')] * force
     more += [argument('--quiet', action='store_true',
-        help='no bars, no remarks; warnings stay (default: show them)')] * quiet
+        help='no bars and no remarks; warnings stay (default: both)')] * quiet
     def add(function):
         COMMANDS[function.__name__[1:].replace('_', '-')] = Command(function, (*arguments, *more), fields, shown, opens)
         return function

@@ -2,6 +2,7 @@
 import contextlib
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from pycocotools.coco import COCO as Official
 from consistency_cam.datasets.coco import COCO, region
 from consistency_cam.datasets.folder import Folder
 from consistency_cam.experiments.formats import export_masks
+from consistency_cam.experiments.pipeline import Run, settle_recipe
+from consistency_cam.experiments.recipes import recipe
 from consistency_cam.datasets.samples import InputError, read_mask, write_mask
 from consistency_cam.datasets.verify import all_splits, hold_against_masks, recognise, verify
 from consistency_cam.datasets.voc import CLASSES, VOC
@@ -403,6 +406,57 @@ def test_annotations_beside_their_pictures(tmp_path):
     refused("no folder JPEGImages in it; there are the splits train, valid, and no 'val'", VOC, tmp_path, 'val')
     (tmp_path/'train'/'b_jpg.rf.01.jpg').unlink()
     refused('b_jpg.rf.01.jpg: no such file', VOC(tmp_path, 'train').check)
+
+
+@pytest.mark.parametrize('kind', ['voc', 'coco'])
+def test_the_split_valid_is_held_out(tmp_path, kind):
+    for split in ('train', 'valid'):
+        if kind == 'coco': coco(tmp_path, file=f'{split}/_annotations.coco.json', folder=split, split=split)
+        else:
+            picture(tmp_path/split/f'{split}.jpg')
+            (tmp_path/split/f'{split}.xml').write_text('<annotation><object><name>ship</name></object></annotation>')
+    def splits(**said): return [getattr(settle_recipe(recipe('quick', data=kind, root=str(tmp_path), train='train', **said)).data, k) for k in ('train', 'val')]
+    assert splits() == ['train', 'valid'] and splits(val='') == ['train', ''] and splits(val='train') == ['train', 'train']
+    if kind == 'coco': coco(tmp_path, file='val/_annotations.coco.json', folder='val', split='val')
+    else: shutil.copytree(tmp_path/'valid', tmp_path/'val')
+    assert splits() == ['train', 'val']
+
+
+def test_training_without_any_label_is_refused(tmp_path):
+    coco(tmp_path/'data', annotations=[])
+    run = Run(tmp_path/'run', recipe('quick', data='coco', root=str(tmp_path/'data'), labels='file', train='train', val='', pretrained='random', backbone='resnet10t', method='cam', batch_size=2, output_stride=32), progress=False)
+    refused('train: none of the 3 training pictures has a class, so there is nothing to learn; name the labels by --labels', run.classify)
+    assert not (tmp_path/'run').exists()
+
+
+def test_objects_that_were_deleted_are_not_there(tmp_path):
+    samples = voc(tmp_path, annotation=lambda kinds: '<annotation>' + ''.join(f'<object><name>{k}</name><deleted>{int(k == "cat")}</deleted></object>' for k in kinds) + '</annotation>')
+    assert [samples.label_ids(i) for i in range(3)] == [[], [12], []]
+
+
+def test_classes_that_differ_in_capitals_only(tmp_path):
+    refused("a.xml: 'Ship', and in ", voc, tmp_path/'annotations', dict(a=['Ship'], b=['ship'], c=[]))
+    samples = voc(tmp_path/'listed', dict(a=['Ship'], b=['ship'], c=[]), classes='Ship\nship\n')
+    notes = verify({'train': samples}, progress=False).notes
+    assert ("a class called as 'ship' but for capitals: one class, or two?", 'Ship') in notes
+
+
+CROWDS = {'run lengths in a list': dict(segmentation=dict(size=[H, W], counts=[10, 20, H*W - 30])), 'polygon': {}, 'flag as text': dict(iscrowd='1'), 'flag as truth': dict(iscrowd=True)}
+
+
+@pytest.mark.parametrize('name', CROWDS)
+def test_a_crowd_is_void(tmp_path, name):
+    samples = coco(tmp_path, change=lambda d: d['annotations'][0].update(dict(iscrowd=1) | CROWDS[name])); samples.check()
+    assert samples.mask(0).unique().tolist() == [0, 255] and samples.label_ids(0) == [1]
+
+
+OTHERWISE = {'image_id as text': dict(image_id='1'), 'category_id as text': dict(category_id='3'), 'run lengths in a list': dict(segmentation=dict(size=[H, W], counts=[10, 256, H*W - 266])), 'a little outside': dict(segmentation=[[-.5, -.5, 15.5, -.5, 15.5, 15.5, -.5, 15.5]])}
+
+
+@pytest.mark.parametrize('name', OTHERWISE)
+def test_an_annotation_written_otherwise(tmp_path, name):
+    samples = coco(tmp_path, change=lambda d: d['annotations'][0].update(OTHERWISE[name])); samples.check()
+    assert samples.labels.tolist() == [[1, 0], [0, 1], [0, 0]] and (samples.mask(0) == 1).sum() == 256 and samples.mask(0).unique().tolist() == [0, 1]
 
 
 def test_two_pictures_of_one_name_are_refused(tmp_path):

@@ -165,7 +165,14 @@ def _voc_signs(place):
         for p in sorted(place.glob(pattern)) if _holds_pictures(p.parent, f'{p.stem}.*')), None)
     if beside: yield beside, dict(root=str(place), train='all' if beside.parent == place else 'train')
 
-VOC_LAYOUT = Kind('voc', 'VOC 2012', _open_voc, signs=_voc_signs, splits=_voc_splits,
+def _valid_for_val(splits):
+    "A function that settles on 'valid', as Roboflow calls it, where there is no split 'val'"
+    def settle(data):
+        names = splits(data.root) if data.root and data.val == 'val' else []
+        return dict(val='valid') if 'valid' in names and not any(n.startswith('val') for n in {*names} - {'valid'}) else {}
+    return settle
+
+VOC_LAYOUT = Kind('voc', 'VOC 2012', _open_voc, signs=_voc_signs, splits=_voc_splits, settle=_valid_for_val(_voc_splits),
     lists='ImageSets/Segmentation should hold train.txt',
     fields=dict(kind="VOC 2012's layout", root='VOC2012', labels="'xml', 'csv', 'masks' or 'auto'"))
 
@@ -187,6 +194,7 @@ def _coco_signs(place):
         for file in [*sorted(own), *sorted(exported)][:1]: yield file, dict(root=str(root), train='train')
 
 COCO_LAYOUT = Kind('coco', 'COCO', _open_coco, signs=_coco_signs, splits=_coco_splits,
+    settle=_valid_for_val(_coco_splits),
     lists='annotations should hold instances_train2014.json',
     fields=dict(kind="COCO's layout", root='the folder that holds annotations',
         labels="'auto' (the official 80 categories) or 'file' (those that its annotations list)"))

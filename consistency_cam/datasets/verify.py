@@ -83,6 +83,9 @@ def doubtful_classes(
     "Classes of a single picture, and of less than a twentieth of the pictures of another class of nearly the same name"
     notes, counts = [], class_counts({name: s for name, s in sets.items() if torch.is_tensor(s.labels)})[0]
     for c, n in counts.items():
+        if same := next((o for o in counts if o != c and o.casefold() == c.casefold()), None):
+            notes.append((f'a class called as {same!r} but for capitals: one class, or two?', c))
+            continue
         like = next((o for o in difflib.get_close_matches(c, counts, 4)
             if o != c and (n == 1 <= counts[o] or 20*n < counts[o])), None)
         if like: notes.append((f'a class of {amount(n, "picture")}, like {like!r} of {counts[like]}; is it a slip?', c))

@@ -18,7 +18,7 @@ from ..files.disk import IdError, LabelError, MaskError, checked_ids, read_ids, 
 from ..files.images import EXTENSIONS
 from ..files.masks import read_mask
 from .samples import Files, masks_hold, multi_hot
-from .tables import clean_name, mask_colours, read_labelmap, read_labels
+from .tables import clean_name, mask_colours, read_labelmap, read_labels, refuse_doubtful_names
 
 __getattr__ = moved(__name__)
 
@@ -44,9 +44,10 @@ def xml_labels(
 ) -> list:  # class names, each once, in the file's order; none where no object is annotated
     "The classes of the annotated objects, difficult ones included (as Puzzle-CAM has it); raises `LabelError`"
     tree = _annotation(path)
-    names = [clean_name(o.findtext('name') or '') for o in tree.findall('object')]
+    objects = [o for o in tree.findall('object') if (o.findtext('deleted') or '').strip() != '1']  # LabelMe keeps them
+    names = [clean_name(o.findtext('name') or '') for o in objects]
     if '' in names: raise LabelError(f'{path}: object {names.index("") + 1} has no name; write its class there')
-    if not names and (other := next((e.tag for e in tree.iter() if 'object' in e.tag.lower()), None)):
+    if not tree.findall('object') and (other := next((e.tag for e in tree.iter() if 'object' in e.tag.lower()), None)):
         raise LabelError(f'{path}: <{other}> is not where an annotation of VOC has it; objects stand as <object> in <annotation>')
     return list(dict.fromkeys(names))
 
@@ -200,10 +201,13 @@ def voc_classes(
     folders = {voc_folders(root, split)[1] for split in voc_splits(root) or ['all']}
     if not any(f.is_dir() for f in folders) or next((Path(root)/'SegmentationClass').rglob('*.png'), None):
         return CLASSES, {}, ''
-    names = set()
+    rows = []
     for path in (folder/f'{id}.xml' for folder in folders for id in _annotated_ids(folder)):
-        with suppress(LabelError): names.update(xml_labels(path))  # is named where its picture is used
+        # what is wrong is named where its picture is used
+        with suppress(LabelError): rows.append((str(path), '', xml_labels(path), None))
+    names = {name for *_, found, _ in rows for name in found}
     if not names or names & {*CLASSES} and (Path(root)/'JPEGImages').is_dir(): return CLASSES, {}, ''
+    refuse_doubtful_names(rows)
     masks_hold(names)
     said = f'{len(names)} class{"es"*(len(names) != 1)}, the sorted names in the annotations'
     return sorted(names), {}, f'{said}, as none of {", ".join(CLASS_LISTS)} is there'

@@ -267,6 +267,8 @@ def classify(self: Run) -> dict:  # last losses, steps, seconds
     r, samples = self.recipe, self.samples(self.recipe.data.train)
     if self.foreign:
         raise InputError(f'{self.folder}: its CAMs were {self.foreign}, so there is nothing to train before them; `consistency-cam run {self.folder}` goes on from them')
+    if not samples.labelled:
+        raise InputError(f"{self.recipe.data.train or 'all'}: none of the {len(samples)} training pictures has a class, so there is nothing to learn; name the labels by --labels, or a split that has some by --train")
     data = stage_data(samples) | self.first_weights() | self.method_data()
     stage = self.stage(CLASSIFY.name, CLASSIFY.config(r), samples.fingerprint(), *self.started_from(), data=data)
     if stage.done: return stage.result
