@@ -372,7 +372,7 @@ def plain_warnings():
     "Within the block each warning is one line on stderr, shown once"
     shown, of_others = set(), (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
     def show(message, category, filename, lineno, file=None, line=None):
-        own = Path(filename).is_relative_to(Path(__file__).parent)
+        own = Path(filename).is_relative_to(Path(sys.modules['consistency_cam'].__file__).parent)
         if not own and issubclass(category, of_others) or str(message) in shown: return
         shown.add(str(message))
         print(f'consistency-cam: warning: {one_line(str(message))}', file=sys.stderr)
