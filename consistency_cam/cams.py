@@ -312,7 +312,7 @@ def _read(self: CamStore, id, full):
     try:
         tensors, texts = read_tensors(self.path(id))
         maps, ids, size = tensors['cams'].float(), tensors['ids'].tolist(), json.loads(texts['size'])
-        if [len(ids), *cells(size, self.stride)] != list(maps.shape):
+        if not all(type(s) is int for s in size) or [len(ids), *cells(size, self.stride)] != list(maps.shape):
             raise ValueError(f'{len(ids)} ids and maps {tuple(maps.shape)} for a picture {size}')
     except FileNotFoundError:
         raise StoreError(f"{self.folder}: no CAMs for picture '{id}'; `consistency-cam cams` makes them") from None
