@@ -9,7 +9,7 @@ __all__ = ['PRETRAIN', 'CLASSIFY', 'CAMS', 'IMPORTED', 'AFFINITY', 'WALK', 'PSEU
 # %% ../../nbs/experiments/02_line.ipynb #daff3fa4
 from .recipes import SHARED, Recipe, fields_of, mask_rule, value_of, values_by_field
 from ..files.errors import InputError, unknown
-from ..tools.saliency import BARRIER
+from ..tools.background import BARRIER
 from ..tools.stage import Stage
 
 # %% ../../nbs/experiments/02_line.ipynb #57409fe0

@@ -28,7 +28,8 @@ from ..files.checkpoint import (CheckpointError, StageFolder, fingerprint, inter
     hold_lock, stage_fingerprint, read_json, read_stage, remove_leftovers, write_json)
 from ..files.errors import hint, not_a_run
 from ..tools.background import SALIENCY_RULES
-from ..tools.saliency import BARRIER, Saliency
+from ..tools.background import BARRIER
+from ..tools.saliency import Saliency
 from ..methods.registry import absent_method, find_method, method_names, missing_method, method_origin
 from ..tools.training import Settings, make_accelerator
 
