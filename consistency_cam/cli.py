@@ -131,7 +131,7 @@ def recipe_options(
     for name in sorted(names, key=lambda name: [*BRIEF, name].index(name)):
         if isinstance(default(name), dict):
             group.add_argument('--set', dest=name, nargs='+', type=assignment, action=_Dictionary, metavar='NAME=VALUE',
-                help="settings of the method's own; a name that it does not know lists them")
+                help="the method's own settings; unknown names list them")
             continue
         flags = [option(name), *('--' + n.replace('_', '-') for n in (name, _OLD.get(name, name)))]
         group.add_argument(*dict.fromkeys(flags), dest=name, default=None,
