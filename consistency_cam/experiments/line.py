@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRETRAIN', 'CLASSIFY', 'CAMS', 'IMPORTED', 'AFFINITY', 'WALK', 'PSEUDO', 'SEGMENT', 'LINE', 'EVALUATED', 'needs_maps',
-           'affinity_crf', 'segmentation_config', 'find_stage', 'product_folder', 'stage_of']
+           'supervision', 'affinity_crf', 'segmentation_config', 'find_stage', 'product_folder', 'stage_of']
 
 # %% ../../nbs/experiments/02_line.ipynb #daff3fa4
 from .recipes import SHARED, Recipe, fields_of, mask_rule, value_of, values_by_field
@@ -114,6 +114,13 @@ def needs_maps(
 ) -> bool:
     "Whether a recipe goes through maps, and does not learn from true masks alone"
     return not (r.segment and r.segment.on == 'masks')
+
+def supervision(
+    r: Recipe,
+) -> str:
+    "What its labels are, in the letters of the paper's tables: I image labels, I+S and another program's saliency, M masks"
+    if not needs_maps(r): return 'M'
+    return 'I' if r.data.saliency in ('', BARRIER) else 'I+S'
 
 def _needs_cams(r): return needs_maps(r) and r.cams.kind == 'inferred'
 

@@ -21,14 +21,13 @@ from ..datasets.folder import WithMasks
 from ..datasets.kinds import check_data, find_kind, full_paths, open_split
 from ..datasets.samples import InputError, MaskError, PictureError, Samples, checked_ids
 from ..datasets.verify import class_lines, classes_everywhere, hold_against_masks, verify
-from .line import CLASSIFY, LINE, PRETRAIN, SEGMENT, find_stage, needs_maps, stage_of
+from .line import CLASSIFY, LINE, PRETRAIN, SEGMENT, find_stage, needs_maps, stage_of, supervision
 from .recipes import (NAMES, OLD_NAMES, STAGES, Recipe, change_recipe, check_choices,
     default, fields_of, part_of, mask_rule, recipe, values_by_field)
 from ..files.checkpoint import (CheckpointError, StageFolder, fingerprint, interrupted_by_sigterm, is_main,
     hold_lock, stage_fingerprint, read_json, read_stage, remove_leftovers, write_json)
 from ..files.errors import hint, not_a_run
 from ..tools.background import SALIENCY_RULES
-from ..tools.background import BARRIER
 from ..tools.saliency import Saliency
 from ..methods.registry import absent_method, find_method, method_names, missing_method, method_origin
 from ..tools.training import Settings, make_accelerator
@@ -173,8 +172,7 @@ def title(self: Run) -> str:
     r, about = self.recipe, self.folder/'imported.json'
     if self.foreign: return str(read_json(about, 'title')['title']) if about.exists() else 'imported CAMs'
     iterated = ', iterated learning' if r.pretrain and r.pretrain.k_student else ''
-    supervision = ', I+S' if needs_maps(r) and r.data.saliency not in ('', BARRIER) else ''
-    return (self.method.title if needs_maps(r) else 'true masks') + iterated + supervision
+    return (self.method.title if needs_maps(r) else 'true masks') + iterated + ', I+S' * (supervision(r) == 'I+S')
 
 @patch
 def stages(self: Run,
