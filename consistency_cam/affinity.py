@@ -107,17 +107,20 @@ class AffinityTask(nn.Module):
     def __init__(self,
         net: AffinityNet|BoundaryNet,
         radius: int,  # cells: 5 for AffinityNet (psa), 10 for BoundaryNet (IRNet, Puzzle-CAM)
+        border: bool = True,  # pairs of all cells; else those of `inner_cells` (psa)
     ):
         super().__init__()
-        self.net, self.radius = net, radius
+        self.net, self.radius, self.border = net, radius, border
 
     def forward(self,
         batch: dict,  # 'image' (B,3,H,W) normalised, 'mask' (B,H,W) labels with 255 for unsure
         step: int,  # steps done so far
     ) -> dict:  # named scalar losses
         "Losses of one step"
-        return affinity_loss(self.net.affinity(batch['image'], self.radius),
-            pair_labels(to_grid(batch['mask'], self.net.stride), self.radius))
+        labels = to_grid(batch['mask'], self.net.stride)
+        pairs, inner = pair_labels(labels, self.radius), inner_cells(labels.shape[-2:], self.radius, labels.device)
+        if not self.border: pairs = Pairs(*(p & inner for p in pairs))
+        return affinity_loss(self.net.affinity(batch['image'], self.radius), pairs)
 
 # %% ../nbs/10_affinity.ipynb #c0195d70
 @reused_memory()

@@ -98,6 +98,7 @@ BRIEF = {  # fields that the help of a command shows
     'data.masks': 'folder of true masks, where there are any', 'data.classes': 'file with the names of the classes',
     'data.train': 'split to train on', 'data.val': "split held out; '' for none",
     'data.pictures': 'the first so many training pictures only', 'data.size': 'side of a made picture, pixels',
+    'data.saliency': "folder of saliency maps, or 'barrier'",
     'classify.method': 'cam, puzzle-cam, consistency-cam, …',
     'backbone': 'timm name of the network', 'pretrained': "'imagenet', a weights file, or 'random'",
     'classify.epochs': 'passes over the training pictures', 'classify.batch_size': 'pictures per step',
@@ -130,7 +131,7 @@ def recipe_options(
     for name in sorted(names, key=lambda name: [*BRIEF, name].index(name)):
         if isinstance(default(name), dict):
             group.add_argument('--set', dest=name, nargs='+', type=assignment, action=_Dictionary, metavar='NAME=VALUE',
-                help="settings of the method's own; a name that it does not know lists them")
+                help="the method's own settings; unknown names list them")
             continue
         flags = [option(name), *('--' + n.replace('_', '-') for n in (name, _OLD.get(name, name)))]
         group.add_argument(*dict.fromkeys(flags), dest=name, default=None,
@@ -321,7 +322,7 @@ def subcommand(
 _RUN = argument('run', type=path_argument, help='folder of the run, e.g. runs/mine')
 _FILES = argument('--methods', dest='files', nargs='+', type=method_file, metavar='FILE.py',
     help='Python files that register further methods '
-        '(default: none; a run names its own, and imports no file by itself)')
+        '(default: none; a run imports no file by itself)')
 def _until(usual):
     return argument('--until', choices=STAGES, default=usual.name, metavar='STAGE',
         help=f"the last stage to do (default: {usual.name})")

@@ -178,7 +178,7 @@ def forward(self: ConsistencyTask,
     if frugal:
         found, through = self.one_by_one(ts, images, A, labels, alpha)
         return losses | found | dict(cls=losses['cls'] + (through - through.detach()))
-    out = SimpleNamespace(images=images, ids=batch.get('id'), labels=labels, step=step,
+    out = SimpleNamespace(images=images, ids=batch.get('id'), labels=labels, step=step, total=self.total,
         whole=SimpleNamespace(t=None, images=images, features=whole[0], cams=A), views={})
     for name, view, t, x, (features, A_t) in zip(self.names, self.views, ts, inputs, of_views):
         if view.losses: losses |= self.view_losses(name, t, A, A_t, labels, alpha)
@@ -205,6 +205,14 @@ class Method:
     options: dict = field(default_factory=dict)  # {name: `Option`}
     cls: float = 1.  # weight of the whole picture's classification loss
     segment_terms: callable = lambda options, net: []  # (options, segmenter) -> list of its further losses
+    # {field: value} of a recipe, which the method wants in other stages unless somebody gives another; written as it stands
+    recipe: dict = field(default_factory=dict)
+    # (options, training pictures) -> function from a generator to an epoch's order of them; None: each once, at random
+    order: callable = lambda options, samples: None
+    rounds: callable = lambda options: 1  # options -> trainings of the classifier, one after the other
+    # (options, trained network, training pictures, seed) -> what the next round's network has as `lesson`, as `save_state`
+    # takes it
+    lesson: callable = lambda options, net, samples, seed: {}
 
 METHODS = {}
 

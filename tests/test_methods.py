@@ -119,6 +119,79 @@ def test_a_segmenter_goes_on_in_its_second_round_with_a_term_soft_labels_and_the
     assert bound.stages() == ['classify', 'segment'] and 'classify' in read_json(bound.folder/'segment'/'stage.json')['data']
 
 
+OWN = {'ficklenet': {}, 'seenet': dict(width=8), 'mcis': dict(width=8, larger=1.25)}
+
+
+@pytest.mark.parametrize('method', OWN)
+def test_a_method_of_chance_is_the_same_to_the_bit_over_resume_and_another_with_another_seed(method, tmp_path, monkeypatch):
+    small = dict(SMALL, pictures=32, method=method, options=OWN[method], cams=dict(scales=(1.,)))
+    def maps(made): return {id: made.cams('train').get(id, full=False) for id in made.samples('train').ids}
+    def cut(*given, **more):
+        real_fit(*given, **more, stop_at=3)
+        raise KeyboardInterrupt
+    whole, real_fit = run(recipe('quick', **small), tmp_path/'whole', progress=False, until='cams'), doing.fit
+    with monkeypatch.context() as m:
+        m.setattr(doing, 'fit', cut)
+        with pytest.raises(KeyboardInterrupt): run(recipe('quick', **small), tmp_path/'cut', progress=False, until='classify')
+    again = run(recipe('quick', **small), tmp_path/'cut', progress=False, until='classify')
+    one, other = weights(whole.folder), weights(again.folder)
+    assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+    real_infer = doing.infer
+    with monkeypatch.context() as m:  # the inference is cut, too
+        m.setattr(doing, 'infer', lambda *given, **more: (found for _, found in zip(range(5), real_infer(*given, **more))))
+        m.setattr(doing.StageFolder, 'finish', lambda *_: exec('raise KeyboardInterrupt'))
+        with pytest.raises(KeyboardInterrupt): again.cams('train')
+    found, resumed, samples = maps(whole), maps(Run(again.folder, progress=False)), whole.samples('train')
+    assert [[*m] for m in found.values()] == [samples.label_ids(i) for i in range(len(samples))]  # no class that is not given
+    assert all(torch.equal(found[id][c], resumed[id][c]) for id in found for c in found[id])
+    if method == 'ficklenet':  # chance at inference alone: the same weights, and another seed
+        from consistency_cam.cams import infer_batch
+        given = whole.net(), samples.image(0)[None], samples.labels[:1], (1.,)
+        a, b, c = (infer_batch(*given, ids=samples.ids[:1], seed=seed)[0] for seed in (0, 0, 1))
+        assert all(torch.equal(a[k], b[k]) and not torch.equal(a[k], c[k]) for k in a)
+    second = run(recipe('quick', **small, seed=1), tmp_path/'second', progress=False, until='classify')
+    assert not torch.equal(weights(second.folder)['classifier.weight' if method != 'seenet' else 'classifier.0.weight'], one['classifier.weight' if method != 'seenet' else 'classifier.0.weight'])
+
+
+def test_saliency_is_looked_at_before_the_training_and_a_run_with_somebodys_maps_says_so(tmp_path, capsys):
+    from PIL import Image
+    folder, start = tmp_path/'maps', ['run', str(tmp_path/'run'), '--method', 'cam', '--affinity', 'none', '--segment', 'none', '--no-pseudo.crf', *OPTIONS]
+    def refused(text, *more):
+        assert main([*start, *more]) == 1
+        err = capsys.readouterr().err
+        assert text in err and err.count('\n') == 1 and not (tmp_path/'run'/'classify').exists(), err
+    refused('no such folder', '--saliency', str(folder))
+    folder.mkdir()
+    refused('no saliency map for 16 of 16 pictures', '--saliency', str(folder))
+    ids = Run(tmp_path/'other', recipe('quick', **SMALL)).samples('train').ids
+    for id in ids: Image.new('L', (64, 64), 255).save(folder/f'{id}.png')
+    Image.new('L', (32, 64)).save(folder/f'{ids[3]}.png')
+    refused(f'{ids[3]}.png: the saliency map is 64 x 32, its picture 64 x 64', '--saliency', str(folder))
+    refused("the rule 'power' of pseudo-labels reads none", '--saliency', str(folder), '--pseudo.rule', 'power')
+    refused('it reads saliency maps; add --saliency FOLDER', '--pseudo.rule', 'harmonic')
+    Image.new('L', (64, 64)).save(folder/f'{ids[3]}.png')
+    assert main([*start, '--saliency', str(folder)]) == 0 and 'plain CAM, I+S' in capsys.readouterr().out
+    done = Run(tmp_path/'run', progress=False)
+    from consistency_cam.datasets.samples import read_mask
+    assert not read_mask(done.pseudo('train')/f'{ids[3]}.png').any()  # nothing stands out there
+    Image.new('L', (64, 64), 255).save(folder/f'{ids[3]}.png')
+    with pytest.raises(CheckpointError): done.pseudo('train')          # other maps are another stage
+    own = recipe('quick', **SMALL, method='cam', affinity=None, segment=None, saliency='barrier', pseudo=dict(crf=False))
+    assert run(own, tmp_path/'barrier', progress=False).title == 'plain CAM'
+
+
+def test_what_somebody_gives_wins_over_a_method_and_a_method_over_the_preset(file, tmp_path):
+    file.write_text(SHARPER.replace("options=dict(", "recipe={'walk.steps': 32, 'walk.beta': 8.}, options=dict("))
+    registry.use_files([file])
+    r = recipe('quick', method='sharper', walk=dict(beta=3.), **SMALL)
+    made = run(r, tmp_path/'run', progress=False, until='classify')
+    assert (r.walk.steps, r.walk.beta) == (32, 3.) and Run(made.folder).recipe == r
+    words = made.line[0].words(made)['settings that sharper CAM wants']
+    assert words == 'walk.steps 32, walk.beta 3.0 (given, in place of 8.0)'
+    written = read_json(made.folder/'recipe.json')
+    assert written['wished'] == {'walk.steps': 8} and {'walk.beta', 'classify.method'} <= {*written['given']}
+
+
 @pytest.mark.slow
 def test_two_processes_train_a_term_as_one_does(file, tmp_path):
     registry.use_files([file])
@@ -186,3 +259,49 @@ def test_a_package_brings_a_method_by_an_entry_point(file, tmp_path, monkeypatch
         with pytest.raises(InputError, match='the package plug: cannot be imported .ModuleNotFoundError'): registry.find_method('absent')
         with pytest.raises(InputError, match="two methods are registered as 'cam', in consistency_cam.consistency and the package plug"): registry.find_method('cam')
     finally: registry._installed_methods.cache_clear()
+
+
+ROUNDS = dict(SMALL, pictures=32, epochs=1, options=dict(k=2, rounds=1))
+
+
+def test_a_method_of_rounds_is_the_same_for_one_seed_over_a_cut_and_another_for_another(tmp_path, monkeypatch):
+    wanted = recipe('quick', method='sc-cam', **ROUNDS)
+    whole = run(wanted, tmp_path/'whole', progress=False, until='cams')
+    lesson = load_state(whole.folder/'classify'/'round1'/'lesson.safetensors')
+    assert lesson['ids'] == whole.samples('train').ids and (lesson['sub_labels'] >= 0).equal(whole.samples('train').labels.bool())
+
+    def cut(task, data, folder, *given, **more):
+        if folder.name == 'round1': return real_fit(task, data, folder, *given, **more)
+        real_fit(task, data, folder, *given, **more, stop_at=3)
+        raise KeyboardInterrupt
+    real_fit = doing.fit
+    with monkeypatch.context() as m:
+        m.setattr(doing, 'fit', cut)
+        with pytest.raises(KeyboardInterrupt): run(wanted, tmp_path/'cut', progress=False, until='classify')
+    first = (tmp_path/'cut'/'classify'/'round1'/'weights.safetensors').stat().st_mtime_ns
+    run(wanted, tmp_path/'cut', progress=False, until='classify')
+    assert first == (tmp_path/'cut'/'classify'/'round1'/'weights.safetensors').stat().st_mtime_ns
+    one, other = weights(whole.folder), weights(tmp_path/'cut')
+    assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+    again = weights(run(recipe('quick', method='sc-cam', seed=1, **ROUNDS), tmp_path/'again', progress=False, until='classify').folder)
+    assert not torch.equal(one['terms.0.head.weight'], again['terms.0.head.weight'])
+    with pytest.raises(CheckpointError, match='made with'): run(recipe('quick', method='sc-cam', **dict(ROUNDS, options=dict(k=3, rounds=1))), tmp_path/'cut', progress=False, until='classify')
+
+
+@pytest.mark.parametrize('more, said', [(['--set', 'k=20'], 'fewer than k=20 sub-categories; take --set k='), (['--set', 'k=0'], 'from 1 to 1,000 is wanted')])
+def test_clusters_that_cannot_be_are_one_line_before_anything_is_trained(tmp_path, capsys, more, said):
+    assert main(['run', str(tmp_path/'run'), '--method', 'sc-cam', '--until', 'classify', *OPTIONS, *more]) == 1
+    err = capsys.readouterr().err
+    assert said in err and err.count('\n') == 1 and not (tmp_path/'run').exists(), err
+
+
+@pytest.mark.parametrize('more, said', [
+    (['--pseudo.labels', 'proportional'], 'such as --pseudo.background 11'),
+    (['--affinity.labels', 'alpha'], 'such as --affinity.scores 4 32'),
+    (['--walk.background', 'power'], 'add --pseudo.rule map --pseudo.background 1, or leave it out'),
+    (['--segment.cap', '.5', '--segment.loss', 'balanced'], 'take --segment.loss ce, or leave the cap out'),
+    (['--affinity.long-side', '0', '64'], 'two sizes are wanted, or 0 0 for as it is')])
+def test_settings_that_do_not_go_together_are_one_line(tmp_path, capsys, more, said):
+    assert main(['run', str(tmp_path/'run'), *OPTIONS, *more]) != 0
+    err = capsys.readouterr().err
+    assert said in err and 'Traceback' not in err and not (tmp_path/'run').exists(), err

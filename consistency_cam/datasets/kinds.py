@@ -272,7 +272,9 @@ def full_paths(
 ) -> dict:  # {field: path}
     "The fields that name files and folders, with full paths, so that they can be opened from another folder"
     files = find_kind(data.kind).files
-    return {k: str(Path(v).resolve()) for k, v in _named_fields(data).items() if k in files}
+    found = {k: str(Path(v).resolve()) for k, v in _named_fields(data).items() if k in files}
+    salient = getattr(data, 'saliency', '')  # a folder beside the data set, or the name of what is computed
+    return found | (dict(saliency=str(Path(salient).resolve())) if salient not in ('', 'barrier') else {})
 
 def open_split(
     data,  # of a recipe

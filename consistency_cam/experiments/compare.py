@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['AFTER', 'COLUMNS', 'figure_rows', 'write_figures', 'environment', 'compare', 'collect', 'table', 'remarks',
-           'mean_spread']
+           'mean_spread', 'costs']
 
 # %% ../../nbs/experiments/09_compare.ipynb #b9c226f7
-import csv, io, platform, re, sys
+import csv, io, platform, re, sys, time
 from datetime import date
 from pathlib import Path
 import torch
 import consistency_cam
 import timm
 from tqdm.auto import tqdm
+from ..cams import infer_batch
 from ..files.checkpoint import atomic_bytes, write_json
 from ..files.errors import InputError
 from ..methods.registry import find_method
@@ -64,7 +65,7 @@ def _record(rows, command='', **more):
 def _without_folders(r):
     "The recipe's fields, for a record that says nothing of where its data lies"
     return fields_of(r) | {k: '' for k in ('data.root', 'pretrain.root')} | {f'data.{k}': Path(getattr(r.data,
-        k)).name for k in ('labels', 'masks', 'classes')}
+        k)).name for k in ('labels', 'masks', 'classes', 'saliency')}
 
 def _anonymous(arguments):
     "Arguments with absolute folders cut down to their last name"
@@ -148,3 +149,34 @@ def mean_spread(values) -> str:
     if not values: return '–'
     v = torch.tensor(values, dtype=torch.float64)
     return f'{v.mean():.1f}' + (f' ± {v.std():.1f}' if len(v) > 1 else '')
+
+# %% ../../nbs/experiments/09_compare.ipynb #c2158b04
+def _seconds(work, repeats):
+    "The fewest processor seconds that the work has taken"
+    found = []
+    for _ in range(repeats):
+        begin = time.process_time()
+        work()
+        found.append(time.process_time() - begin)
+    return min(found)
+
+def _step(run):
+    "A step of a run's training, gradients taken, on noise"
+    c, samples = run.recipe.classify, run.samples(run.recipe.data.train)
+    n = min(c.batch_size, len(samples))
+    batch = dict(image=torch.randn(n, 3, c.crop, c.crop), labels=samples.labels[:n], id=samples.ids[:n])
+    task = run.make_task(run.make_net(False), 2).train()
+    return lambda: sum(task(batch, 1).values()).backward()
+
+def costs(
+    runs: list,  # of `Run`, with trained classifiers
+    repeats: int = 3,  # of which the fastest counts
+) -> str:
+    "Processor seconds of a training step, and of the maps of one training picture, as a Markdown table"
+    lines = ['| method | a training step, s | maps of a picture, s |', '|---|---|---|']
+    for run in runs:
+        r, net, samples = run.recipe, run.net(), run.samples(run.recipe.data.train)
+        picture = samples.image(0)[None], samples.labels[:1], r.cams.scales, r.cams.mirror, 4, True, samples.ids[:1], r.seed
+        times = _seconds(_step(run), repeats), _seconds(lambda: infer_batch(net, *picture), repeats)
+        lines.append(f'| {run.title} | {times[0]:.3f} | {times[1]:.3f} |')
+    return '\n'.join(lines)

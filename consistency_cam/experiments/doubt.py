@@ -11,7 +11,7 @@ import torch
 from fastcore.foundation import L
 from tqdm.auto import tqdm
 from ..camnet import CAMNet
-from ..cams import eval_mode, scaled_evidence
+from ..cams import Given, eval_mode, scaled_evidence
 from ..datasets.samples import read_mask
 from .line import CLASSIFY, PSEUDO, product_folder
 from .predict import seen_copy
@@ -39,7 +39,7 @@ def classifier_doubt(
 ) -> dict:  # {'views': 0..1, 'classes': 0..1}
     "How far the classifier doubts a picture: its views disagree, or a class that is given is improbable"
     x, given = net.normalize(seen_copy(image)[None].to(net.mean.device)), labels.bool()
-    with eval_mode(net): found = [scaled_evidence(net, v, scale, False) for v in (x, x.flip(-1))]
+    with eval_mode(net): found = [scaled_evidence(net, v, scale, False, Given(given[None].to(v.device))) for v in (x, x.flip(-1))]
     (a, p), (b, q) = ((maps[0, -net.num_classes:].float().cpu(), logits[0].float().cpu()) for maps, logits in found)
     least = float(((p + q) / 2).sigmoid()[given].min()) if given.any() else 1.
     return dict(views=view_disagreement(a[given], b.flip(-1)[given]), classes=1 - least)

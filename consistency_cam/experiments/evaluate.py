@@ -14,10 +14,11 @@ from ..cams import CamStore
 from ..datasets.samples import InputError, Samples, read_mask
 from ..datasets.verify import hold_against_masks
 from .line import CAMS, EVALUATED, find_stage, product_folder
+from .recipes import mask_rule
 from .runs import Run
 from .stages import new_sweep
 from ..files.checkpoint import CheckpointError, fingerprint, is_main, load_state, stage_fingerprint
-from ..tools.background import background
+from ..tools.background import SALIENCY_RULES, background
 from ..tools.metrics import ConfusionMatrix, ThresholdSweep, cam_mask
 
 # %% ../../nbs/experiments/05_evaluate.ipynb #b18f0fa1
@@ -98,15 +99,20 @@ def _compared(self: Run, splits):
     return dict(masks=fingerprint(*(self.samples(s).masks_fingerprint() for s in splits)))
 
 @patch
+def _rule(self: Run, stage): return self.recipe.cams.rule if stage == CAMS.name else mask_rule(self.recipe)
+
+@patch
 def at_rule(self: Run, split, stage, level):
     "Confusion matrix of a split's maps by the recipe's background rule; None for the constant one, which the sweep has"
-    rule, samples = self.recipe.cams.rule, self.samples(split)
+    rule, samples = self._rule(stage), self.samples(split)
     if rule == 'constant': return
+    salient = self.saliency() if rule in SALIENCY_RULES else None
     store, matrix = self.made_of(stage, split), ConfusionMatrix(len(samples.classes) + 1)
     for i, id in enumerate(samples.ids):
         if (mask := samples.mask(i)) is None: continue
         cams = store.get(id)
-        score = background(rule, cams, level, store.background(id) if rule == 'map' else None)
+        own = store.background(id) if rule == 'map' else salient(id, samples.image(i)) if salient else None
+        score = background(rule, cams, level, own)
         matrix.update(cam_mask(cams, score, tuple(mask.shape)), mask, id)
     return matrix
 
@@ -123,6 +129,8 @@ def evaluate(self: Run,
     folders = {s: self.product(name) for s, name in names.items()}
     fixed = about.fixed(self.recipe) if about.fixed else None
     level = {} if fixed is None else {f'{stage}.threshold': fixed, 'cams.rule': self.recipe.cams.rule}
+    if level and stage != CAMS.name: level['pseudo.rule'] = self.recipe.pseudo.rule
+    if level and self.recipe.pseudo.labels != 'score': level['pseudo.labels'] = self.recipe.pseudo.labels
     made = fingerprint(*(stage_fingerprint(f) for f in folders.values()))
     data = self._compared(splits) | self.products(*names.values())
     done = self.stage(f'evaluate/{stage}', dict(splits=splits) | level, made, data=data, again=True)

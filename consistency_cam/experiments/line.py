@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['PRETRAIN', 'CLASSIFY', 'CAMS', 'IMPORTED', 'AFFINITY', 'WALK', 'PSEUDO', 'SEGMENT', 'LINE', 'EVALUATED', 'needs_maps',
-           'segmentation_config', 'find_stage', 'product_folder', 'stage_of']
+           'supervision', 'affinity_crf', 'segmentation_config', 'find_stage', 'product_folder', 'stage_of']
 
 # %% ../../nbs/experiments/02_line.ipynb #daff3fa4
-from .recipes import SHARED, Recipe, fields_of
+from .recipes import SHARED, Recipe, fields_of, mask_rule, value_of, values_by_field
 from ..files.errors import InputError, unknown
+from ..tools.background import BARRIER
 from ..tools.stage import Stage
 
 # %% ../../nbs/experiments/02_line.ipynb #57409fe0
@@ -18,8 +19,10 @@ def _range(values): return ' to '.join(f'{v:g}' for v in values)
 
 def _training_words(t):
     "A training in words: how long, on what, and how fast"
+    sizes = f'of {_range(t.long_side)}' if any(t.long_side) else 'as they are'
+    colours = f', colours changed by {t.jitter:g}' * (t.jitter > 0)
     return (f"{t.epochs} epoch{'s' * (t.epochs != 1)}, {t.batch_size} pictures per step, crops of {t.crop} pixels from "
-        f"pictures of {_range(t.long_side)}, learning rate {t.lr:g}")
+        f"pictures {sizes}{colours}, learning rate {t.lr:g}")
 
 def _crf_words(r, on):
     reach = f' (reaches times {r.crf.scale:g})' if on and r.crf.scale != 1 else ''
@@ -43,7 +46,16 @@ def _classify_words(run):
     if further := ', '.join(str(v) for v in run.views if not v.losses): found['further views'] = further
     options = [f'{k} {getattr(run.options, k)} ({o.meaning})' for k, o in run.method.options.items()]
     if options: found[run.method.title] = '; '.join(options)
+    if wanted := _wanted_words(run): found[f'settings that {run.method.title} wants'] = wanted
     return found
+
+def _wanted_words(run):
+    "What the method wants of other stages that are gone through, and what was given in its place"
+    r, stages = run.recipe, [s.name for s in run.line]
+    wanted = {k: v for k, v in values_by_field(run.method.recipe).items() if k.split('.')[0] in stages}
+    def text(v): return _listed(v) if isinstance(v, (tuple, list)) else str(v)
+    return ', '.join(f'{k} {text(value_of(r, k))}' + f' (given, in place of {text(v)})' * (value_of(r, k) != v)
+        for k, v in wanted.items())
 
 def _cams_words(run):
     c = run.recipe.cams
@@ -54,17 +66,26 @@ def _cams_words(run):
 def _affinity_words(run):
     a = run.recipe.affinity
     pairs = dict(boundary='boundary network', features='feature network').get(a.kind, a.kind)
-    return {'affinity': f'{pairs}, pairs up to {a.radius} cells apart, learns where a CAM is below {a.scores[0]:g} or '
-        f'above {a.scores[-1]:g}; {_training_words(a)}'}
+    learns = f'learns where a CAM is below {a.scores[0]:g} or above {a.scores[-1]:g}'
+    if a.labels != 'score': learns = f"learns labels by '{a.labels}' {_range(a.scores)}, {_crf_words(run.recipe, affinity_crf(run.recipe))}"
+    inner = '' if a.border else ', without those at the border'
+    return {'affinity': f'{pairs}, pairs up to {a.radius} cells apart{inner}, {learns}; {_training_words(a)}'}
 
 def _walk_words(run):
     w = run.recipe.walk
-    return {'random walk': f'{w.steps} steps of {w.radius} cells at most, affinities to the power {w.beta:g}'}
+    ground = '' if w.background == 'no' else f", a background by '{w.background}' {w.level:g} walks along"
+    return {'random walk': f'{w.steps} steps of {w.radius} cells at most, affinities to the power {w.beta:g}{ground}'}
 
 def _pseudo_words(run):
     p = run.recipe.pseudo
     unsure = ', unsure between them' * (len(p.background) > 1)
-    return {'pseudo-labels': f'background score {_range(p.background)}{unsure}, {_crf_words(run.recipe, p.crf)}'}
+    rule = mask_rule(run.recipe)
+    score = f'background {"score" if rule == "constant" else f"by the rule {rule}, level"} {_range(p.background)}'
+    by = f", decided by '{p.labels}'" * (p.labels != 'score')
+    flat = f', maps flattened by {p.smooth:g}' * (p.smooth > 0)
+    d, maps = run.recipe.data, ''
+    if d.saliency: maps = f", saliency {'by barrier distance' if d.saliency == BARRIER else 'of another program (I+S)'}"
+    return {'pseudo-labels': f'{score}{by}{unsure}{flat}{maps}, {_crf_words(run.recipe, p.crf)}'}
 
 def _segment_words(run):
     s = run.recipe.segment
@@ -73,7 +94,10 @@ def _segment_words(run):
     if s.side: inference = f'longer side {s.side} pixels, {inference}'
     losses = dict(balanced='; balanced cross-entropy', collision=f'; soft labels of temperature {s.temperature:g}')
     more = ", from the classifier's backbone" * (s.start == 'classifier') + losses.get(s.loss, '')
-    if s.rounds > 1: more += f'; {s.rounds} rounds, masks that agree or are above {s.confidence:g} kept'
+    if s.cap: more += f'; pixels count {s.cap:g} at most once the mean is below it'
+    kept = dict(own='the masks of the round before in the place of pseudo-labels, without a cap')
+    agreed = f'masks that agree or are above {s.confidence:g} kept'
+    if s.rounds > 1: more += f'; {s.rounds} rounds, {kept.get(s.next, agreed)}'
     found = {'segmenter': f'{network}; {_training_words(s)} (head ten times that){more}'}
     if n := run._finished(SEGMENT.name).get('corrected'):
         found['corrections'] = f'{n} of the masks it learnt drawn by hand, in place of pseudo-labels'
@@ -91,6 +115,13 @@ def needs_maps(
     "Whether a recipe goes through maps, and does not learn from true masks alone"
     return not (r.segment and r.segment.on == 'masks')
 
+def supervision(
+    r: Recipe,
+) -> str:
+    "What its labels are, in the letters of the paper's tables: I image labels, I+S and another program's saliency, M masks"
+    if not needs_maps(r): return 'M'
+    return 'I' if r.data.saliency in ('', BARRIER) else 'I+S'
+
 def _needs_cams(r): return needs_maps(r) and r.cams.kind == 'inferred'
 
 def _needs_classifier(r):
@@ -98,19 +129,26 @@ def _needs_classifier(r):
 
 def _needs_affinity(r): return r.affinity and needs_maps(r)
 
+def affinity_crf(
+    r: Recipe,  # with an affinity network
+) -> bool:
+    "Whether the labels that the affinity network learns go through the CRF"
+    return r.pseudo.crf if r.affinity.crf == 'as-pseudo' else r.affinity.crf == 'with'
+
 def _classify_config(r):
     data = {f'data.{k}': getattr(r.data, k) for k in ('kind', 'train', 'pictures', 'size')}
     return _training_config(r, CLASSIFY) | data
 
 def _affinity_config(r):
-    return _training_config(r, AFFINITY, 'crf') | {'pseudo.crf': r.pseudo.crf, 'cams.rule': r.cams.rule}
+    return _training_config(r, AFFINITY, 'crf') | {'pseudo.crf': r.pseudo.crf, 'cams.rule': r.cams.rule, 'pseudo.rule': r.pseudo.rule}
 
 # fields that the segmenter's training does not read
 _SEGMENTATION = 'segment.scales', 'segment.side', 'segment.mirror', 'segment.crf'
 
 def _segment_config(r):
-    aside = 'dilated', *(_SEGMENTATION if r.segment.rounds < 2 else ['segment.crf'])  # a round segments, without the CRF
-    return {k: v for k, v in _training_config(r, SEGMENT).items() if k not in aside}
+    own = r.segment.rounds > 1 and r.segment.next == 'own'  # a round segments, with these masks after the CRF
+    aside = 'dilated', *([] if own else _SEGMENTATION if r.segment.rounds < 2 else ['segment.crf'])
+    return {k: v for k, v in _training_config(r, SEGMENT, *['crf'] * own).items() if k not in aside}
 
 def segmentation_config(
     r: Recipe,
@@ -136,7 +174,7 @@ IMPORTED = Stage('cams', wanted=lambda r: needs_maps(r) and r.cams.kind == 'impo
     foreign='imported from another program', **_MAPS)
 
 AFFINITY = Stage('affinity', 'affinity network', lambda run: run.affinity(), words=_affinity_words, trains=True,
-    wanted=_needs_affinity, config=_affinity_config, crf=lambda r: r.pseudo.crf,
+    wanted=_needs_affinity, config=_affinity_config, crf=affinity_crf,
     untrained=lambda run: run.make_affinity(False))
 WALK = Stage('walk', 'maps after the walk', lambda run: run.walk(run.recipe.data.train), words=_walk_words,
     wanted=_needs_affinity, config=lambda r: fields_of(r, WALK.name) | dict(seed=r.seed), product='maps',

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from ..camnet import CAMNet
+from ..cams import asks_more
 from ..datasets.archives import staging
 from ..datasets.samples import InputError, atomic_bytes, writing
 from ..deeplab import Segmenter
@@ -49,6 +50,8 @@ def write_onnx(
     "A network as an ONNX file for pictures of any size, tried by ONNX's runtime; raises `InputError`"
     if missing := [name for name in ('onnx', 'onnxruntime') if not find_spec(name)]:
         raise InputError(f'ONNX files need the package {missing[0]}, which is not installed: pip install "consistency_cam[onnx]"')
+    if isinstance(net, CAMNet) and asks_more(net):
+        raise InputError(f'{Path(path).name}: the maps of {type(net).__name__} depend on more than the picture, and an ONNX file has no place for that; predict and the CAM store have them')
     import onnx
     net, path = PictureNet(net).eval().cpu().float(), str(path)
     outputs = ['logits'] if isinstance(net.net, Segmenter) else ['evidence', 'logits']

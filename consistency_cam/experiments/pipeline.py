@@ -50,6 +50,7 @@ def try_method(self: Run):
     "Look at the names of the method's views, and do a step with a network or terms of its own; raises `InputError`"
     r, method = self.recipe, self.method
     view_names(self.views)
+    method.order(self.options, self.samples(r.data.train))
     if method.net is Method.net and method.terms is Method.terms: return
     net, n = self.make_net(False), min(2, self._pictures_at_once(CLASSIFY.name))
     image = torch.zeros(n, 3, r.classify.crop, r.classify.crop)
@@ -88,6 +89,7 @@ def all_stages(self: Run,
     if any(s.crf for s in wanted): masks_hold(self.classes)
     if any(s.crf(r) for s in wanted if s.crf): _check_crf()
     if SEGMENT in wanted: self.checked_corrections()
+    if any(s.crf for s in wanted) and self.saliency(): self.saliency().check(self.samples(self.recipe.data.train))
     self.try_networks(wanted)
     for s in wanted:
         s.do(self)

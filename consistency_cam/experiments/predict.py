@@ -83,7 +83,7 @@ def predict(self: Run,
         labels = multi_hot(labels, self.class_names())
     if labels is not None: labels = as_labels(labels, (net.num_classes - segmenter,))
     if not segmenter:
-        cams = infer_cams(net, seen, labels, r.cams.scales, r.cams.mirror)
+        cams = infer_cams(net, seen, labels, r.cams.scales, r.cams.mirror, seed=r.seed)
         score = background(r.cams.rule, cams, self.threshold() if r.cams.rule == 'constant' else r.cams.threshold)
         if not torch.is_tensor(score): score = torch.full(seen.shape[1:], score, device=net.mean.device)
         return _largest(score, cams, size), cams

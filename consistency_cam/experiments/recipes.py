@@ -4,18 +4,19 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'OPTIONAL', 'SHARED', 'PLACES', 'NAMES', 'STAGES', 'CHOICES', 'LIMITS', 'LEVELS', 'OLD_NAMES', 'PAPER',
-           'COCO_DATA', 'RECIPES', 'Data', 'Pretrain', 'Classify', 'Cams', 'Affinity', 'Walk', 'Pseudo', 'CRF',
-           'Segment', 'Recipe', 'part_of', 'fields_of', 'explain', 'choices', 'default', 'values_by_field',
-           'change_recipe', 'unknown_field', 'short_name', 'option', 'check_choices', 'recipe']
+           'COCO_DATA', 'PSA', 'RECIPES', 'Data', 'Pretrain', 'Classify', 'Cams', 'Affinity', 'Walk', 'Pseudo', 'CRF',
+           'Segment', 'Recipe', 'part_of', 'value_of', 'fields_of', 'explain', 'choices', 'default', 'values_by_field',
+           'affinity_rule', 'mask_rule', 'unknown_field', 'change_recipe', 'short_name', 'option', 'check_choices',
+           'recipe']
 
 # %% ../../nbs/experiments/01_recipes.ipynb #fcdbf7c8
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from fastcore.docments import docments
 from .._moved import moved
 from ..datasets.kinds import KINDS
-from ..tools.background import RULES
+from ..tools.background import RULES, SALIENCY_RULES, label_rules
 from ..files.errors import InputError, hint, unknown
-from ..methods.registry import method_names, pooling_names
+from ..methods.registry import method_names, method_recipe, pooling_names
 from ..tools.stage import Training
 
 __getattr__ = moved(__name__)
@@ -33,6 +34,8 @@ class Data:
     val: str = 'val'  # split held out for evaluation; '' for none
     pictures: int = 0  # use the first so many training pictures only; 0: all, and 256 where pictures are made
     size: int = 192  # side of a picture that is made, pixels
+    # saliency maps that pseudo-labels and affinity labels read: a folder of 8-bit grey ID.png, or 'barrier' (computed)
+    saliency: str = ''
 
 # %% ../../nbs/experiments/01_recipes.ipynb #2cee4d2e
 @dataclass(frozen=True)
@@ -88,10 +91,14 @@ class Cams:
 class Affinity(Training):
     "The network whose affinities the random walk follows; without it there is no walk"
     kind: str = 'boundary'  # 'boundary' (IRNet's branch, as Puzzle-CAM) or 'features' (psa's AffinityNet)
+    # what it learns: of 'score' (IRNet), or of 'alpha' (psa: probabilities after the CRF, averaged over a cell)
+    labels: str = 'score'
     # background scores of the labels it learns: below the first surely background, above the second surely a class
-    # (Puzzle-CAM)
+    # (Puzzle-CAM); with 'alpha' powers of what the classes leave over, surely background by the second (psa: 4 and 32)
     scores: tuple = (.1, .4)
+    crf: str = 'as-pseudo'  # whether these labels follow the picture's edges: 'as-pseudo', 'with' or 'without'
     radius: int = 10  # reach of the pairs it learns, cells (IRNet: 10; psa: 5)
+    border: bool = True  # pairs of all cells; false: only from those that have all of theirs in the picture (psa)
     epochs: int = 3  # passes over the training pictures (Puzzle-CAM)
     weight_decay: float = 1e-4  # of SGD (Puzzle-CAM)
 
@@ -101,6 +108,10 @@ class Walk:
     radius: int = 5  # reach of a step, cells (IRNet)
     beta: float = 10.  # power of the affinities (IRNet; psa: 8)
     steps: int = 256  # steps of the walk (IRNet)
+    # rule of a background that walks along as a channel of its own (psa: 'power'); 'no': it gets its score afterwards
+    background: str = 'no'
+    level: float = 16.  # of that rule (psa: 16)
+    border: bool = True  # steps between all cells; false: as `affinity.border` (psa)
 
 # %% ../../nbs/experiments/01_recipes.ipynb #fdf82e39
 @dataclass(frozen=True)
@@ -108,7 +119,14 @@ class Pseudo:
     "From maps to pseudo-labels"
     # score of the background after the walk (Puzzle-CAM: .25 to .35); two scores: what they disagree on is 255, unsure
     background: tuple = (.3,)
+    # where the background's score comes from in pseudo-labels and affinity labels: 'auto' ('saliency' where there are
+    # such maps, else as cams.rule), or a rule; 'map' if it has walked along
+    rule: str = 'auto'
     crf: bool = True  # pseudo-labels and affinity labels: follow the picture's edges by the dense CRF
+    # who wins a pixel: the highest 'score', psa's 'alpha' or PMM's 'proportional', for which the score of the background
+    # is a power
+    labels: str = 'score'
+    smooth: float = 0.  # how far maps are flattened before, by their coefficient of variation (PMM: .3); 0: not at all
 
 @dataclass(frozen=True)
 class CRF:
@@ -130,10 +148,14 @@ class Segment(Training):
     # soft labels, a softmax of the maps' scores, in the place of masks; DS-CRF)
     loss: str = 'ce'
     temperature: float = .05  # 'collision': of the softmax, in units of the scores (DS-CRF)
-    # trainings; each after the first learns the last one's own masks where they are to be trusted, with 'collision' by
-    # cross-entropy (ours, after ST++)
+    # 'ce': what a pixel counts at most, once the mean is below it (PMM: .5, on COCO .8); 0: no cap
+    cap: float = 0.
+    # trainings; each after the first learns masks of the last one, with 'collision' by cross-entropy
     rounds: int = 1
-    # probability above which a round believes such a mask against the pseudo-label; 1: never (ours)
+    # which: its own where they are to be trusted, 'agreed' (ours, after ST++), or all over, 'own', after the CRF and then
+    # without a cap (PMM's cyclic masks)
+    next: str = 'agreed'
+    # 'agreed': probability above which a round believes such a mask against the pseudo-label; 1: never (ours)
     confidence: float = .95
     output_stride: int = 16  # pixels per cell of the backbone's last map (Section 4.1)
     rates: tuple = (6, 12, 18)  # cells between the taps of the pyramid's branches (Puzzle-CAM)
@@ -162,8 +184,8 @@ class Recipe:
     # classifier and affinity network: stages that do not halve their map, for the output stride, dilate instead
     # (DeepLab); false: they do not, as in the ResNets of irn and Puzzle-CAM; the segmenter's always do
     dilated: bool = True
-    # 'trained', 'synchronised' (trained, with statistics over all processes), 'frozen' (ImageNet's statistics), or
-    # 'frozen-views' (trained on the whole picture only)
+    # 'trained', 'synchronised' (trained, with statistics over all processes), 'frozen' (ImageNet's statistics),
+    # 'frozen-whole' (scale and shift, too; psa), or 'frozen-views' (trained on the whole picture only)
     batch_norm: str = 'trained'
     frozen_stages: int = 0  # leading stages of the backbone that are not trained
     power: float = .9  # of the polynomial schedule (Section 4.1)
@@ -189,19 +211,21 @@ class Recipe:
     segment: Segment|None = Segment()
     crf: CRF = CRF()
     left_out: dict = field(default_factory=dict)  # {stage that is left out: its settings}
+    given: tuple = field(default=(), compare=False)  # names of the fields that somebody has set, over a preset
+    wished: dict = field(default_factory=dict, compare=False)  # {field the method has set: what it was before}
 
 # %% ../../nbs/experiments/01_recipes.ipynb #cbcc105a
 PARTS = dict(data=Data, pretrain=Pretrain, classify=Classify, cams=Cams, affinity=Affinity, walk=Walk,
     pseudo=Pseudo, segment=Segment, crf=CRF)
-
+_NOTES = 'left_out', 'given', 'wished'  # what a recipe notes of itself
 OPTIONAL = 'pretrain', 'affinity', 'segment'  # stages that `None` leaves out
 
-SHARED = [f.name for f in fields(Recipe) if f.name not in (*PARTS, 'left_out')]  # what all networks and trainings share
+SHARED = [f.name for f in fields(Recipe) if f.name not in (*PARTS, *_NOTES)]  # what all networks and trainings share
 
 _OF_TRAININGS = [f.name for f in fields(Training)]
 
 # fields that may name a file or a folder
-PLACES = 'data.root data.labels data.masks data.classes pretrained pretrain.root'.split()
+PLACES = 'data.root data.labels data.masks data.classes data.saliency pretrained pretrain.root'.split()
 
 # of all fields, with their part
 NAMES = SHARED + [f'{part}.{f.name}' for part, kind in PARTS.items()
@@ -216,6 +240,14 @@ def part_of(
 ) -> Training:  # or another of `PARTS`
     "The settings of a part, those that are remembered where it is left out"
     return getattr(r, part) or r.left_out.get(part) or PARTS[part]()
+
+def value_of(
+    r: Recipe,
+    name: str,  # of a field
+):
+    "The field's value, that which is remembered where its stage is left out"
+    part, _, field = name.rpartition('.')
+    return getattr(part_of(r, part) if part else r, field)
 
 def fields_of(
     r: Recipe,
@@ -240,20 +272,20 @@ def explain() -> dict:  # {'segment.lr': text}
     return {k: ' '.join(found[k].split('\n')) if found.get(k) else None for k in NAMES}
 
 # %% ../../nbs/experiments/01_recipes.ipynb #d5e5cc0e
-_BATCH_NORM = 'trained synchronised frozen'
+_BATCH_NORM = 'trained synchronised frozen frozen-whole'
 CHOICES = {'cams.kind': 'inferred imported',
     'pretrain.kind': 'imagenet one-label', 'affinity.kind': 'boundary features',
     'segment.kind': 'deeplabv3plus deeplabv3',
     'batch_norm': f'{_BATCH_NORM} frozen-views', 'segment.batch_norm': _BATCH_NORM,
     'segment.on': 'pseudo masks', 'segment.norm': 'batch group',
-    'segment.start': 'pretrained classifier', 'segment.loss': 'ce balanced collision',
+    'affinity.crf': 'as-pseudo with without', 'segment.start': 'pretrained classifier', 'segment.loss': 'ce balanced collision', 'segment.next': 'agreed own',
     'precision': 'no bf16 fp16 auto', 'track': 'no tensorboard wandb', 'on_bad_picture': 'refuse skip'}
 
 LIMITS = {  # least and largest number of the fields whose names end so; of the others, 0 and ten million
     (1, 100): 'rounds', (.001, 100): 'temperature',
     (1, 10_000_000): 'epochs batch_size save_every log_every k_teacher steps accumulate',
-    (1, 16384): 'size crop long_side', (1, 256): 'output_stride tiles rates',
-    (0, 1): 'ramp momentum rho confidence', (0, 256): 'threshold scores background', (.01, 1): 'crop_side',
+    (1, 16384): 'size crop', (0, 16384): 'long_side', (1, 256): 'output_stride tiles rates',
+    (0, 1): 'ramp momentum rho confidence jitter smooth', (0, 256): 'threshold scores background level', (.01, 1): 'crop_side',
     (.01, 16): 'scale scales', (2, 32): 'radius', (0, 64): 'workers stages refinements', (0, 2**31 - 1): 'seed'}
 
 def _limits(name):
@@ -269,9 +301,12 @@ def choices(
     if name == 'data.kind': return list(KINDS)
     if name == 'classify.method': return method_names()
     if name in ('classify.pool', 'pretrain.pool'): return pooling_names()
-    if name == 'cams.rule': return list(RULES)
+    if name.endswith('.labels') and name != 'data.labels': return label_rules()
+    if name == 'pseudo.rule': return ['auto', *RULES]
+    if name in _WITH_RULE: return _WITH_RULE[name] + [rule for rule in RULES if rule not in SALIENCY_RULES]
     return CHOICES.get(name, '').split() + ['none'] * (name in (f'{part}.kind' for part in OPTIONAL))
 
+_WITH_RULE = {'cams.rule': [], 'walk.background': ['no']}  # and what else they may be
 LEVELS = 'cams.threshold', 'affinity.scores', 'pseudo.background'  # fields that are levels of the background rule
 
 # %% ../../nbs/experiments/01_recipes.ipynb #4948b152
@@ -298,12 +333,13 @@ def _wrong_value(name, value):
     if kind is str and '\0' in value: return 'text without a zero byte is wanted'
     if known and value not in known: return f"{hint(value, known)}known are {', '.join(known)}"
     if kind in (int, float) and not all(low <= v <= high for v in values): return f'from {low:,} to {high:,} is wanted'
+    if name.endswith('long_side') and 0 in values and any(values): return 'two sizes are wanted, or 0 0 for as it is'
     if isinstance(usual, tuple) and len(usual) == 2 and (len(values) != 2 or values[0] > values[1]):
         return 'two values are wanted, the smaller one first'
 
 # %% ../../nbs/experiments/01_recipes.ipynb #0c59a70b
 _OLD = dict(
-    data='root labels masks classes train val pictures size',
+    data='root labels masks classes train val pictures size saliency',
     classify='method options pool tiles crop_side resize_scale alpha ramp share_views frugal crop long_side epochs '
         'batch_size lr momentum weight_decay', cams='scales mirror threshold',
     pretrain='root pool rho k_teacher k_student crop long_side epochs batch_size lr momentum weight_decay',
@@ -330,12 +366,9 @@ def values_by_field(
     return {k: None if v == 'none' and 'none' in choices(k) else v for k, v in found.items()}
 
 # %% ../../nbs/experiments/01_recipes.ipynb #3308c144
-def change_recipe(
-    r: Recipe, /,
-    **changes,  # fields to set otherwise: seed=1, segment=dict(lr=.005), segment=None, or by old names segment_lr=.005
-) -> Recipe:
-    "The recipe with some fields changed; raises `InputError` on an unknown field and on a value that makes no sense"
-    changes, parts = values_by_field(changes), {}
+def _set_fields(r, changes):
+    "The recipe with these fields {name: value} and no others changed; raises `InputError`"
+    parts = {}
     kind = KINDS.get(str(changes.get('data.kind')))
     if kind and kind.name != r.data.kind: changes = {f'data.{k}': 'auto' for k in kind.auto} | changes
     if 'classify.method' in changes: changes = {'cams.kind': 'inferred'} | changes  # a method infers CAMs of its own
@@ -347,11 +380,33 @@ def change_recipe(
     return _check_levels(_with_parts(replace(r, **parts.pop('', {})), parts), changes)
 
 def _check_levels(r, changes):
-    "The recipe; raises `InputError` where the level of a constant background is no score"
-    for k in LEVELS if r.cams.rule == 'constant' else ():
+    "The recipe; raises `InputError` where the level of a constant background is no score, or a power none"
+    for k, rule in zip(LEVELS, (r.cams.rule, affinity_rule(r), mask_rule(r))):
         v = changes.get(k, 0)
-        if max(v if isinstance(v, (tuple, list)) else [v]) > 1: raise InputError(f'{k}={v!r}: from 0 to 1 is wanted')
+        if rule == 'constant' and max(v if isinstance(v, (tuple, list)) else [v]) > 1:
+            raise InputError(f'{k}={v!r}: from 0 to 1 is wanted')
+    for k, own, v in (('affinity.scores', r.affinity, 'scores'), ('pseudo.background', r.pseudo, 'background')):
+        if own and own.labels in _BY_POWER and min(getattr(own, v)) < 1:
+            raise InputError(f"{k}={getattr(own, v)!r}: for labels '{own.labels}' these are powers of what the classes leave over, from 1 to 256, such as {option(k)} {_BY_POWER[own.labels]}")
     return r
+
+_BY_POWER = dict(alpha='4 32', proportional='11')  # label rules whose levels are powers, and the published ones
+
+def affinity_rule(
+    r: Recipe,
+) -> str:  # of `RULES`
+    "The background rule of the labels that an affinity network learns"
+    if r.affinity and r.affinity.labels in _BY_POWER: return 'power'
+    aside = r.walk.background != 'no' or r.pseudo.labels in _BY_POWER or r.pseudo.rule == 'auto'
+    return r.cams.rule if aside else r.pseudo.rule
+
+def mask_rule(
+    r: Recipe,
+) -> str:  # of `RULES`
+    "The background rule behind pseudo-labels, and by which the maps that they are made of are rated"
+    if r.pseudo.labels in _BY_POWER: return 'power'
+    if r.pseudo.rule != 'auto': return r.pseudo.rule
+    return 'saliency' if r.data.saliency else r.cams.rule
 
 def unknown_field(
     name: str,
@@ -373,12 +428,49 @@ def _with_parts(r, parts):
         r = replace(r, **{part: None if absent else own})
     return replace(r, left_out={part: own for part, own in left_out.items() if own != PARTS[part]()})
 
+# %% ../../nbs/experiments/01_recipes.ipynb #5de04bf3
+# the background's rule and its levels: a method's are taken all, or none where somebody has given one of them
+_TOGETHER = {'data.saliency', 'cams.rule', 'pseudo.rule', 'walk.background', 'affinity.labels', 'pseudo.labels', *LEVELS[1:]}
+
+def _wishes(method, given):
+    "Fields {name: value} that a method wants and nobody has given"
+    aside = {*given} | (_TOGETHER if _TOGETHER & {*given} else set())
+    return {k: v for k, v in values_by_field(method_recipe(method)).items() if k not in aside}
+
+def _noted(r, given, wished):
+    "The recipe with what it notes of itself; raises `InputError` where that was written by something else"
+    if not isinstance(given, (list, tuple)) or not all(isinstance(k, str) for k in given):
+        raise InputError(f'given={given!r}: a list of fields is wanted')
+    if not isinstance(wished, dict): raise InputError(f'wished={wished!r}: a dictionary of fields and values is wanted')
+    return replace(r, given=tuple(dict.fromkeys(given)), wished=wished)
+
+def change_recipe(
+    r: Recipe, /,
+    **changes,  # fields to set otherwise: seed=1, segment=dict(lr=.005), segment=None, or by old names segment_lr=.005
+) -> Recipe:
+    "The recipe with some fields changed; raises `InputError` on an unknown field and on a value that makes no sense"
+    changes = values_by_field(changes)
+    given, wished = changes.pop('given', None), changes.pop('wished', {})
+    if given is not None: return _noted(_set_fields(r, changes), given, wished)  # a recipe that was written down
+    given = *r.given, *changes
+    if 'classify.method' not in changes:
+        return _noted(_set_fields(r, changes), given, {k: v for k, v in r.wished.items() if k not in changes})
+    plain = _set_fields(r, r.wished | changes)
+    wishes = _wishes(plain.classify.method, given)
+    return _noted(_set_fields(plain, wishes), given, {k: value_of(plain, k) for k in wishes})
+
 # %% ../../nbs/experiments/01_recipes.ipynb #db73dc6e
 PAPER = change_recipe(Recipe(), pretrain='imagenet', dilated=False)
 # on COCO "hyperparameters identical to the ones used for PASCAL VOC" (Section 4.1)
 COCO_DATA = dict(kind='coco', train='train')
 # Puzzle-CAM's ResNeSts are dilated
 _RESNETS = dict(resnet101=dict(backbone='resnet101'), resnest101=dict(backbone='resnest101e', dilated=True))
+# psa's affinity network, walk and pseudo-labels, whatever the classifier; new layers learn ten times as fast
+PSA = dict(
+    affinity=dict(kind='features', labels='alpha', scores=(4., 32.), crf='with', border=False, radius=5, epochs=8,
+        batch_size=8, lr=.01, weight_decay=5e-4, crop=448, long_side=(0, 0), jitter=.3),
+    walk=dict(radius=5, beta=8., steps=256, background='power', level=16., border=False),
+    pseudo=dict(rule='map', background=(1.,), crf=False))
 RECIPES = dict(
     paper=PAPER,
     **{f'paper-{name}': change_recipe(PAPER, **net) for name, net in _RESNETS.items()},
@@ -388,6 +480,8 @@ RECIPES = dict(
     # as PNOC trains on COCO's pictures of 640 pixels
     **{'paper-coco-640': change_recipe(PAPER, data=COCO_DATA, classify=dict(lr=.05, crop=640, long_side=(400, 800)))},
     **{'puzzle-cam': change_recipe(PAPER, pretrain=None, classify=dict(method='puzzle-cam', weight_decay=1e-4))},
+    psa=change_recipe(PAPER, pretrain=None, batch_norm='frozen-whole', frozen_stages=2, **PSA, classify=dict(method='cam',
+        lr=.01, weight_decay=5e-4, batch_size=16, crop=448, long_side=(256, 512), jitter=.3)),
     quick=change_recipe(PAPER, backbone='tf_efficientnet_lite0', dilated=True, batch_norm='frozen', frozen_stages=3,
         workers=0, data=dict(kind='scenes', train='train', size=128),
         pretrain=dict(kind=None, rho=.25, k_teacher=10, k_student=10, epochs=8, batch_size=16, lr=.0006,
@@ -408,6 +502,7 @@ RECIPES['voc-quick'] = change_recipe(RECIPES['quick'],
     affinity=dict(radius=10, epochs=2, batch_size=8, crop=256, long_side=(160, 320)),
     walk=dict(radius=5, steps=256), pseudo=dict(background=(.5,)), crf=dict(scale=1., side=250),
     segment=dict(norm='group', scales=(.5,), epochs=6, lr=.0015, crop=160, long_side=(144, 288)))
+RECIPES = {name: replace(r, given=()) for name, r in RECIPES.items()}  # nothing of a preset was given by somebody
 
 # %% ../../nbs/experiments/01_recipes.ipynb #43adc1a3
 def short_name(

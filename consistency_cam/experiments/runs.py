@@ -21,12 +21,14 @@ from ..datasets.folder import WithMasks
 from ..datasets.kinds import check_data, find_kind, full_paths, open_split
 from ..datasets.samples import InputError, MaskError, PictureError, Samples, checked_ids
 from ..datasets.verify import class_lines, classes_everywhere, hold_against_masks, verify
-from .line import CLASSIFY, LINE, PRETRAIN, SEGMENT, find_stage, needs_maps, stage_of
+from .line import CLASSIFY, LINE, PRETRAIN, SEGMENT, find_stage, needs_maps, stage_of, supervision
 from .recipes import (NAMES, OLD_NAMES, STAGES, Recipe, change_recipe, check_choices,
-    default, fields_of, part_of, recipe, values_by_field)
+    default, fields_of, part_of, mask_rule, recipe, values_by_field)
 from ..files.checkpoint import (CheckpointError, StageFolder, fingerprint, interrupted_by_sigterm, is_main,
     hold_lock, stage_fingerprint, read_json, read_stage, remove_leftovers, write_json)
 from ..files.errors import hint, not_a_run
+from ..tools.background import SALIENCY_RULES
+from ..tools.saliency import Saliency
 from ..methods.registry import absent_method, find_method, method_names, missing_method, method_origin
 from ..tools.training import Settings, make_accelerator
 
@@ -39,12 +41,23 @@ def check_fields(
     pretrain, segment = part_of(r, PRETRAIN.name), part_of(r, SEGMENT.name)
     if pretrain.root and (not r.pretrain or pretrain.kind != 'imagenet'):
         raise InputError(f"pretrain.root={pretrain.root}: nothing is pre-trained on it with pretrain '{pretrain.kind if r.pretrain else 'none'}'; add --pretrain imagenet, or leave it out")
+    salient = mask_rule(r) in SALIENCY_RULES
+    if r.data.saliency and not salient:
+        raise InputError(f"saliency={r.data.saliency}: the rule '{mask_rule(r)}' of pseudo-labels reads none; take --pseudo.rule {' or '.join(SALIENCY_RULES)}, or leave it out")
+    if salient and not r.data.saliency:
+        raise InputError(f"pseudo.rule={r.pseudo.rule}: it reads saliency maps; add --saliency FOLDER, or --saliency barrier")
+    if salient and r.segment and segment.loss == 'collision':
+        raise InputError("segment.loss=collision: soft labels do not read saliency; leave one of the two out")
     if segment.on == 'masks' and not r.segment:
         raise InputError("segment.on=masks: there is no segmenter to learn them with segment 'none'; leave one of the two out")
+    if r.affinity and r.walk.background != 'no' and mask_rule(r) != 'map':
+        raise InputError(f"walk.background={r.walk.background}: only pseudo-labels by the rule 'map' read a background that has walked, and here they are by '{mask_rule(r)}'; add --pseudo.rule map --pseudo.background 1, or leave it out")
     if r.segment and segment.start == 'classifier' and r.cams.kind == 'imported':
         raise InputError("segment.start=classifier: the CAMs are imported, so there is no classifier to start from; take --segment.start pretrained")
     if r.segment and segment.rounds > 1 and segment.on == 'masks':
         raise InputError(f"segment.rounds={segment.rounds}: further rounds correct pseudo-labels, and segment.on=masks learns from true masks; leave one of the two out")
+    if r.segment and segment.cap and segment.loss != 'ce':
+        raise InputError(f"segment.cap={segment.cap:g}: it is one of the cross-entropy, and segment.loss={segment.loss} is another; take --segment.loss ce, or leave the cap out")
     if r.segment and segment.loss == 'collision' and segment.on == 'masks':
         raise InputError("segment.loss=collision: it learns from soft labels, and true masks have none with segment.on=masks; take --segment.loss ce or balanced")
 
@@ -78,7 +91,8 @@ def read_recipe(
     if not isinstance(found, dict):
         raise CheckpointError(f'{path}: no recipe, which has a value for each field by its name; choose another run folder')
     found = values_by_field(found)
-    strange = [k for k in found if k not in NAMES]
+    found = dict(given=[*found], wished={}) | found  # one that was written before recipes noted it
+    strange = [k for k in found if k not in (*NAMES, 'given', 'wished')]
     if strange:
         raise CheckpointError(f"{path}: consistency_cam {__version__} knows no field '{strange[0]}'; {hint(strange[0], [*NAMES, *OLD_NAMES])}a newer version may have made this run: update, or choose another run folder")
     elsewhere = None  # a method that need not be at hand
@@ -158,7 +172,7 @@ def title(self: Run) -> str:
     r, about = self.recipe, self.folder/'imported.json'
     if self.foreign: return str(read_json(about, 'title')['title']) if about.exists() else 'imported CAMs'
     iterated = ', iterated learning' if r.pretrain and r.pretrain.k_student else ''
-    return (self.method.title if needs_maps(r) else 'true masks') + iterated
+    return (self.method.title if needs_maps(r) else 'true masks') + iterated + ', I+S' * (supervision(r) == 'I+S')
 
 @patch
 def stages(self: Run,
@@ -273,6 +287,18 @@ def settings(self: Run,
 def _finished(self: Run, name):
     "What a finished stage said; empty where it is not finished"
     return read_stage(self.folder/name/'stage.json').get('result', {})
+
+# %% ../../nbs/experiments/03_runs.ipynb #cce26a13
+@patch
+def saliency(self: Run) -> Saliency|None:
+    "The saliency maps that pseudo-labels and affinity labels read, where the recipe names some"
+    return Saliency(self.recipe.data.saliency) if self.recipe.data.saliency else None
+
+@patch
+def saliency_data(self: Run) -> dict:  # {'saliency': fingerprint}; empty where none is read
+    "What the saliency maps of the training pictures are known by"
+    source = self.saliency()
+    return {'saliency': source.fingerprint(self.samples(self.recipe.data.train))} if source else {}
 
 # %% ../../nbs/experiments/03_runs.ipynb #a98f0a1f
 def stage_data(

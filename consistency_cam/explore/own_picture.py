@@ -121,7 +121,8 @@ def run_classifier(
 ) -> Classifier:
     "A run's trained classifier; raises `CheckpointError`"
     r = run.recipe
-    return Classifier(run.net(), run.trained_state(CLASSIFY.name)[1], sum(r.classify.long_side) // 2, r.cams.scales,
+    side = sum(r.classify.long_side) // 2 or r.classify.crop
+    return Classifier(run.net(), run.trained_state(CLASSIFY.name)[1], side, r.cams.scales,
         rule=r.cams.rule, level=own_level(run))
 
 # %% ../../nbs/explore/09_own_picture.ipynb #82e341d9

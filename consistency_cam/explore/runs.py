@@ -340,7 +340,8 @@ def maps_of_picture(
     if same and (folder/'store.json').exists() and id in (store := CamStore(folder, samples.classes)):
         maps = _all_maps(store, id, full=False)
     else:
-        maps, = infer_batch(network(run), samples.image(i)[None], samples.labels[i][None], scales, mirror, 4, True)
+        labels = samples.labels[i][None]
+        maps, = infer_batch(network(run), samples.image(i)[None], labels, scales, mirror, 4, True, [id], r.seed)
     return {c: F.interpolate(m[None, None].cpu(), size, mode='bilinear', align_corners=False)[0, 0]
         for c, m in maps.items()}
 

@@ -18,15 +18,17 @@ import torch
 import torch.nn.functional as F
 from .._moved import moved
 from ..datasets.samples import InputError, Samples
+from ..tools.background import SALIENCY_RULES
 from ..tools.metrics import ConfusionMatrix
 from ..cams import CamStore
-from ..tools.transforms import cells, rescale
+from ..tools.transforms import rescale
 from ..crf import LABEL_CRF, SOFTMAX_CRF, CRFSetting, scaled_setting
 from ..pairs import cell_affinities, offsets, to_grid
-from ..randomwalk import after_steps, movements, power_weights, step_change, walk_inputs
-from ..pseudo import PseudoSetting, class_scores, score_mask
+from ..randomwalk import after_steps, movements, power_weights, step_change
+from ..pseudo import class_scores, score_mask, start_of_walk, walk_channels
 from ..tools.show import heat, mask_ids, mask_overlay, on_outline, overlay, rgb
 from ..experiments.pipeline import AFFINITY, CAMS, WEIGHTS, Run
+from ..experiments.recipes import mask_rule
 from .explorer import Explorer, choice, explorer, keep_choice, slider, stepper
 from .runs import first_remark, level_slider, median_gain, open_runs, pictures_folder, retarget
 
@@ -160,13 +162,12 @@ def walk_start(
     edges_from: str,  # of `EDGES`
     radius: int,  # of a step, cells
 ) -> tuple:
-    "Class maps (K,h,w) before the walk, and affinities (offsets,h,w); raises `InputError`"
-    (image, _, cams, _), (relation, stride) = picture_mask_cams(run, id), relation_of(run, id, edges_from)
-    maps = F.interpolate(torch.stack(list(cams.values()))[None], cells(image.shape[1:], stride),
-        mode='bilinear', align_corners=False)[0]
+    "Maps (K,h,w) before the walk, a walking background's in front, and affinities (offsets,h,w); raises `InputError`"
+    (image, _, cams, own), (relation, stride) = picture_mask_cams(run, id), relation_of(run, id, edges_from)
+    size, setting = tuple(image.shape[1:]), replace(run.pseudo_setting(), stride=stride, radius=radius)
     if relation.ndim == 3 and len(relation) != len(offsets(radius)):
         raise InputError(f'the affinity network of {run.title} compares cells nearer than {run.recipe.walk.radius}; set the reach of a step to {run.recipe.walk.radius}')
-    return walk_inputs(maps, relation, radius)
+    return start_of_walk(walk_channels(cams, size, setting, own), size, relation, setting)
 
 @lru_cache(8)
 def walk_of(run, id, edges_from, radius, beta): return WalkSteps(*walk_start(run, id, edges_from, radius), beta)
@@ -178,11 +179,12 @@ def walked_maps(
     radius: int,  # of a step, cells
     beta: float,  # power of the affinities
     steps: int,  # 0..256
-) -> dict:  # {mask id: map (h,w) in 0..1}
+) -> dict:  # {mask id: map (h,w) in 0..1}, with a background that walks along as they are, 0 for its own
     "The class maps after the walk, the highest score 1, or the CAMs where there are no steps; raises `InputError`"
-    if not steps: return picture_mask_cams(run, id)[2]
+    cams, along = picture_mask_cams(run, id)[2], run.recipe.affinity and run.recipe.walk.background != 'no'
+    if not steps and not along: return cams
     maps = walk_of(run, id, edges_from, radius, beta)(steps)
-    return dict(zip(picture_mask_cams(run, id)[2], maps / maps.max().clamp_min(1e-5)))
+    return dict(zip([0, *cams], maps)) if along else dict(zip(cams, maps / maps.max().clamp_min(1e-5)))
 
 # %% ../../nbs/explore/07_walk.ipynb #4aeb8f5c
 @lru_cache(8)
@@ -212,10 +214,12 @@ def walked_mask(
     "The mask after the walk and the CRF; raises `InputError`, `CRFError`"
     (picture, _, _, own), image = picture_mask_cams(run, id), reduced_picture(run, id, side)[0]
     size = tuple(picture.shape[1:])
-    setting = PseudoSetting(stride=relation_of(run, id, edges_from)[1], background=background,
-        rule=run.recipe.cams.rule, crf=crf and scaled_setting(crf, image.shape[1:], max(size)))
+    setting = replace(run.pseudo_setting(), stride=relation_of(run, id, edges_from)[1], background=background,
+        crf=crf and scaled_setting(crf, image.shape[1:], max(size)))
+    if setting.rule in SALIENCY_RULES: own = run.saliency()(id, picture)
     scores = class_scores(walked_maps(run, id, edges_from, radius, beta, steps), size, None, setting)
     def resized(m): return F.interpolate(m[None, None], image.shape[1:], mode='bilinear', align_corners=False)[0, 0]
+    own = scores.pop(0, own)
     return score_mask(image, {c: resized(m) for c, m in scores.items()}, setting, None if own is None else resized(own))
 
 # %% ../../nbs/explore/07_walk.ipynb #3e16f1fa
@@ -311,7 +315,7 @@ def walk_controls(
         show=choice('show', ['the walk', 'affinities'],
             tooltip='the maps and masks, or what belongs to the cell at the cross'),
         steps=slider('steps of the walk', r.walk.steps, 0, 256, 1, 'how far the scores go'),
-        background=level_slider(r.cams.rule, float(r.pseudo.background[0])),
+        background=level_slider(mask_rule(r), float(r.pseudo.background[0])),
         run=choice('run', titles, title, tooltip='whose maps and network'),
         beta=slider('power of the affinities (β)', float(r.walk.beta), 1., 20., .5,
             'the higher, the harder to cross an edge'),
@@ -373,7 +377,7 @@ def explore_walk(
     def other_run(_):
         controls['picture'].options = tuple(pictures_of(now()).ids)
         r = now().recipe
-        retarget(controls['background'], r.cams.rule, float(r.pseudo.background[0]))
+        retarget(controls['background'], mask_rule(r), float(r.pseudo.background[0]))
         other_picture(_)
     def other_crf(_):
         if setting := CRFS[controls['crf'].value]:

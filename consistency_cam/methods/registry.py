@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FILES', 'POOLING_NAMES', 'methods_in', 'poolings_in', 'list_methods', 'method_names', 'use_files', 'find_method',
-           'pooling_names', 'find_pooling', 'needed_files', 'method_origin', 'missing_method', 'absent_method']
+           'method_recipe', 'pooling_names', 'find_pooling', 'needed_files', 'method_origin', 'missing_method',
+           'absent_method']
 
 # %% ../../nbs/methods/00_registry.ipynb #5a0c1e04
 import ast, os, sys
@@ -130,6 +131,19 @@ def _imported(place, registry, what, name):
         raise InputError(f'{_place_text(place)}: cannot be imported ({type(e).__name__}: {e})') from e
     if name not in registry: raise InputError(f"{_place_text(place)}: registers no {what} '{name}'")
     return registry[name]
+
+# %% ../../nbs/methods/00_registry.ipynb #3ba28f16
+def method_recipe(
+    name: str,  # of a method
+) -> dict:  # {field of a recipe: value}
+    "What a method wants of other stages, read without importing it where it can be; raises `InputError`"
+    place = _place(name)
+    if name in _registered_methods() or hasattr(place, 'load'): return find_method(name).recipe
+    if place is None: return {}
+    path = Path(consistency_cam.__file__).parent.parent/f"{place.replace('.', '/')}.py" if isinstance(place, str) else place
+    calls = [c for c in _calls_in(path, 'Method') if name == getattr(c.get('name', c.get(0)), 'value', None)]
+    try: return ast.literal_eval(calls[0]['recipe']) if 'recipe' in calls[0] else {}
+    except ValueError: return find_method(name).recipe
 
 # %% ../../nbs/methods/00_registry.ipynb #942da977
 POOLING_NAMES = 'gap noisy_or max lse'.split()  # of the package

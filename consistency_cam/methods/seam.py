@@ -77,4 +77,6 @@ def seam_losses(net, out):
 
 register(Method('seam', 'SEAM', cls=.5, net=SEAMNet, terms=lambda options, net: [partial(seam_losses, net)],
     views=lambda options, recipe: [RandomResize(options.scale, name='small', losses=False)],
-    options=dict(scale=Option(.3, "sides of the small copy, share of the picture's", (.1, 1.)))));
+    options=dict(scale=Option(.3, "sides of the small copy, share of the picture's", (.1, 1.))),
+    recipe={'affinity.scores': (4., 24.), 'walk.beta': 8., 'walk.steps': 64, 'pseudo.rule': 'power',
+        'pseudo.background': (6.,)}));

@@ -18,7 +18,8 @@ class Training:
     momentum: float = 0.  # of SGD; 0 is what psa, irn and Puzzle-CAM really use
     weight_decay: float = 4e-5  # of SGD
     crop: int = 512  # side of a training picture, pixels
-    long_side: tuple = (320, 640)  # range to which the longer side is rescaled, pixels
+    long_side: tuple = (320, 640)  # range to which the longer side is rescaled, pixels; 0 0: as it is
+    jitter: float = 0.  # strength of changes of brightness, contrast and saturation (psa: .3)
 
 # %% ../../nbs/tools/01_stage.ipynb #b118c335
 @dataclass(frozen=True)

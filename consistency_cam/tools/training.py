@@ -219,10 +219,10 @@ def total_steps(
     return settings.epochs * (pictures // settings.batch_size)
 
 # %% ../../nbs/tools/07_training.ipynb #1e964819
-def _batches(data, settings, start, accelerator):
+def _batches(data, settings, start, accelerator, order=None):
     "Batches on the device, from step `start` to the end of the training"
     batches = Batches(len(data), settings.batch_size, total_steps(len(data), settings), settings.seed, start,
-        accelerator.process_index, accelerator.num_processes)
+        accelerator.process_index, accelerator.num_processes, order)
     # a loader draws a number as it starts; from the common stream, it would shift what a resumed training draws
     own = torch.Generator()
     loader = DataLoader(data, batch_sampler=batches, num_workers=settings.workers, collate_fn=collate,
@@ -262,12 +262,13 @@ def fit(
     start = restore(load_state(saved), saved, task, optimizer, accelerator) if saved.exists() else 0
     if start >= steps: return read_metrics(log)
     if accelerator.is_main_process: truncate_metrics(log, start)
+    order = getattr(task, 'order', None)
     task, optimizer = accelerator.prepare(task, optimizer)
     bar = tqdm(total=steps, initial=start, desc=title, disable=not (progress and accelerator.is_main_process),
         smoothing=.1)
     begun, watch = time.perf_counter(), Watch()
     with tracked(accelerator, settings, folder, title, start):
-        for step, batch in enumerate(_batches(data, settings, start, accelerator), start):
+        for step, batch in enumerate(_batches(data, settings, start, accelerator, order), start):
             for g in optimizer.param_groups: g['lr'] = g['first_lr'] * poly(step, steps, settings.power)
             losses = step_gradients(task, batch, step, accelerator, settings.accumulate)
             for values in ({f'loss {k}': v for k, v in losses.items()}, _gradients(task, accelerator)):

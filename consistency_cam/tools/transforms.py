@@ -78,7 +78,7 @@ class Augment:
     "Training augmentation of Puzzle-CAM and the paper: rescale, mirror, normalise, crop with zero padding"
     def __init__(self,
         crop: int = 512,  # side of the square that comes out, pixels
-        long_side=(320, 640),  # least and greatest length of the longer side, pixels
+        long_side=(320, 640),  # least and greatest length of the longer side, pixels; (0, 0): as it is
         flip: float = .5,  # probability of the mirror image
         mean=(.485, .456, .406),  # of the backbone's input, RGB in 0..1
         std=(.229, .224, .225),  # likewise
@@ -86,7 +86,7 @@ class Augment:
         colour: float = 0,  # strength of `jitter`, 0 for none
     ):
         lo, hi = long_side
-        if not 1 <= lo <= hi or crop < 1:
+        if not (1 <= lo <= hi or (lo, hi) == (0, 0)) or crop < 1:
             raise InputError(f'{long_side=}, {crop=}: give pixels, the least first, such as (320, 640) and 512')
         self.crop, self.long_side, self.flip, self.masks, self.colour = crop, (lo, hi), flip, masks, colour
         self.mean, self.std = (255*torch.tensor(v, dtype=torch.float32).view(3, 1, 1) for v in (mean, std))
@@ -97,14 +97,15 @@ class Augment:
     ) -> dict:  # image float32 (3,crop,crop), labels (C,), id; where wanted mask uint8 (crop,crop), and soft (1+C,h,w)
         side = torch.randint(self.long_side[0], self.long_side[1]+1, (), generator=generator).item()
         turn = (lambda x: x.flip(-1)) if torch.rand((), generator=generator).item() < self.flip else (lambda x: x)
-        x = turn(rescale(sample.image, side))
+        def resized(x, **how): return turn(rescale(x, side, **how) if side else x)
+        x = resized(sample.image)
         if self.colour: x = jitter(x, self.colour, generator)
         (rows, above_below), (cols, left_right) = (random_window(s, self.crop, generator) for s in x.shape[1:])
         def window(x, fill): return pad(x, left_right + above_below, value=fill)
         out = dict(image=window(x[:, rows, cols].sub(self.mean).div_(self.std), 0), labels=sample.labels, id=sample.id)
         if self.masks:
             mask = torch.full_like(sample.image[0], 255) if sample.mask is None else sample.mask
-            out['mask'] = window(turn(rescale(mask[None], side, nearest=True))[:, rows, cols], 255)[0]
+            out['mask'] = window(resized(mask[None], nearest=True)[:, rows, cols], 255)[0]
         if self.masks and sample.soft is not None:
             shares = torch.stack([*sample.soft.values()])[None].float()
             shares = interpolate(shares, x.shape[1:], mode='bilinear', align_corners=False)[0]
@@ -150,14 +151,16 @@ class Batches(Sampler):
         start: int = 0,  # steps already done: resuming takes up the same stream here
         rank: int = 0,  # this process
         world: int = 1,  # processes
+        order=None,  # generator -> positions of the pictures in an epoch, n at least; None: each once, at random
     ):
         if batch_size < 1 or n < batch_size:
             raise InputError(f'{n} pictures do not fill a batch of {batch_size}; take a smaller batch or more pictures')
         if batch_size % world:
             raise InputError(f'a batch of {batch_size} does not divide among {world} processes; take a multiple of {world}')
         self.n, self.batch_size, self.steps, self.seed = n, batch_size, steps, seed
-        self.start, self.rank, self.world = start, rank, world
+        self.start, self.rank, self.world, self.order = start, rank, world, order or self._at_random
 
+    def _at_random(self, generator): return torch.randperm(self.n, generator=generator).tolist()
     def __len__(self): return max(0, self.steps - self.start)
 
     def __iter__(self):
@@ -166,7 +169,7 @@ class Batches(Sampler):
             epoch, k = divmod(step, per_epoch)
             if epoch != now:
                 now, generator = epoch, seeded_generator(self.seed, epoch)
-                order = torch.randperm(self.n, generator=generator).tolist()
+                order = self.order(generator)
             yield [(epoch, i) for i in order[k*size:(k+1)*size][self.rank::self.world]]
 
 # %% ../../nbs/tools/03_transforms.ipynb #053b1e04
