@@ -541,6 +541,7 @@ def _elsewhere(args, folder):
 @subcommand(argument('runs', nargs='+', type=path_argument, metavar='RUN',
     help='folders of runs, or one folder of palette PNGs ID.png'),
     argument('--split', help="for a folder of PNGs: the split to evaluate against (default: the recipe's val)"),
+    argument('--more', action='store_true', help='also PxAP, contours, and what the classifiers make of their maps'),
     _result('file for the figures of the runs: JSON, or a table where it is NAME.csv (default: none)'), fields=NAMES, shown=[*DATA, 'cams.threshold'])
 def _evaluate(args):
     "mIoU of all that runs have made, or of any folder of palette PNGs against a data set's masks"
@@ -549,12 +550,14 @@ def _evaluate(args):
     if all(map(runs_in, args.runs)):
         from consistency_cam.experiments.compare import collect, table
         from consistency_cam.experiments.pipeline import Run
+        from consistency_cam.experiments.quality import quality_table
         opened = [Run(folder, _elsewhere(args, folder), args.force, not args.quiet) for folder in runs]
-        return print(table(collect(opened, args.result)))
+        print(table(collect(opened, args.result)))
+        return print('', quality_table(opened), sep='\n') if args.more else None
     folder = args.runs[0]
-    if runs or len(args.runs) > 1 or args.result:
+    if runs or len(args.runs) > 1 or args.result or args.more:
         raise InputError(not_a_run(next(p for p in args.runs if not runs_in(p)))
-            + '; several folders, and --result, are for runs')
+            + '; several folders, --result and --more are for runs')
     if not any(folder.rglob('*.png')): raise InputError(not_a_run(folder) + ', or name a folder of palette PNGs ID.png')
     _evaluate_masks(args, folder)
 
