@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
-from .files.processes import cores, in_processes
+from .files.processes import cores, few_threads, in_processes
 from .files.errors import InputError
 from .files.images import PictureError, as_picture
 from .tools.transforms import rescale
@@ -80,6 +80,7 @@ def _on_copy(image, probs, setting):
     found = torch.from_numpy(mean_field(image.permute(1, 2, 0).cpu().numpy(), probs.cpu().numpy(), setting)).to(probs)
     return F.interpolate(found[None], size, mode='bilinear', align_corners=False)[0] if smaller else found
 
+@few_threads()
 def dense_crf(
     image,  # what `as_picture` takes: (3,H,W) uint8 tensor, array, Pillow image or path
     probs: torch.Tensor,  # (K,H,W) probabilities of K classes, background among them; sum 1 at every pixel
@@ -120,6 +121,7 @@ def label_probs(
         raise CRFError(f'labels {labels.unique().tolist()} where only {list(present)} are present')
     return torch.where(given, certainty, (1 - certainty) / (len(ids) - 1)) if len(ids) > 1 else given.float()
 
+@few_threads()
 def label_crf(
     image: torch.Tensor,  # (3,H,W) uint8 picture
     labels: torch.Tensor,  # (H,W) ids

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from .files.processes import threads_by
 from .datasets.samples import InputError
 from .tools.background import power
 from .tools.metrics import cam_mask, winners
@@ -133,6 +134,7 @@ def affinity_loss(
         different=mean(pairs.different) / 2)
 
 # %% ../nbs/09_pairs.ipynb #419e43f0
+@threads_by(lambda features, radius: features.numel())
 def feature_affinity(
     features: torch.Tensor,  # (...,C,h,w)
     radius: int,  # cells
@@ -169,6 +171,7 @@ class _Strongest(torch.autograd.Function):
         return out
 
     @staticmethod
+    @threads_by(lambda ctx, grad: grad.numel() // grad.shape[-3])
     def backward(ctx, grad):
         edge, out = ctx.saved_tensors
         at, into = _neighbours(edge, ctx.radius, 1.), _neighbours(torch.zeros_like(edge), ctx.radius, 0.)
@@ -181,6 +184,7 @@ class _Strongest(torch.autograd.Function):
         return into(0, 0), None
 
 # %% ../nbs/09_pairs.ipynb #6c9e5bdb
+@threads_by(lambda edge, radius: edge.numel())
 def path_affinity(
     edge: torch.Tensor,  # (...,h,w) in 0..1
     radius: int,  # cells

@@ -13,6 +13,7 @@ from itertools import accumulate
 import torch
 import torch.nn.functional as F
 from torch.distributions import Binomial
+from .files.processes import threads_by
 from .datasets.samples import InputError
 from .pairs import offsets, path_affinity
 
@@ -99,6 +100,7 @@ def after_steps(
     for weight, move in zip(power_weights(steps)[1:].tolist(), moves): moved = moved + weight * move
     return start + moved
 
+@threads_by(lambda cams, affinity, beta=10., steps=256: 2 * affinity.numel())
 @torch.no_grad()
 def walk(
     cams: torch.Tensor,  # (K,h,w) class maps
@@ -122,6 +124,7 @@ def _blocks(changes):
     return torch.sparse_csr_tensor(torch.cat(rows), torch.cat(columns), torch.cat([c.values() for c in changes]),
         (cells[-1], cells[-1]), check_invariants=False)
 
+@threads_by(lambda pictures, beta=10., steps=256: 2 * sum(a.numel() for _, a in pictures))
 @torch.no_grad()
 def walk_many(
     pictures: list,  # of (class maps (K,h,w), affinities (offsets,h,w)), each of its own size

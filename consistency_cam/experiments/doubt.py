@@ -6,6 +6,7 @@
 __all__ = ['view_disagreement', 'classifier_doubt', 'rank_by_doubt', 'doubt_table']
 
 # %% ../../nbs/experiments/13_doubt.ipynb #373ded61
+from contextlib import closing, nullcontext
 from operator import itemgetter
 import torch
 from fastcore.foundation import L
@@ -18,6 +19,7 @@ from .predict import seen_copy
 from .runs import Run
 from .stages import WEIGHTS
 from ..files.checkpoint import is_main
+from ..files.processes import side_by_side
 
 # %% ../../nbs/experiments/13_doubt.ipynb #483ec825
 def view_disagreement(
@@ -49,11 +51,15 @@ def _doubt_rows(run, labels, net):
     "A row per training picture, in the order of the list"
     samples, scale = run.samples(run.recipe.data.train), min(run.recipe.cams.scales, key=lambda s: abs(s - 1))
     bar = dict(desc=f'{run.title}, doubt', disable=not (run.progress and is_main()))
-    for i, id in enumerate(tqdm(samples.ids, **bar)):
+    def row(i, id):
         signs = dict(unsure=float((read_mask(labels/f'{id}.png') == 255).float().mean()))
         if net: signs |= classifier_doubt(net, samples.image(i), samples.labels[i], scale)
         signs['doubt'] = sum(signs.values()) / len(signs)
-        yield dict(id=id) | {name: round(value, 4) for name, value in signs.items()}
+        return dict(id=id) | {name: round(value, 4) for name, value in signs.items()}
+    jobs = [(id, (i, id)) for i, id in enumerate(samples.ids)]
+    workers = 1 if net and net.mean.is_cuda else None
+    with nullcontext() if net is None else eval_mode(net), closing(side_by_side(row, jobs, workers)) as rows:
+        for _, get in tqdm(rows, total=len(jobs), **bar): yield get()
 
 def rank_by_doubt(
     run: Run,

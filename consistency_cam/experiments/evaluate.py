@@ -7,6 +7,7 @@ __all__ = ['evaluate_masks']
 
 # %% ../../nbs/experiments/05_evaluate.ipynb #bf456330
 import sys
+from contextlib import closing
 from pathlib import Path
 from fastcore.basics import patch
 from tqdm.auto import tqdm
@@ -17,6 +18,7 @@ from .line import CAMS, EVALUATED, find_stage, product_folder
 from .recipes import mask_rule
 from .runs import Run
 from .stages import new_sweep
+from ..files.processes import side_by_side
 from ..files.checkpoint import CheckpointError, fingerprint, is_main, load_state, stage_fingerprint
 from ..tools.background import SALIENCY_RULES, background
 from ..tools.metrics import ConfusionMatrix, ThresholdSweep, cam_mask
@@ -38,9 +40,16 @@ def sweep(self: Run,
             return sweep
     hold_against_masks(samples)
     title = f'{self.title}, evaluating {stage} of {split}'
-    for i, id in enumerate(tqdm(samples.ids, desc=title, disable=not self.progress)):
-        if (mask := samples.mask(i)) is not None: sweep.update(store.get(id), mask, id)
+    def compared(i, id): return (store.get(id), mask) if (mask := samples.mask(i)) is not None else None
+    for id, pair in _each_picture(samples, compared, title, self.progress): sweep.update(*pair, id)
     return sweep
+
+def _each_picture(samples, compared, title='', progress=False):
+    "Yield (id, what `compared` returns for place and id) of the pictures that have a mask, in order"
+    jobs = [(id, (i, id)) for i, id in enumerate(samples.ids)]
+    with closing(side_by_side(compared, jobs)) as results:
+        for id, get in tqdm(results, title, len(jobs), disable=not progress):
+            if (pair := get()) is not None: yield id, pair
 
 # %% ../../nbs/experiments/05_evaluate.ipynb #058a17ec
 def _percent(share): return round(100 * share, 2)
@@ -70,9 +79,11 @@ def evaluate_masks(
     if not samples.has_masks: raise InputError('the data set has no masks to evaluate against')
     hold_against_masks(samples)
     matrix = ConfusionMatrix(len(samples.classes) + 1)
-    for i, id in enumerate(tqdm(samples.ids, desc=f'evaluating {Path(folder).name}', disable=not progress)):
-        if (mask := samples.mask(i)) is not None:
-            matrix.update(read_mask(Path(folder)/f'{id}.png', mask.shape, len(samples.classes)), mask, id)
+    def compared(i, id):
+        if (mask := samples.mask(i)) is None: return
+        return read_mask(Path(folder)/f'{id}.png', mask.shape, len(samples.classes)), mask
+    title = f'evaluating {Path(folder).name}'
+    for id, pair in _each_picture(samples, compared, title, progress): matrix.update(*pair, id)
     return matrix
 
 # %% ../../nbs/experiments/05_evaluate.ipynb #b08b5be4
@@ -108,12 +119,12 @@ def at_rule(self: Run, split, stage, level):
     if rule == 'constant': return
     salient = self.saliency() if rule in SALIENCY_RULES else None
     store, matrix = self.made_of(stage, split), ConfusionMatrix(len(samples.classes) + 1)
-    for i, id in enumerate(samples.ids):
-        if (mask := samples.mask(i)) is None: continue
+    def compared(i, id):
+        if (mask := samples.mask(i)) is None: return
         cams = store.get(id)
         own = store.background(id) if rule == 'map' else salient(id, samples.image(i)) if salient else None
-        score = background(rule, cams, level, own)
-        matrix.update(cam_mask(cams, score, tuple(mask.shape)), mask, id)
+        return cam_mask(cams, background(rule, cams, level, own), tuple(mask.shape)), mask
+    for id, pair in _each_picture(samples, compared): matrix.update(*pair, id)
     return matrix
 
 # %% ../../nbs/experiments/05_evaluate.ipynb #aed109be

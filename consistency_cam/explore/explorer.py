@@ -19,6 +19,7 @@ from PIL import Image
 from .._moved import moved
 from ..files.errors import InputError, unknown
 from ..files.checkpoint import atomic_bytes, runs_root
+from ..files.processes import few_threads
 from ..tools.show import Plot, data_uri, rgb, to_png
 
 __getattr__ = moved(__name__)
@@ -366,6 +367,7 @@ def set(self: Explorer,
 
 # %% ../../nbs/explore/01_explorer.ipynb #ca4cb194
 @patch
+@few_threads()
 def redraw(self: Explorer, *_):
     "Draw from the controls' values, or say what is wrong"
     start, values = time.perf_counter(), self.values

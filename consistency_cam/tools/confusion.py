@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 from ..files.errors import InputError
+from ..files.processes import few_threads
 
 # %% ../../nbs/tools/04_confusion.ipynb #3538ce78
 def class_ids(
@@ -59,6 +60,7 @@ class ConfusionMatrix:
         self.num_classes, self.ignore = num_classes, ignore
         self.matrix = torch.zeros(num_classes, num_classes + 1, dtype=torch.int64)  # last column: predicted void
 
+    @few_threads()
     def update(
         self,
         pred,  # predicted class ids (..., H, W): integer tensor, array or palette picture

@@ -10,6 +10,7 @@ import math
 import torch
 from fastcore.basics import patch
 from ..files.errors import InputError
+from ..files.processes import few_threads
 from .confusion import *
 
 # %% ../../nbs/tools/05_metrics.ipynb #f828f282
@@ -57,6 +58,7 @@ class ThresholdSweep:
             raise InputError(f'thresholds must ascend, each given once: {self.thresholds.tolist()}')
         self.counts = torch.zeros(num_classes, num_classes, len(self.edges) + 1, dtype=torch.int64)
 
+    @few_threads()
     def update(
         self,
         cams: dict,  # {mask id 1..C-1: map (H, W), 0..1}; empty: background everywhere
