@@ -58,6 +58,8 @@ def _mask_figures(matrix, classes):
     "What is kept of a confusion matrix, in percent: miou, iou by class, and where they mislead, further figures and remarks"
     more = {} if matrix.shows_background() else dict(miou_without_background=_percent(matrix.miou(background=False)))
     if remarks := matrix.remarks(classes): more['remarks'] = remarks
+    if undecided := matrix.undecided():
+        more |= dict(undecided=_percent(undecided), miou_decided=_percent(matrix.decided().miou()))
     ious = {k: _percent(v) for k, v in matrix.per_class(classes).items()}
     return dict(miou=_percent(matrix.miou()), iou=ious, **more)
 

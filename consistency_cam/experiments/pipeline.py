@@ -143,6 +143,8 @@ def status(self: Run) -> list:  # of (stage, what is known of it)
 
 def _figures_text(f):
     "mIoU of a split in words"
+    if 'miou_decided' in f:
+        return f"mIoU {f['miou']:.1f}; {f['undecided']:.1f} % undecided, {f['miou_decided']:.1f} without them"
     if 'curve' not in f: return f"mIoU {f['miou']:.1f}"
     best = f"at the best threshold {f['best_threshold']:.2f}"
     return f"mIoU {f['miou']:.1f} {best}, {f['miou_fixed']:.1f} at {f['fixed_threshold']:.2f}"

@@ -124,7 +124,7 @@ class Pseudo:
     rule: str = 'auto'
     crf: bool = True  # pseudo-labels and affinity labels: follow the picture's edges by the dense CRF
     # who wins a pixel: the highest 'score', psa's 'alpha' or PMM's 'proportional', for which the score of the background
-    # is a power
+    # is a power, or ICD's 'two-sided', beside the method's own map of the background
     labels: str = 'score'
     smooth: float = 0.  # how far maps are flattened before, by their coefficient of variation (PMM: .3); 0: not at all
 

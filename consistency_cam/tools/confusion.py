@@ -90,6 +90,19 @@ def miou(
     return self.iou()[0 if background else 1:].nanmean().item()
 
 @patch
+def undecided(self: ConfusionMatrix) -> float:  # 0..1
+    "Share of the pixels that the predictions leave void where the target does not"
+    return (self.matrix[:, -1].sum() / self.matrix.sum().clamp(min=1)).item()
+
+@patch
+def decided(self: ConfusionMatrix) -> ConfusionMatrix:
+    "The counts without the pixels that the predictions leave void, as ICD's scorer has them"
+    rest = ConfusionMatrix(self.num_classes, self.ignore)
+    rest.matrix = self.matrix.clone()
+    rest.matrix[:, -1] = 0
+    return rest
+
+@patch
 def absent(self: ConfusionMatrix) -> list:  # class ids
     "Classes that occur neither in the targets nor in the predictions, and are left out of the mean"
     return self.iou().isnan().nonzero().flatten().tolist()
