@@ -475,20 +475,27 @@ def pseudo(self: Run,
 
 # %% ../../nbs/experiments/04_stages.ipynb #c40d0103
 @patch
+def instance_setting(self: Run) -> InstanceSetting:
+    "How displacements and maps become instances"
+    i = self.recipe.instances
+    return InstanceSetting(i.weak, i.moves, i.background_score, i.smallest)
+
+@patch
 def instances(self: Run,
     split: str,  # whose things to tell apart
 ) -> Path:  # folder with ID.png and instances.json
     "Make the instance masks of a split; those of pictures that are done are not made again; raises `InputError`"
-    samples, cams, i = self.samples(split), product_folder(CAMS, split), self.recipe.instances
+    samples, cams = self.samples(split), product_folder(CAMS, split)
     products = self.products(cams, AFFINITY.name)
     data = stage_data(samples, 'pictures') | products
     stage = self.stage(product_folder(INSTANCES, split), INSTANCES.config(self.recipe), *products.values(), data=data)
     if not stage.settled():
         coco_rle(torch.zeros(1, 1))  # before the work, where the package for it is not there
         with self.work(stage):
-            net, setting = self.affinity_net(), InstanceSetting(i.weak, i.moves, i.background_score, i.smallest)
+            net = self.affinity_net()
+            walk = replace(self.pseudo_setting(), stride=net.stride)
             result = make_instances(samples, CamStore(self.folder/cams), stage.folder, partial(infer_edge_and_field, net),
-                replace(self.pseudo_setting(), stride=net.stride), setting, progress=self.progress)
+                walk, self.instance_setting(), progress=self.progress)
             stage.finish(dict(pictures=len(samples)) | result | self.skipped(split))
     return stage.folder
 
