@@ -3273,7 +3273,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                        'consistency_cam/tools/instances.py'),
                                                  'consistency_cam.tools.instances.instance_ious': ( 'tools/instances.html#instance_ious',
                                                                                                     'consistency_cam/tools/instances.py'),
-                                                 'consistency_cam.tools.instances.matched': ( 'tools/instances.html#matched',
+                                                 'consistency_cam.tools.instances.matches': ( 'tools/instances.html#matches',
                                                                                               'consistency_cam/tools/instances.py'),
                                                  'consistency_cam.tools.instances.precision_at_recalls': ( 'tools/instances.html#precision_at_recalls',
                                                                                                            'consistency_cam/tools/instances.py'),

@@ -183,7 +183,8 @@ def evaluate(self: Run,
 @patch
 def made_stages(self: Run) -> list:  # of `EVALUATED`, and 'instances'
     "Stages that have made something to evaluate; raises `CheckpointError` where none has"
-    found = [s for s in [*EVALUATED, INSTANCES.name] if (self.folder/find_stage(s).place(self)).exists() and self.measured_splits(s)]
+    found = [s for s in [*EVALUATED, INSTANCES.name]
+        if (self.folder/find_stage(s).place(self)).exists() and self.measured_splits(s)]
     if not found:
         raise CheckpointError(f'{self.folder}: nothing to evaluate here yet, or no masks to compare it with; `consistency-cam run {self.folder}` goes on')
     return found

@@ -127,7 +127,8 @@ def infer_edge_and_field(
     "Edge of a picture as by `infer_edge`, and the displacements of the picture itself without their mean"
     x, size = _with_mirror(net, image)
     with eval_mode(net): logits, field = net.both(x)
-    return _mean_edge(logits, size, net.stride), _cut(field[0].float() - net.field.mean[:, None, None], size, net.stride)
+    field = field[0].float() - net.field.mean[:, None, None]
+    return _mean_edge(logits, size, net.stride), _cut(field, size, net.stride)
 
 # %% ../../nbs/methods/09_irnet.ipynb #19e70032
 def flow_ends(
@@ -137,8 +138,9 @@ def flow_ends(
     "The cell in which each cell ends that moves by the displacement at its place, again and again, within the grid"
     size = torch.tensor(field.shape[1:], device=field.device)
     last = (size - 1).view(2, 1, 1)
-    place = torch.stack(torch.meshgrid(*(torch.arange(s, device=field.device) for s in size.tolist()), indexing='ij')).float()
-    start, unit = place, 2 / last.clamp(min=1)
+    lines = [torch.arange(s, device=field.device) for s in size.tolist()]
+    place = torch.stack(torch.meshgrid(*lines, indexing='ij')).float()
+    unit = 2 / last.clamp(min=1)
     for _ in range(moves):
         where = (place * unit - 1).flip(0).permute(1, 2, 0)[None]
         read = F.grid_sample(field[None], where, align_corners=True, padding_mode='border')[0]
@@ -179,12 +181,13 @@ def maps_by_cluster(
     maps, affinity = start_of_walk(cams, size, edge, setting)
     cluster = cluster.to(maps.device)
     parts = {(c, k): m * (cluster == k) for c, m in zip(cams, maps) for k in cluster[m > 0].unique().tolist()}
-    return dict(zip(parts, walk(torch.stack([*parts.values()]), affinity, setting.beta, setting.steps))) if parts else {}
+    if not parts: return {}
+    return dict(zip(parts, walk(torch.stack([*parts.values()]), affinity, setting.beta, setting.steps)))
 
 def _of_picture(maps, size, stride):
     "Maps at the size of the picture, divided by their one maximum"
-    found = F.interpolate(torch.stack([*maps.values()])[None], scale_factor=stride, mode='bilinear', align_corners=False)
-    found = found[0, :, :size[0], :size[1]]
+    found = torch.stack([*maps.values()])[None]
+    found = F.interpolate(found, scale_factor=stride, mode='bilinear', align_corners=False)[0, :, :size[0], :size[1]]
     return found / found.max().clamp(min=1e-5)
 
 def found_instances(
@@ -229,10 +232,11 @@ def write_picture_instances(
     found: PictureInstances,
     components: PictureInstances,
 ):
-    "Their masks as PNGs of ids, and last, as the sign that the picture is done, classes and scores of both as JSON"
+    "Their masks as PNGs of ids, and last, as the sign that the picture is done, classes and scores as JSON"
     folder, kinds = Path(folder), {'': found, COMPONENTS: components}
     for name, p in kinds.items(): write_mask(p.ids, folder/name/f'{id}.png')
-    write_json(folder/'found'/f'{id}.json', {name: dict(classes=p.classes, scores=p.scores) for name, p in kinds.items()})
+    about = {name: dict(classes=p.classes, scores=p.scores) for name, p in kinds.items()}
+    write_json(folder/'found'/f'{id}.json', about)
 
 def read_picture_instances(
     folder: str|Path,  # of the stage
