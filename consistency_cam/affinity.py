@@ -61,6 +61,11 @@ class AffinityNet(nn.Module):
         return feature_affinity(self(x), radius)
 
 # %% ../nbs/10_affinity.ipynb #2faad578
+def _branch(reduce, m, size):
+    "A map of the pyramid through a layer of its own, on the grid (h,w)"
+    while m.shape[-1] > size[-1]: m = F.max_pool2d(m, 3, 2, 1)
+    return F.relu(F.interpolate(reduce(m), size, mode='bilinear', align_corners=False))
+
 class BoundaryNet(nn.Module):
     "The strength of a class boundary at every cell of stride 4 (IRNet; the AffinityNet of Puzzle-CAM)"
     stride = 4  # pixels per cell
@@ -83,16 +88,16 @@ class BoundaryNet(nn.Module):
         x: torch.Tensor,  # (B,3,H,W) normalised pictures
     ) -> torch.Tensor:  # (B,ceil(H/4),ceil(W/4))
         "Logits of the edge"
-        grown = _grow(x, self.net.stride)
-        size = [s // self.stride for s in grown.shape[-2:]]
-        with torch.no_grad(): maps = self.net.features(grown)
-        return _cut(self.edge(torch.cat([self._branch(r, m, size) for r, m in zip(self.reduce, maps)], 1))[:, 0],
-            x.shape[-2:], self.stride)
+        return _cut(self.edge_logits(*self.pyramid(x)), x.shape[-2:], self.stride)
 
-    def _branch(self, reduce, m, size):
-        "A map of the pyramid as `width` channels at stride 4"
-        while m.shape[-1] > size[-1]: m = F.max_pool2d(m, 3, 2, 1)
-        return F.relu(F.interpolate(reduce(m), size, mode='bilinear', align_corners=False))
+    def pyramid(self, x):
+        "Maps of the frozen backbone, of pictures grown to a multiple of its stride, and their grid of stride 4 (h,w)"
+        grown = _grow(x, self.net.stride)
+        with torch.no_grad(): return self.net.features(grown), [s // self.stride for s in grown.shape[-2:]]
+
+    def edge_logits(self, maps, size):
+        "Logits of the edge from the maps of `pyramid`"
+        return self.edge(torch.cat([_branch(r, m, size) for r, m in zip(self.reduce, maps)], 1))[:, 0]
 
     def affinity(self,
         x: torch.Tensor,  # (B,3,H,W) normalised pictures
@@ -117,12 +122,26 @@ class AffinityTask(nn.Module):
         step: int,  # steps done so far
     ) -> dict:  # named scalar losses
         "Losses of one step"
-        labels = to_grid(batch['mask'], self.net.stride)
+        return affinity_loss(self.net.affinity(batch['image'], self.radius), self.pairs(batch['mask']))
+
+    def pairs(self, masks):
+        "Which pairs of cells are labelled how"
+        labels = to_grid(masks, self.net.stride)
         pairs, inner = pair_labels(labels, self.radius), inner_cells(labels.shape[-2:], self.radius, labels.device)
-        if not self.border: pairs = Pairs(*(p & inner for p in pairs))
-        return affinity_loss(self.net.affinity(batch['image'], self.radius), pairs)
+        return pairs if self.border else Pairs(*(p & inner for p in pairs))
 
 # %% ../nbs/10_affinity.ipynb #c0195d70
+def _with_mirror(net, image):
+    "A picture and its mirror image as a batch, grown to a multiple of the stride, and the picture's size"
+    image = as_picture(image)
+    x = _grow(net.net.normalize(image[None].to(net.edge.weight.device)), net.net.stride)
+    return torch.cat([x, x.flip(-1)]), image.shape[-2:]
+
+def _mean_edge(logits, size, stride):
+    "The edge of a picture from the logits of both"
+    logits, mirrored = logits.float()
+    return _cut(((logits + mirrored.flip(-1)) / 2).sigmoid(), size, stride)
+
 @reused_memory()
 @torch.no_grad()
 def infer_edge(
@@ -130,10 +149,8 @@ def infer_edge(
     image,  # what `as_picture` takes: (3,H,W) uint8 tensor, array, Pillow image or path
 ) -> torch.Tensor:  # (ceil(H/4),ceil(W/4)) in 0..1
     "Edge of a picture: mirror-averaged logits at one scale, then sigmoid (IRNet)"
-    image = as_picture(image)
-    x = _grow(net.net.normalize(image[None].to(net.edge.weight.device)), net.net.stride)
-    with eval_mode(net): logits, mirrored = net(torch.cat([x, x.flip(-1)])).float()
-    return _cut(((logits + mirrored.flip(-1)) / 2).sigmoid(), image.shape[-2:], net.stride)
+    x, size = _with_mirror(net, image)
+    with eval_mode(net): return _mean_edge(net(x), size, net.stride)
 
 @reused_memory()
 @torch.no_grad()

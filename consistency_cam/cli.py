@@ -98,19 +98,21 @@ BRIEF = {  # fields that the help of a command shows
     'data.masks': 'folder of true masks, where there are any', 'data.classes': 'file with the names of the classes',
     'data.train': 'split to train on', 'data.val': "split held out; '' for none",
     'data.pictures': 'the first so many training pictures only', 'data.size': 'side of a made picture, pixels',
+    'data.crowded': 'made scenes in which things of one class overlap',
     'data.saliency': "folder of saliency maps, or 'barrier'",
     'classify.method': 'cam, puzzle-cam, consistency-cam, …',
     'backbone': 'timm name of the network', 'pretrained': "'imagenet', a weights file, or 'random'",
     'classify.epochs': 'passes over the training pictures', 'classify.batch_size': 'pictures per step',
     'classify.lr': 'learning rate',
-    'pretrain.kind': 'imagenet, one-label, or none', 'affinity.kind': 'boundary, features, or none: no walk',
+    'pretrain.kind': 'imagenet, one-label, or none', 'affinity.kind': 'boundary, irnet, features, or none: no walk',
+    'instances.kind': 'displacement, or none',
     'segment.kind': 'deeplabv3plus, deeplabv3, or none', 'segment.epochs': 'passes of the segmenter',
     'cams.threshold': 'fixed background score, beside the best', 'workers': 'loader processes',
     'precision': 'no, bf16, fp16, or auto',
     'track': 'no, or show the losses by tensorboard or wandb', 'seed': 'of everything drawn at random'}
 
 # what an experiment changes
-MOSTLY = [name for name in BRIEF if name not in ('data.classes', 'data.size',
+MOSTLY = [name for name in BRIEF if name not in ('data.classes', 'data.size', 'data.crowded', 'instances.kind',
     'pretrained', 'precision', 'track', 'cams.threshold')]
 
 DATA = [name for name in NAMES if name.startswith('data.')]
@@ -526,7 +528,7 @@ def _cams(args):
 
 # %% ../nbs/cli.ipynb #16a76ce8
 # fields that may be told anew of a run that is evaluated
-_WHERE = [name for name in DATA if name != 'data.size'] + ['cams.threshold']
+_WHERE = [name for name in DATA if name not in ('data.size', 'data.crowded')] + ['cams.threshold']
 
 def _elsewhere(args, folder):
     "A run's recipe with its data where the options say; raises `InputError` on options that evaluating passes over"

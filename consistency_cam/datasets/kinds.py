@@ -40,7 +40,7 @@ def _amount(data, split):
 
 def _open_scenes(data, split, errors, progress):
     from consistency_cam.datasets.scenes import Scenes
-    return Scenes(**_amount(data, split))
+    return Scenes(**_amount(data, split), crowded=getattr(data, 'crowded', False))
 
 SCENES = Kind('scenes', 'Scenes (generated)', _open_scenes, dict(kind='generated'), files=(), made=True)
 
@@ -266,6 +266,8 @@ def check_data(
         if not kind.reads:
             raise InputError(f'{k}={v}: {kind.name} are generated and have none; did you mean {_meant_options(data)}?')
         raise InputError(f"{k}={v}: data '{kind.name}' takes none; leave it out, or name another --data")
+    if getattr(data, 'crowded', False) and kind is not SCENES:
+        raise InputError(f"crowded=True: only scenes can be made so, and data is '{kind.name}'; leave it out, or take --data scenes")
 
 def full_paths(
     data,  # of a recipe

@@ -52,6 +52,7 @@ class _Canvas:
     fine: np.ndarray  # noise (H, W)
     mask: np.ndarray  # uint8 (H, W): 0 background, 1..C classes
     part: np.ndarray  # uint8 (H, W): 0, BODY or PART
+    instances: np.ndarray  # uint8 (H, W): 0 background, 1..N the things of a class, by the order in which they were drawn
 
 def _background(rng, size, place, horizon, land):
     "A canvas without things; `horizon` and `land` are heights from 0, the top, to 1"
@@ -63,7 +64,7 @@ def _background(rng, size, place, horizon, land):
         image = image*(1-below(horizon, 0)) + _water(y, horizon, coarse, fine)*below(horizon, 0)
     on_land = below(land, .012)
     image = image*(1-on_land) + _land(rng, y, place, land, coarse, fine)*on_land
-    return _Canvas(image.astype(np.float32), coarse[..., 0], fine[..., 0], *np.zeros((2, size, size), np.uint8))
+    return _Canvas(image.astype(np.float32), coarse[..., 0], fine[..., 0], *np.zeros((3, size, size), np.uint8))
 
 # %% ../../nbs/datasets/03_paint.ipynb #22e5f631
 def _ellipse(x, y, x_radius, y_radius, angle=0.):
@@ -289,7 +290,7 @@ def _shadow(x, y, foot):
 
 # %% ../../nbs/datasets/03_paint.ipynb #d1928b12
 def _draw(rng, canvas, thing, light):
-    "Add the thing to picture, mask and part map"
+    "Add the thing to picture, mask, part map and instances"
     size, colour = len(canvas.image), _body_colour(rng, thing.family)
     shapes, tilt = _shapes(rng, thing, colour), rng.uniform(-.06, .06)
     pattern = _PATTERNS[thing.name] if thing.name else _ALL_PATTERNS[rng.integers(4)]
@@ -303,3 +304,4 @@ def _draw(rng, canvas, thing, light):
     image[:] = image*(1-cover[..., None]) + colours*factor[..., None]*cover[..., None]
     mask[ids > 0] = SCENE_CLASSES.index(thing.name)+1 if thing.name else 0
     part[ids > 0] = ids[ids > 0] if thing.name else 0
+    canvas.instances[y0:y1, x0:x1][ids > 0] = canvas.instances.max()+1 if thing.name else 0

@@ -77,6 +77,7 @@ class Sample:
 class Samples(Dataset):
     "Pictures with labels; a subclass says how picture `i` and its mask are got"
     has_masks = False  # whether there are masks
+    has_instances = False  # whether there are masks that tell the things of a class apart
     mask_colours = ''  # of RGB masks, as in `read_mask`
     reading = ''  # how the labels were read, in one line, where that had to be decided
     def __init__(self,
@@ -99,6 +100,7 @@ class Samples(Dataset):
         raise NotImplementedError
     def mask(self, i): "Its mask, uint8 (H, W), or None"
     def soft(self, i): "Its soft label {mask id: share (h, w)}, or None"
+    def instances(self, i): "Its things one by one, uint8 (H, W): 0 background, 1..254 a thing, 255 void, or None"
     def files(self, i):
         "Paths of picture `i` and of its mask (None where there is none); None where pictures are made and not read"
     def __len__(self): return len(self.ids)
@@ -160,9 +162,11 @@ class Subset(Samples):
         super().__init__([parent.ids[i] for i in indices], parent.classes, parent.labels[list(indices)])
         self.parent, self.indices, self.reading = parent, list(indices), parent.reading
         self.has_masks, self.mask_colours = parent.has_masks, parent.mask_colours
+        self.has_instances = parent.has_instances
     def image(self, i): return self.parent.image(self.indices[i])
     def mask(self, i): return self.parent.mask(self.indices[i])
     def soft(self, i): return self.parent.soft(self.indices[i])
+    def instances(self, i): return self.parent.instances(self.indices[i])
     def files(self, i): return self.parent.files(self.indices[i])
     def check_one(self, i): self.parent.check_one(self.indices[i])
 
@@ -235,6 +239,12 @@ def masks_fingerprint(self: Samples) -> str:  # 64 hex digits; '' where there ar
     if not self.files(0): return _of_all(self, _of_arrays(self, self.mask))
     masks = [self.files(i)[1] for i in range(len(self))]
     return _of_all(self, [self.mask_colours]*bool(self.mask_colours) + [path and file_digest(path) for path in masks])
+
+@patch
+def instances_fingerprint(self: Samples) -> str:  # 64 hex digits; '' where there are none
+    "SHA-256 of what tells the things of a class apart"
+    if not self.has_instances: return ''
+    return _of_all(self, self.decided_by) if self.decided_by is not None else _of_arrays(self, self.instances)
 
 # %% ../../nbs/datasets/01_samples.ipynb #1e013e9e
 @patch

@@ -276,3 +276,9 @@ class VOC(Files):
         if bare and not said:
             said = f'{amount(bare, "picture")} whose annotation has no object, so with none of the classes'
         self.reading = '; '.join(s for s in (how, said, self.masks_reading()) if s)
+
+    @property
+    def has_instances(self): return self.has_masks and (self.root/'SegmentationObject').is_dir()
+    def instances(self, i):
+        path, mask = self.root/'SegmentationObject'/f'{self.ids[i]}.png', self.mask(i)
+        return read_mask(path, mask.shape) if mask is not None and path.exists() else None

@@ -22,7 +22,7 @@ from .recipes import Recipe, change_recipe, fields_of
 from .pipeline import EVALUATED, LINE, run
 
 # %% ../../nbs/experiments/09_compare.ipynb #99f1bb14
-AFTER = {s.name: s for s in LINE if s.product and s.name != next(iter(EVALUATED))}  # the stages after the CAMs
+AFTER = {s.name: s for s in LINE if s.name in [*EVALUATED][1:]}  # the stages after the CAMs
 
 def figure_rows(
     rows: list,  # of `Run.row`
@@ -120,6 +120,7 @@ COLUMNS = {'CAM mIoU, train': ('train', 'miou'), 'held out': ('val', 'miou'),
 for s in AFTER.values():
     COLUMNS[f'{s.short}, {s.on}'] = s.name, 'miou'
     if s.fixed: COLUMNS[f'{s.name}, fixed threshold'] = s.name, 'miou_fixed'
+COLUMNS |= {'AP50 of instances, train': ('instances', 'ap50'), 'by connected parts': ('instances', 'ap50_components')}
 
 def table(
     comparison: dict,  # as `compare` returns it

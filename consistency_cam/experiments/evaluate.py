@@ -14,13 +14,15 @@ from tqdm.auto import tqdm
 from ..cams import CamStore
 from ..datasets.samples import InputError, Samples, read_mask
 from ..datasets.verify import hold_against_masks
-from .line import CAMS, EVALUATED, find_stage, product_folder
+from .line import CAMS, EVALUATED, INSTANCES, find_stage, product_folder
 from .recipes import mask_rule
 from .runs import Run
 from .stages import new_sweep
 from ..files.processes import side_by_side
 from ..files.checkpoint import CheckpointError, fingerprint, is_main, load_state, stage_fingerprint
+from ..methods.irnet import COMPONENTS, read_picture_instances
 from ..tools.background import SALIENCY_RULES, background
+from ..tools.instances import average_precision, true_instances
 from ..tools.metrics import ConfusionMatrix, ThresholdSweep, cam_mask
 
 # %% ../../nbs/experiments/05_evaluate.ipynb #b18f0fa1
@@ -101,10 +103,12 @@ def made_of(self: Run,
 
 @patch
 def measured_splits(self: Run,
-    stage: str,  # of `EVALUATED`
+    stage: str,  # of `EVALUATED`, or 'instances'
 ) -> list:  # of splits
     "The splits in which a stage's products are compared with true masks"
-    return [s for s in find_stage(stage).splits(self) if self.samples(s).has_masks]
+    about = find_stage(stage)
+    def known(samples): return samples.has_instances if about.product == 'instances' else samples.has_masks
+    return [s for s in about.splits(self) if known(self.samples(s))]
 
 @patch
 def _compared(self: Run, splits):
@@ -129,13 +133,44 @@ def at_rule(self: Run, split, stage, level):
     for id, pair in _each_picture(samples, compared): matrix.update(*pair, id)
     return matrix
 
+# %% ../../nbs/experiments/05_evaluate.ipynb #c40d0112
+def _average(pictures, classes):
+    "Mean AP50 over the classes, and that of each, in percent"
+    found = {classes[c - 1]: _percent(v) for c, v in average_precision(pictures).items()}
+    return round(sum(found.values()) / max(1, len(found)), 2), found
+
+@patch
+def _instance_figures(self: Run, split):
+    "AP50 of a split's instances, and of the connected parts of its classes"
+    samples, folder = self.samples(split), self.made_of(INSTANCES.name, split)
+    true = {id: t for i, id in enumerate(samples.ids) if (t := true_instances(samples, i)) is not None}
+    def pictures(of): return [(read_picture_instances(folder, id, of), t) for id, t in true.items()]
+    (ap50, ap), (components, _) = (_average(pictures(of), samples.classes) for of in ('', COMPONENTS))
+    number = sum(len(t.classes) for t in true.values())
+    return dict(ap50=ap50, ap50_components=components, ap=ap, pictures=len(true), true_instances=number)
+
+@patch
+def evaluate_instances(self: Run) -> dict:  # {split: figures}: ap50, ap50_components, ap by class
+    "AP50 of the run's instances, in percent; raises `InputError`, `CheckpointError` where they are not made"
+    if not (splits := self.measured_splits(INSTANCES.name)):
+        raise InputError(f'{self.folder}: no instance masks of {" or ".join(INSTANCES.splits(self)) or "any split"} to compare with: Scenes has some, and VOC where its folder SegmentationObject is there')
+    names = [product_folder(INSTANCES, s) for s in splits]
+    for name in names: self.product(name)
+    products, truth = self.products(*names), fingerprint(*(self.samples(s).instances_fingerprint() for s in splits))
+    data = dict(instance_masks=truth) | self._compared(splits) | products
+    made = fingerprint(*products.values())
+    done = self.stage(f'evaluate/{INSTANCES.name}', dict(splits=splits), made, data=data, again=True)
+    if done.settled(): return done.result
+    with self.work(done): return done.finish({s: self._instance_figures(s) for s in splits})
+
 # %% ../../nbs/experiments/05_evaluate.ipynb #aed109be
 @patch
 def evaluate(self: Run,
-    stage: str = CAMS.name,  # of `EVALUATED`
+    stage: str = CAMS.name,  # of `EVALUATED`, or 'instances'
 ) -> dict:  # {split: figures}: miou, iou by class, and for maps best_threshold, fixed_threshold, miou_fixed, curve
     "mIoU of what a stage made, in percent; raises `InputError`, `CheckpointError` where it is not made"
     about, splits = find_stage(stage), self.measured_splits(stage)
+    if about.product == 'instances': return self.evaluate_instances()
     if not splits:
         raise InputError(f'{self.folder}: no masks in {" or ".join(self.splits)}, nothing to evaluate against')
     names = {s: product_folder(about, s) for s in splits}
@@ -159,9 +194,10 @@ def evaluate(self: Run,
         return done.finish({s: _sweep_figures(w, best, fixed, self.classes, ruled[s]) for s, w in sweeps.items()})
 
 @patch
-def made_stages(self: Run) -> list:  # of `EVALUATED`
+def made_stages(self: Run) -> list:  # of `EVALUATED`, and 'instances'
     "Stages that have made something to evaluate; raises `CheckpointError` where none has"
-    found = [s for s in EVALUATED if (self.folder/find_stage(s).place(self)).exists() and self.measured_splits(s)]
+    found = [s for s in [*EVALUATED, INSTANCES.name]
+        if (self.folder/find_stage(s).place(self)).exists() and self.measured_splits(s)]
     if not found:
         raise CheckpointError(f'{self.folder}: nothing to evaluate here yet, or no masks to compare it with; `consistency-cam run {self.folder}` goes on')
     return found
@@ -172,7 +208,8 @@ def figures(self: Run,
     stage: str = CAMS.name,  # of `EVALUATED`
 ) -> dict:  # as `evaluate` returns it; empty where that has not been done
     "What is known of a stage's products"
-    folder, wanted = f'evaluate/{stage}', _OF_MAPS if find_stage(stage).fixed else _OF_MASKS
+    about = find_stage(stage)
+    folder, wanted = f'evaluate/{stage}', _OF_MAPS if about.fixed else _OF_INSTANCES if about is INSTANCES else _OF_MASKS
     found = {} if self.outdated(folder) else self._finished(folder)
     def fits(f): return isinstance(f, dict) and all(isinstance(f.get(k), kind) for k, kind in wanted.items())
     if not all(map(fits, found.values())):
@@ -184,3 +221,5 @@ _NUMBER = int, float
 _OF_MASKS = dict(miou=_NUMBER, iou=dict)
 
 _OF_MAPS = _OF_MASKS | dict.fromkeys(('best_threshold', 'fixed_threshold', 'miou_fixed'), _NUMBER) | dict(curve=list)
+
+_OF_INSTANCES = dict.fromkeys(('ap50', 'ap50_components'), _NUMBER) | dict(ap=dict)

@@ -16,6 +16,7 @@ from .._moved import moved
 from ..camnet import try_compiler
 from ..consistency import Method, view_names
 from ..crf import LABEL_CRF, mean_field
+from ..datasets.annotations import coco_rle
 from ..datasets.samples import InputError, masks_hold, read_mask
 from .line import *
 from .runs import *
@@ -90,11 +91,12 @@ def all_stages(self: Run,
     if any(s.crf(r) for s in wanted if s.crf): _check_crf()
     if SEGMENT in wanted: self.checked_corrections()
     if any(s.crf for s in wanted) and self.saliency(): self.saliency().check(self.samples(self.recipe.data.train))
+    if INSTANCES in wanted: coco_rle(torch.zeros(1, 1))  # raises where what writes them is not installed
     self.try_networks(wanted)
     for s in wanted:
         s.do(self)
         if s.product and self.measured_splits(s.name): self.evaluate(s.name)
-    for name in EVALUATED:  # what was evaluated before and is not made now: against the masks of now
+    for name in [*EVALUATED, INSTANCES.name]:  # what was evaluated before and is not made now: against the masks of now
         if name not in names and self.figures(name) and self.measured_splits(name): self.evaluate(name)
     return self
 
@@ -119,7 +121,7 @@ def row(self: Run) -> dict:
     known |= dict(train=cams.get(r.data.train), val=cams.get(r.data.val))
     seconds = {part: self._finished(part).get('seconds') for part in dict.fromkeys(s.parts(self)[0] for s in LINE)}
     known['times'] = {part: s for part, s in seconds.items() if s}
-    further = {stage: self.figures(stage) for stage in list(EVALUATED)[1:]}
+    further = {stage: self.figures(stage) for stage in [*EVALUATED, INSTANCES.name][1:]}
     return known | {stage: next(iter(found.values())) for stage, found in further.items() if found}
 
 @patch
@@ -142,7 +144,8 @@ def status(self: Run) -> list:  # of (stage, what is known of it)
     return rows
 
 def _figures_text(f):
-    "mIoU of a split in words"
+    "mIoU of a split, or AP50, in words"
+    if 'ap50' in f: return f"AP50 {f['ap50']:.1f}, {f['ap50_components']:.1f} by connected components"
     if 'miou_decided' in f:
         return f"mIoU {f['miou']:.1f}; {f['undecided']:.1f} % undecided, {f['miou_decided']:.1f} without them"
     if 'curve' not in f: return f"mIoU {f['miou']:.1f}"
@@ -163,7 +166,7 @@ def _state(self: Run, name):
 def _result_words(self: Run, name, result):
     "What a finished stage says of itself"
     steps, seconds = result.get('steps'), result.get('seconds')
-    words = [f'{result[k]} {k}' for k in ('steps', 'pictures') if k in result]
+    words = [f'{result[k]} {k}' for k in ('steps', 'pictures', 'instances') if k in result]
     if isinstance(seconds, (int, float)): words.append(f'{seconds:.0f} s')
     words += [f"{s['count']} of {s['of']} skipped" for s in result.get('skipped', {}).values()]
     if 'corrected' in result: words.append(f"{result['corrected']} corrected by hand")
@@ -213,6 +216,7 @@ def _product_picture(run, stage, split, i, told):
     "What a stage made of a picture, over the picture"
     samples, made = run.samples(split), run.made_of(stage.name, split)
     image, id = samples.image(i), samples.ids[i]
+    if stage.product == 'instances': return mask_overlay(image, read_mask(made/f'{id}.png'))
     if stage.product == 'masks': return mask_overlay(image, read_mask(made/f'{id}.png'), samples.classes)
     cams = made.get(id)
     return overlay(image, cams[told] if told in cams else torch.zeros(image.shape[1:]))

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['PARTS', 'OPTIONAL', 'SHARED', 'PLACES', 'NAMES', 'STAGES', 'CHOICES', 'LIMITS', 'LEVELS', 'OLD_NAMES', 'PAPER',
            'COCO_DATA', 'PSA', 'RECIPES', 'Data', 'Pretrain', 'Classify', 'Cams', 'Affinity', 'Walk', 'Pseudo', 'CRF',
-           'Segment', 'Recipe', 'part_of', 'value_of', 'fields_of', 'explain', 'choices', 'default', 'values_by_field',
-           'affinity_rule', 'mask_rule', 'unknown_field', 'change_recipe', 'short_name', 'option', 'check_choices',
-           'recipe']
+           'Instances', 'Segment', 'Recipe', 'part_of', 'value_of', 'fields_of', 'explain', 'choices', 'default',
+           'values_by_field', 'affinity_rule', 'mask_rule', 'unknown_field', 'change_recipe', 'short_name', 'option',
+           'check_choices', 'recipe']
 
 # %% ../../nbs/experiments/01_recipes.ipynb #fcdbf7c8
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -34,6 +34,7 @@ class Data:
     val: str = 'val'  # split held out for evaluation; '' for none
     pictures: int = 0  # use the first so many training pictures only; 0: all, and 256 where pictures are made
     size: int = 192  # side of a picture that is made, pixels
+    crowded: bool = False  # made scenes: beside each thing a second one of its class, one overlapping the other
     # saliency maps that pseudo-labels and affinity labels read: a folder of 8-bit grey ID.png, or 'barrier' (computed)
     saliency: str = ''
 
@@ -90,7 +91,9 @@ class Cams:
 @dataclass(frozen=True)
 class Affinity(Training):
     "The network whose affinities the random walk follows; without it there is no walk"
-    kind: str = 'boundary'  # 'boundary' (IRNet's branch, as Puzzle-CAM) or 'features' (psa's AffinityNet)
+    # 'boundary' (IRNet's branch, as Puzzle-CAM), 'irnet' (that and the field of displacements, for instances) or
+    # 'features' (psa's AffinityNet)
+    kind: str = 'boundary'
     # what it learns: of 'score' (IRNet), or of 'alpha' (psa: probabilities after the CRF, averaged over a cell)
     labels: str = 'score'
     # background scores of the labels it learns: below the first surely background, above the second surely a class
@@ -134,6 +137,15 @@ class CRF:
     scale: float = 1.  # factor on its reaches, for pictures smaller than VOC's
     # longer side, pixels, of the smaller copy on which it works where a picture is larger; 0: on the picture itself
     side: int = 0
+
+@dataclass(frozen=True)
+class Instances:
+    "Masks that tell the things of a class apart"
+    kind: str = 'displacement'  # 'displacement': cells that flow to one centre belong together (IRNet)
+    weak: float = 2.5  # displacement, cells, below which a cell may be of a centre (IRNet)
+    moves: int = 300  # of each cell along the displacements (IRNet)
+    background_score: float = .25  # of the background after the walk, where the highest of the classes' is 1 (IRNet)
+    smallest: float = .01  # share of the picture below which a part is left out (IRNet)
 
 # %% ../../nbs/experiments/01_recipes.ipynb #38c03447
 @dataclass(frozen=True)
@@ -208,6 +220,7 @@ class Recipe:
     affinity: Affinity|None = Affinity()
     walk: Walk = Walk()
     pseudo: Pseudo = Pseudo()
+    instances: Instances|None = None
     segment: Segment|None = Segment()
     crf: CRF = CRF()
     left_out: dict = field(default_factory=dict)  # {stage that is left out: its settings}
@@ -216,9 +229,9 @@ class Recipe:
 
 # %% ../../nbs/experiments/01_recipes.ipynb #cbcc105a
 PARTS = dict(data=Data, pretrain=Pretrain, classify=Classify, cams=Cams, affinity=Affinity, walk=Walk,
-    pseudo=Pseudo, segment=Segment, crf=CRF)
+    pseudo=Pseudo, instances=Instances, segment=Segment, crf=CRF)
 _NOTES = 'left_out', 'given', 'wished'  # what a recipe notes of itself
-OPTIONAL = 'pretrain', 'affinity', 'segment'  # stages that `None` leaves out
+OPTIONAL = 'pretrain', 'affinity', 'instances', 'segment'  # stages that `None` leaves out
 
 SHARED = [f.name for f in fields(Recipe) if f.name not in (*PARTS, *_NOTES)]  # what all networks and trainings share
 
@@ -274,7 +287,8 @@ def explain() -> dict:  # {'segment.lr': text}
 # %% ../../nbs/experiments/01_recipes.ipynb #d5e5cc0e
 _BATCH_NORM = 'trained synchronised frozen frozen-whole'
 CHOICES = {'cams.kind': 'inferred imported',
-    'pretrain.kind': 'imagenet one-label', 'affinity.kind': 'boundary features',
+    'pretrain.kind': 'imagenet one-label', 'affinity.kind': 'boundary irnet features',
+    'instances.kind': 'displacement',
     'segment.kind': 'deeplabv3plus deeplabv3',
     'batch_norm': f'{_BATCH_NORM} frozen-views', 'segment.batch_norm': _BATCH_NORM,
     'segment.on': 'pseudo masks', 'segment.norm': 'batch group',
@@ -285,7 +299,7 @@ LIMITS = {  # least and largest number of the fields whose names end so; of the 
     (1, 100): 'rounds', (.001, 100): 'temperature',
     (1, 10_000_000): 'epochs batch_size save_every log_every k_teacher steps accumulate',
     (1, 16384): 'size crop', (0, 16384): 'long_side', (1, 256): 'output_stride tiles rates',
-    (0, 1): 'ramp momentum rho confidence jitter smooth', (0, 256): 'threshold scores background level', (.01, 1): 'crop_side',
+    (0, 1): 'ramp momentum rho confidence jitter smooth smallest background_score', (0, 256): 'threshold scores background level', (.01, 1): 'crop_side',
     (.01, 16): 'scale scales', (2, 32): 'radius', (0, 64): 'workers stages refinements', (0, 2**31 - 1): 'seed'}
 
 def _limits(name):

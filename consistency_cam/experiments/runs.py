@@ -52,6 +52,8 @@ def check_fields(
         raise InputError("segment.on=masks: there is no segmenter to learn them with segment 'none'; leave one of the two out")
     if r.affinity and r.walk.background != 'no' and mask_rule(r) != 'map':
         raise InputError(f"walk.background={r.walk.background}: only pseudo-labels by the rule 'map' read a background that has walked, and here they are by '{mask_rule(r)}'; add --pseudo.rule map --pseudo.background 1, or leave it out")
+    if r.instances and needs_maps(r) and (not r.affinity or r.affinity.kind != 'irnet'):
+        raise InputError(f"instances={r.instances.kind}: they follow displacements, which affinity '{r.affinity.kind if r.affinity else 'none'}' does not learn; add --affinity irnet, or leave it out")
     if r.segment and segment.start == 'classifier' and r.cams.kind == 'imported':
         raise InputError("segment.start=classifier: the CAMs are imported, so there is no classifier to start from; take --segment.start pretrained")
     if r.segment and segment.rounds > 1 and segment.on == 'masks':

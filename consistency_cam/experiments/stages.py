@@ -19,19 +19,21 @@ from ..camnet import BackboneNet, CAMNet, compiling
 from ..cams import CamStore, full_size, infer
 from ..consistency import ConsistencyTask, Method, with_terms
 from ..crf import LABEL_CRF, SOFTMAX_CRF, CRFSetting, crf_many, dense_crf, scaled_setting
+from ..datasets.annotations import coco_rle
 from ..datasets.corrections import Corrected
 from ..datasets.folder import WithMasks
 from ..datasets.imagenet import OneLabel
 from ..datasets.samples import InputError, Samples, file_digest
 from ..datasets.shards import single_label
 from ..deeplab import DeepLabV3, DeepLabV3Plus, Segmenter
-from .line import (AFFINITY, CAMS, CLASSIFY, LINE, PRETRAIN, PSEUDO, SEGMENT, WALK,
+from .line import (AFFINITY, CAMS, CLASSIFY, INSTANCES, LINE, PRETRAIN, PSEUDO, SEGMENT, WALK,
     affinity_crf, product_folder, segmentation_config)
 from .recipes import affinity_rule, check_choices, mask_rule, option, part_of
 from .runs import CORRECTIONS, Run, example_recipe, stage_data
 from ..files.checkpoint import (CheckpointError, StageFolder, is_main, load_state, load_weights, hold_lock,
     fingerprint, read_stage, stage_fingerprint, runs_root, save_state)
 from ..iterated import IteratedLearning, first_bias, save_backbone
+from ..methods.irnet import InstanceSetting, IRNet, IRNetTask, infer_edge_and_field, make_instances
 from ..methods.registry import find_pooling
 from ..pooling import noisy_or_bias
 from ..pseudo import PseudoSetting, pseudo_labels, walk_cams
@@ -67,6 +69,7 @@ def train(self: Run,
     title = self.title if part == CLASSIFY.name else f'{self.title}, {part}'
     folder = folder or stage.folder
     with compiling(): log = fit(task, augmented, folder, settings, title, self.progress)
+    if is_main() and hasattr(task, 'after_training'): task.after_training(samples)
     if is_main(): save_state(folder/WEIGHTS, dict(net=task.net.state_dict(), classes=samples.classes))
     return dict(log[-1], steps=steps, seconds=round(sum(_pieces(log)), 2))
 
@@ -385,7 +388,7 @@ def make_affinity(self: Run,
     pretrained: bool|Path,  # as `CAMNet` takes it
 ) -> BoundaryNet|AffinityNet:
     "An untrained affinity network as the recipe says; raises `InputError`"
-    r, kinds = self.recipe, dict(boundary=BoundaryNet, features=AffinityNet)
+    r, kinds = self.recipe, dict(boundary=BoundaryNet, irnet=IRNet, features=AffinityNet)
     check_choices(r, 'affinity.kind')
     torch.manual_seed(r.seed)
     return kinds[r.affinity.kind](_camnet(r, 1, pretrained, pool='gap'))
@@ -412,7 +415,7 @@ def affinity(self: Run) -> dict:  # last losses, steps, seconds, pictures
         if not useful:
             raise InputError(f'{self.folder}: the CAMs of all {len(samples)} training pictures are zero, there is nothing to learn from them; train the classifier longer, or at a lower lr or alpha')
         labelled = WithMasks(samples, labels).subset(useful)
-        task = AffinityTask(net, r.affinity.radius, r.affinity.border)
+        task = (IRNetTask if r.affinity.kind == 'irnet' else AffinityTask)(net, r.affinity.radius, r.affinity.border)
         result = self.train(stage, task, labelled, AFFINITY.name, masks=True)
         result |= dict(pictures=len(labelled), unsure=known['result']['unsure'])
         return stage.finish(result | self.skipped(split))
@@ -421,10 +424,15 @@ def affinity(self: Run) -> dict:  # last losses, steps, seconds, pictures
 @patch
 def relation(self: Run) -> tuple:  # function from a picture (3,H,W) to its edges or affinities; pixels per cell
     "What the trained affinity network says of a picture; raises `CheckpointError`"
-    (state, _, path), r = self.trained_state(AFFINITY.name), self.recipe
-    net = _ready(self.make_affinity(False), state, path)
-    if r.affinity.kind == 'boundary': return partial(infer_edge, net), net.stride
-    return partial(infer_affinity, net, radius=r.walk.radius), net.stride
+    net = self.affinity_net()
+    if isinstance(net, BoundaryNet): return partial(infer_edge, net), net.stride
+    return partial(infer_affinity, net, radius=self.recipe.walk.radius), net.stride
+
+@patch
+def affinity_net(self: Run) -> BoundaryNet|AffinityNet:
+    "The trained affinity network, in eval mode; raises `CheckpointError`"
+    state, _, path = self.trained_state(AFFINITY.name)
+    return _ready(self.make_affinity(False), state, path)
 
 @patch
 def walk(self: Run,
@@ -464,6 +472,32 @@ def pseudo(self: Run,
     pseudo_labels(samples, store, folder, setting=setting, inputs=inputs, force=self.force, progress=self.progress,
         data=data, ground=self.saliency())
     return folder
+
+# %% ../../nbs/experiments/04_stages.ipynb #c40d0103
+@patch
+def instance_setting(self: Run) -> InstanceSetting:
+    "How displacements and maps become instances"
+    i = self.recipe.instances
+    return InstanceSetting(i.weak, i.moves, i.background_score, i.smallest)
+
+@patch
+def instances(self: Run,
+    split: str,  # whose things to tell apart
+) -> Path:  # folder with ID.png and instances.json
+    "Make the instance masks of a split; those of pictures that are done are not made again; raises `InputError`"
+    samples, cams = self.samples(split), product_folder(CAMS, split)
+    products = self.products(cams, AFFINITY.name)
+    data = stage_data(samples, 'pictures') | products
+    stage = self.stage(product_folder(INSTANCES, split), INSTANCES.config(self.recipe), *products.values(), data=data)
+    if not stage.settled():
+        coco_rle(torch.zeros(1, 1))  # before the work, where the package for it is not there
+        with self.work(stage):
+            net = self.affinity_net()
+            walk = replace(self.pseudo_setting(), stride=net.stride)
+            result = make_instances(samples, CamStore(self.folder/cams), stage.folder, partial(infer_edge_and_field, net),
+                walk, self.instance_setting(), progress=self.progress)
+            stage.finish(dict(pictures=len(samples)) | result | self.skipped(split))
+    return stage.folder
 
 # %% ../../nbs/experiments/04_stages.ipynb #d2ba9985
 @patch

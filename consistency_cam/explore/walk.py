@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['EDGES', 'REACHES', 'CRF_SIDE', 'CRFS', 'colour_edge', 'mask_edge', 'mark_pixel', 'affinity_pictures', 'WalkSteps',
            'split_of', 'picture_mask_cams', 'relation_of', 'has_affinity', 'networks', 'walk_start', 'walk_of',
-           'walked_maps', 'reduced_picture', 'walked_mask', 'mask_title', 'affinity_panels', 'walk_panels',
-           'pictures_of', 'names_in', 'walk_controls', 'walk_arguments', 'walk_script', 'explore_walk']
+           'walked_maps', 'reduced_picture', 'walked_mask', 'mask_title', 'affinity_panels', 'instance_panels',
+           'walk_panels', 'pictures_of', 'names_in', 'walk_controls', 'walk_arguments', 'walk_script', 'explore_walk']
 
 # %% ../../nbs/explore/07_walk.ipynb #f3cac414
 from dataclasses import replace
@@ -19,11 +19,13 @@ import torch.nn.functional as F
 from .._moved import moved
 from ..datasets.samples import InputError, Samples
 from ..tools.background import SALIENCY_RULES
+from ..tools.instances import true_instances
 from ..tools.metrics import ConfusionMatrix
 from ..cams import CamStore
 from ..tools.transforms import rescale
 from ..crf import LABEL_CRF, SOFTMAX_CRF, CRFSetting, scaled_setting
 from ..pairs import cell_affinities, offsets, to_grid
+from ..methods.irnet import infer_edge_and_field, picture_instances
 from ..randomwalk import after_steps, movements, power_weights, step_change
 from ..pseudo import class_scores, score_mask, start_of_walk, walk_channels
 from ..tools.show import heat, mask_ids, mask_overlay, on_outline, overlay, rgb
@@ -264,6 +266,32 @@ def _map_of(run, id, name, maps):
     if c in maps and c: return maps[c]
     raise InputError(f"no '{name}' in picture '{id}'; there is {', '.join(run.classes[c - 1] for c in maps)}")
 
+# %% ../../nbs/explore/07_walk.ipynb #c40d0202
+@lru_cache(8)
+def _displacements(run, id): return infer_edge_and_field(_network(run), picture_mask_cams(run, id)[0])
+
+@lru_cache(2)
+def _network(run): return run.affinity_net()
+
+def instance_panels(
+    run: Run,  # whose recipe asks for instances
+    id: str,  # of a picture
+    radius: int = 5,  # of a step, cells
+    beta: float = 10.,  # power of the affinities
+    steps: int = 256,  # of the walk
+    side: int = 256,  # longer side of the pictures, pixels, where the run's are larger
+) -> dict:
+    "The instances along the run's edges and displacements, and the true ones where there are some; raises `InputError`"
+    (image, _, cams, _), split = picture_mask_cams(run, id), split_of(run, id)
+    walk = replace(run.pseudo_setting(), stride=4, radius=radius, beta=beta, steps=steps)
+    found, _ = picture_instances(cams, tuple(image.shape[1:]), *_displacements(run, id), walk, run.instance_setting())
+    samples = run.samples(split)
+    true = true_instances(samples, samples.index(id)) if samples.has_instances else None
+    small = reduced_picture(run, id, side)[0]
+    def panel(p): return mask_overlay(small, rescale(p.ids[None], max(small.shape), nearest=True)[0])
+    shown = {'instances': found} | ({} if true is None else {'true instances': true})
+    return {f'{title}: {len(p.classes)}': panel(p) for title, p in shown.items()}
+
 # %% ../../nbs/explore/07_walk.ipynb #18733cba
 def walk_panels(
     run: Run,
@@ -286,7 +314,9 @@ def walk_panels(
     masks = {'mask before the walk': mask(0), f'mask after {_steps(steps)}': mask(steps)}
     if crf: masks['mask after the CRF'] = mask(steps, crf)
     panels |= {mask_title(title, m, true, classes): mask_overlay(image, m, classes) for title, m in masks.items()}
-    return panels if true is None else panels | {'true mask': mask_overlay(image, true, classes)}
+    if true is not None: panels['true mask'] = mask_overlay(image, true, classes)
+    told_apart = run.recipe.instances and has_affinity(run)
+    return panels | (instance_panels(run, id, radius, beta, steps, side) if told_apart else {})
 
 def _steps(n): return '1 step' if n == 1 else f'{n} steps'
 

@@ -31,7 +31,7 @@ class Stage:
     wanted: callable = lambda recipe: True  # recipe -> whether it is gone through
     config: callable = lambda recipe: {}  # recipe -> {name of a field: value}, what decides the product
     trains: bool = False  # whether it leaves the weights of a network
-    product: str = ''  # 'maps' or 'masks' that can be compared with true masks; '': none
+    product: str = ''  # 'maps' or 'masks' that can be compared with true masks, or 'instances'; '': none
     on: str = 'train'  # the pictures that these are of: 'train', 'held out' (without any: 'train'), or 'both'
     folder: str = ''  # of the product, where it is not the stage's own
     fixed: callable = None  # recipe -> background score at which maps are rated, besides the best
