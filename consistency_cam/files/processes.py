@@ -112,5 +112,5 @@ def side_by_side(
             if len(waiting) > ahead * workers: yield waiting.popleft()
         while waiting: yield waiting.popleft()
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(cancel_futures=bool(waiting))  # those handed out may still be asked for
         torch.set_num_threads(usual)

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['COMPONENTS', 'DisplacementHead', 'IRNet', 'displacement_loss', 'IRNetTask', 'measure_mean', 'infer_edge_and_field',
-           'flow_ends', 'clusters', 'InstanceSetting', 'maps_by_cluster', 'found_instances', 'picture_instances',
-           'write_picture_instances', 'read_picture_instances', 'make_instances', 'write_instances_coco']
+           'flow_ends', 'centroid_clusters', 'InstanceSetting', 'maps_by_cluster', 'found_instances',
+           'picture_instances', 'write_picture_instances', 'read_picture_instances', 'make_instances',
+           'write_instances_coco']
 
 # %% ../../nbs/methods/09_irnet.ipynb #19e70004
 import json
@@ -147,7 +148,7 @@ def flow_ends(
         place = torch.minimum((place + read).clamp(min=0), last)
     return place.round().long()
 
-def clusters(
+def centroid_clusters(
     field: torch.Tensor,  # (2,h,w) rows and columns, in cells
     weak: float = 2.5,  # cells: where the displacement is shorter, a centre may be (IRNet)
     moves: int = 300,  # as in `flow_ends`
@@ -219,7 +220,7 @@ def picture_instances(
 ) -> tuple:  # two `PictureInstances`
     "Instances by the field, and those without it: the connected parts of each class"
     if not cams: return (found_instances({}, size),) * 2
-    maps, classes = maps_by_cluster(cams, size, edge, clusters(field, setting.weak, setting.moves), walk), {}
+    maps, classes = maps_by_cluster(cams, size, edge, centroid_clusters(field, setting.weak, setting.moves), walk), {}
     for (c, _), m in maps.items(): classes[c, 0] = classes.get((c, 0), 0) + m
     return tuple(found_instances(m, size, walk.stride, setting) for m in (maps, classes))
 
