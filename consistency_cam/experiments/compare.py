@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['AFTER', 'COLUMNS', 'figure_rows', 'write_figures', 'environment', 'compare', 'collect', 'table', 'remarks',
-           'mean_spread', 'costs']
+           'mean_spread', 'measured_costs', 'cost_table']
 
 # %% ../../nbs/experiments/09_compare.ipynb #b9c226f7
 import csv, io, platform, re, sys, time
 from datetime import date
+from functools import partial
 from pathlib import Path
 import torch
 import consistency_cam
@@ -152,14 +153,15 @@ def mean_spread(values) -> str:
     return f'{v.mean():.1f}' + (f' ± {v.std():.1f}' if len(v) > 1 else '')
 
 # %% ../../nbs/experiments/09_compare.ipynb #c2158b04
-def _seconds(work, repeats):
-    "The fewest processor seconds that the work has taken"
-    found = []
+def _in_turn(works, repeats):
+    "Processor seconds of every work, each time it was done"
+    found = {name: [] for name in works}
     for _ in range(repeats):
-        begin = time.process_time()
-        work()
-        found.append(time.process_time() - begin)
-    return min(found)
+        for name, work in works.items():
+            begin = time.process_time()
+            work()
+            found[name].append(time.process_time() - begin)
+    return found
 
 def _step(run):
     "A step of a run's training, gradients taken, on noise"
@@ -169,15 +171,23 @@ def _step(run):
     task = run.make_task(run.make_net(False), 2).train()
     return lambda: sum(task(batch, 1).values()).backward()
 
-def costs(
+def measured_costs(
     runs: list,  # of `Run`, with trained classifiers
-    repeats: int = 3,  # of which the fastest counts
-) -> str:
-    "Processor seconds of a training step, and of the maps of one training picture, as a Markdown table"
-    lines = ['| method | a training step, s | maps of a picture, s |', '|---|---|---|']
+    repeats: int = 3,  # taken in turn, of which the fastest counts
+) -> list:  # of {'title', 'step', 'maps'}, in processor seconds
+    "What a training step costs, and what the maps of one training picture cost"
+    works = {}
     for run in runs:
         r, net, samples = run.recipe, run.net(), run.samples(run.recipe.data.train)
         picture = samples.image(0)[None], samples.labels[:1], r.cams.scales, r.cams.mirror, 4, True, samples.ids[:1], r.seed
-        times = _seconds(_step(run), repeats), _seconds(lambda: infer_batch(net, *picture), repeats)
-        lines.append(f'| {run.title} | {times[0]:.3f} | {times[1]:.3f} |')
-    return '\n'.join(lines)
+        works[run.title, 'step'], works[run.title, 'maps'] = _step(run), partial(infer_batch, net, *picture)
+    times = {k: min(t) for k, t in _in_turn(works, repeats).items()}
+    return [dict(title=run.title, **{k: round(times[run.title, k], 4) for k in ('step', 'maps')}) for run in runs]
+
+def cost_table(
+    costs: list,  # of `measured_costs`; the first is what the others are compared with
+) -> str:
+    "The costs as a Markdown table"
+    def cell(cost, key): return f'{cost[key]:.3f} | {cost[key] / costs[0][key]:.1f}'
+    lines = ['| method | a training step, s | times the first | maps of a picture, s | times the first |', '|---|---|---|---|---|']
+    return '\n'.join(lines + [f"| {c['title']} | {cell(c, 'step')} | {cell(c, 'maps')} |" for c in costs])
