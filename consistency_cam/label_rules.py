@@ -53,11 +53,13 @@ def two_sided_label(image, scores, setting, own=None):
     if own is None:
         raise InputError("labels 'two-sided': these maps come without one of the background; take --pseudo.rule map with a method that leaves one, or --pseudo.labels score")
     ids = torch.tensor([0, *scores], dtype=torch.uint8)
-    (value, second), (best, _) = torch.stack([own.float() + _single_level(setting), *map(torch.Tensor.float, scores.values())]).topk(2, 0)
+    maps = torch.stack([own.float() + _single_level(setting), *(v.float() for v in scores.values())])
+    (value, second), (best, _) = maps.topk(2, 0)
     decided = (value > second) & ((best > 0) | (own > 0))
     if setting.crf:
         n = max(21, len(ids))
         sure = F.one_hot(best, n).permute(2, 0, 1).float()
-        value, best = dense_crf(image, torch.where(decided, .5 * sure + .5 / (n - 1) * (1 - sure), 1 / n), setting.crf).max(0)
+        probs = torch.where(decided, .5 * sure + .5 / (n - 1) * (1 - sure), 1 / n)
+        value, best = dense_crf(image, probs, setting.crf).max(0)
         decided, best = (value >= .1) & (best < len(ids)), best.clamp(max=len(ids) - 1)
     return ids[best].where(decided, torch.tensor(255, dtype=torch.uint8))
