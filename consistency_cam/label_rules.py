@@ -47,7 +47,7 @@ def _single_level(setting):
     return max(levels)
 
 # %% ../nbs/16_label_rules.ipynb #1cd10003
-@label_rule('two-sided', crf=SOFTMAX_CRF)
+@label_rule('two-sided', crf=SOFTMAX_CRF, leaves_undecided=True)
 def two_sided_label(image, scores, setting, own=None):
     "A class where it exceeds the background's map, background the other way, else undecided (ICD); raises `InputError`"
     if own is None:
