@@ -69,7 +69,7 @@ class ICDNet(CAMNet):
         self.layers.lr_factor = self.head.lr_factor = 10.
         self.register_buffer('sides', torch.zeros(self.num_classes, 2))
 
-    def scores(self, f): return torch.einsum('cd,bdhw->bchw', F.normalize(self.direction), f)
+    def scores(self, f): return torch.einsum('cd,bdhw->bchw', F.normalize(self.direction), f).float()
 
     def signs(self): return torch.where(self.sides[:, 0] < self.sides[:, 1], -1., 1.)[:, None, None]
 
