@@ -106,7 +106,7 @@ def score_targets(net, images, scores, labels):
     small = F.interpolate(images.float() * net.std + net.mean, [4 * s for s in size], mode='bilinear', antialias=True)
     for i, y in enumerate(labels.bool()):
         if not y.any(): continue
-        t = smoothed_scores(scores[i, y], superpixel_shares(superpixels(small[i]), size).to(scores))
+        t = smoothed_scores(scores[i, y], superpixel_shares(superpixels(small[i]), size).to(scores)).float()
         found[i, y] = peak_one(t.relu()) - peak_one((-t).relu())
     return found
 
