@@ -119,7 +119,7 @@ def test_a_segmenter_goes_on_in_its_second_round_with_a_term_soft_labels_and_the
     assert bound.stages() == ['classify', 'segment'] and 'classify' in read_json(bound.folder/'segment'/'stage.json')['data']
 
 
-OWN = {'ficklenet': {}, 'seenet': dict(width=8), 'mcis': dict(width=8, larger=1.25)}
+OWN = {'ficklenet': {}, 'seenet': dict(width=8), 'mcis': dict(width=8, larger=1.25), 'icd': dict(width=8)}
 
 
 @pytest.mark.parametrize('method', OWN)
@@ -297,6 +297,7 @@ def test_clusters_that_cannot_be_are_one_line_before_anything_is_trained(tmp_pat
 
 @pytest.mark.parametrize('more, said', [
     (['--pseudo.labels', 'proportional'], 'such as --pseudo.background 11'),
+    (['--pseudo.labels', 'two-sided'], 'add --pseudo.rule map'),
     (['--affinity.labels', 'alpha'], 'such as --affinity.scores 4 32'),
     (['--walk.background', 'power'], 'add --pseudo.rule map --pseudo.background 1, or leave it out'),
     (['--segment.cap', '.5', '--segment.loss', 'balanced'], 'take --segment.loss ce, or leave the cap out'),

@@ -21,7 +21,7 @@ from .stages import new_sweep
 from ..files.processes import side_by_side
 from ..files.checkpoint import CheckpointError, fingerprint, is_main, load_state, stage_fingerprint
 from ..methods.irnet import COMPONENTS, read_picture_instances
-from ..tools.background import SALIENCY_RULES, background
+from ..tools.background import SALIENCY_RULES, background, find_label_rule
 from ..tools.instances import average_precision, true_instances
 from ..tools.metrics import ConfusionMatrix, ThresholdSweep, cam_mask
 
@@ -56,12 +56,12 @@ def _each_picture(samples, compared, title='', progress=False):
 # %% ../../nbs/experiments/05_evaluate.ipynb #058a17ec
 def _percent(share): return round(100 * share, 2)
 
-def _mask_figures(matrix, classes):
+def _mask_figures(matrix, classes, undecided=False):
     "What is kept of a confusion matrix, in percent: miou, iou by class, and where they mislead, further figures and remarks"
     more = {} if matrix.shows_background() else dict(miou_without_background=_percent(matrix.miou(background=False)))
     if remarks := matrix.remarks(classes): more['remarks'] = remarks
-    if undecided := matrix.undecided():
-        more |= dict(undecided=_percent(undecided), miou_decided=_percent(matrix.decided().miou()))
+    if undecided or matrix.undecided():
+        more |= dict(undecided=_percent(matrix.undecided()), miou_decided=_percent(matrix.decided().miou()))
     ious = {k: _percent(v) for k, v in matrix.per_class(classes).items()}
     return dict(miou=_percent(matrix.miou()), iou=ious, **more)
 
@@ -187,7 +187,8 @@ def evaluate(self: Run,
     with self.work(done):
         if fixed is None:
             matrices = {s: evaluate_masks(f, self.samples(s), self.progress) for s, f in folders.items()}
-            return done.finish({s: _mask_figures(m, self.classes) for s, m in matrices.items()})
+            undecided = stage == 'pseudo' and hasattr(find_label_rule(self.recipe.pseudo.labels), 'leaves_undecided')
+            return done.finish({s: _mask_figures(m, self.classes, undecided) for s, m in matrices.items()})
         sweeps = {s: self.sweep(s, stage) for s in splits}
         best = sweeps[splits[0]].best()[0]
         ruled = {s: self.at_rule(s, stage, fixed) for s in splits}

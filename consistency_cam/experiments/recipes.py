@@ -402,6 +402,8 @@ def _check_levels(r, changes):
     for k, own, v in (('affinity.scores', r.affinity, 'scores'), ('pseudo.background', r.pseudo, 'background')):
         if own and own.labels in _BY_POWER and min(getattr(own, v)) < 1:
             raise InputError(f"{k}={getattr(own, v)!r}: for labels '{own.labels}' these are powers of what the classes leave over, from 1 to 256, such as {option(k)} {_BY_POWER[own.labels]}")
+    if r.pseudo.labels == 'two-sided' and r.pseudo.rule != 'map':
+        raise InputError("pseudo.labels='two-sided': the background's map has to compete; add --pseudo.rule map, or take --pseudo.labels score")
     return r
 
 _BY_POWER = dict(alpha='4 32', proportional='11')  # label rules whose levels are powers, and the published ones

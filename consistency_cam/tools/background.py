@@ -83,7 +83,7 @@ def harmonic(evidence, level, own=None):
 
 # %% ../../nbs/tools/02_background.ipynb #0aeb624b
 LABEL_RULES = {}  # {name: function}
-_LABEL_RULES = dict(score='pseudo', alpha='label_rules', proportional='label_rules', **{'two-sided': 'methods.icd'})  # and the module that has it
+_LABEL_RULES = {'score': 'pseudo', 'alpha': 'label_rules', 'proportional': 'label_rules', 'two-sided': 'label_rules'}  # and the module that has it
 
 def label_rule(
     name: str,  # as in a recipe; must be new
