@@ -281,8 +281,8 @@ def label_free_score(
     maps = unit_maps(evidence)
     if not maps: return 1.
     if fitted is not None:
-        ids = strongest(maps)[0]
-        return fitted[0] if 0 in fitted else np.vectorize(lambda c: fitted.get(c, FALLBACK), otypes=[float])(ids)
+        if 0 in fitted: return fitted[0]
+        return np.array([fitted.get(c, FALLBACK) for c in range(max(maps) + 1)])[strongest(maps)[0]]
     ways = dict(constant=lambda u: level, power=lambda u: (1 - u) ** level,
         otsu=lambda u: level * otsu_threshold(histogram(u)), li=lambda u: level * li_threshold(histogram(u)))
     if name not in ways: raise InputError(f"background rule '{name}': fit it first")
