@@ -295,6 +295,15 @@ def test_clusters_that_cannot_be_are_one_line_before_anything_is_trained(tmp_pat
     assert said in err and err.count('\n') == 1 and not (tmp_path/'run').exists(), err
 
 
+def test_a_class_that_never_stands_alone_is_one_line_before_icd_is_trained_and_may_be_let_in(tmp_path, capsys):
+    more = ['--method', 'icd', '--until', 'classify', *OPTIONS, '--set', 'width=8']
+    assert main(['run', str(tmp_path/'run'), *more]) == 1
+    err = capsys.readouterr().err
+    assert "class 'rabbit' is in no training picture without another class" in err and err.count('\n') == 1, err
+    assert not [*tmp_path.rglob('*.safetensors')]
+    assert main(['run', str(tmp_path/'all'), *more, 'alone=false']) == 0 and weights(tmp_path/'all')['sides'].any()
+
+
 @pytest.mark.parametrize('more, said', [
     (['--pseudo.labels', 'proportional'], 'such as --pseudo.background 11'),
     (['--pseudo.labels', 'two-sided'], 'add --pseudo.rule map'),
