@@ -15,6 +15,7 @@ from ..datasets.samples import InputError
 from .line import CAMS, CLASSIFY, product_folder
 from .predict import seen_copy
 from .pipeline import Run
+import consistency_cam.experiments.rules  # a run's auto_threshold
 from .stages import WEIGHTS
 from ..files.checkpoint import is_main
 from ..tools.metrics import cam_mask
@@ -43,7 +44,7 @@ def classifier_scores(
     with eval_mode(net): return [occlusion_scores(probability(id), x, fitted(map), steps) for id, map in cams.items()]
 
 # %% ../../nbs/experiments/15_quality.ipynb #9a1f000f
-def _of_maps(run, split, threshold):
+def _of_maps(run, split, threshold, auto):
     "Figures of a split's stored maps beside true masks, in percent"
     samples, store, n = run.samples(split), run.made_of(CAMS.name, split), len(run.samples(split).classes) + 1
     precision, contours = PixelPrecision(n), ContourScore(n)
@@ -53,8 +54,9 @@ def _of_maps(run, split, threshold):
         cams = store.get(id)
         precision.update(cams, mask, id)
         contours.update(cam_mask(cams, threshold, tuple(mask.shape)), mask, id)
-    area = run.sweep(split).miou().mean().item()
-    return {k: round(100 * v, 2) for k, v in dict(pxap=precision.mean(), area=area, contour=contours.mean()).items()}
+    sweep = run.sweep(split)
+    found = dict(pxap=precision.mean(), area=sweep.miou().mean().item(), contour=contours.mean(), auto=sweep.at(auto).miou())
+    return {k: round(100 * v, 2) for k, v in found.items()} | dict(auto_threshold=auto)
 
 def _of_classifier(run, split, pictures):
     "What the classifier makes of the maps of a sample, mean over pictures and classes, in percent"
@@ -70,7 +72,7 @@ def _of_classifier(run, split, pictures):
 def quality(
     run: Run,
     pictures: int = 64,  # of a split, that the classifier is asked about
-) -> dict:  # {split: {'pxap', 'area', 'contour', and of a classifier of ours 'deletion', 'insertion', 'drop'}}, in percent
+) -> dict:  # {split: {'pxap', 'area', 'contour', 'auto', 'auto_threshold', and of a classifier of ours 'deletion', 'insertion', 'drop'}}, in percent
     "Measures of a run's CAMs that need no threshold; raises `InputError` where there are no masks, `CheckpointError` no maps"
     splits = run.measured_splits(CAMS.name)
     if not splits: raise InputError(f'{run.folder}: no masks in {" or ".join(run.splits)}, nothing to evaluate against')
@@ -82,10 +84,11 @@ def quality(
         data=run._compared(splits) | made_of, again=True)
     if stage.settled(): return stage.result
     with run.work(stage):
-        return stage.finish({s: _of_maps(run, s, threshold) | (_of_classifier(run, s, pictures) if asks else {}) for s in splits})
+        auto = run.auto_threshold()
+        return stage.finish({s: _of_maps(run, s, threshold, auto) | (_of_classifier(run, s, pictures) if asks else {}) for s in splits})
 
 # %% ../../nbs/experiments/15_quality.ipynb #9a1f0016
-_HEADINGS = dict(pxap='PxAP', area='area under the sweep', contour='contour F at the best threshold', deletion='deletion',
+_HEADINGS = dict(pxap='PxAP', area='area under the sweep', contour='contour F at the best threshold', auto='mIoU at the threshold by auto', deletion='deletion',
     insertion='insertion', drop='average drop')
 
 def quality_table(
