@@ -288,4 +288,5 @@ def write_instances_coco(
     return write_annotations(samples, picture, Path(folder)/'instances.json', name)
 
 # %% ../../nbs/methods/09_irnet.ipynb #19e70060
-register(Method('irnet', 'IRNet', recipe={'affinity.kind': 'irnet', 'instances.kind': 'displacement'}));
+register(Method('irnet', 'IRNet', recipe={'affinity.kind': 'irnet', 'affinity.momentum': 0., 'affinity.radius': 10,
+    'instances.kind': 'displacement'}));
