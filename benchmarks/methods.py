@@ -1,6 +1,6 @@
 """The compared methods under one protocol: the figures, the costs and the pictures of nbs/tutorials/methods_compared.
 
-    python -m benchmarks.methods [--root VOC2012] [--methods cam seam] [--runs runs/methods]
+    python -m benchmarks.methods [--root VOC2012] [--methods cam seam]
 
 1. Generated scenes, recipe `quick`, three seeds: CAM mIoU of each method.
 2. Half of VOC with `--root`, recipe `voc-quick`, one seed: the same on photographs.
@@ -52,6 +52,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--root', help='folder of VOC 2012 (default: scenes only)')
     parser.add_argument('--methods', nargs='+', default=METHODS, help=f"methods (default {' '.join(METHODS)})")
+    parser.add_argument('--voc-methods', nargs='+', help='methods on photographs (default: the same)')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], help='seeds on scenes (default 0 1 2)')
     parser.add_argument('--runs', type=Path, default=Path('runs/methods'), help='folder for the runs (default runs/methods)')
     parser.add_argument('--result', type=Path, default=Path('results/methods.json'),
@@ -62,7 +63,8 @@ def main():
     command = 'python -m benchmarks.methods ' + ' '.join(sys.argv[1:]).replace(str(args.root), 'VOC2012')
     found = dict(scenes=compare(recipe('quick'), args.runs/'scenes', args.methods, args.seeds, command=command))
     if args.root:
-        found['voc'] = compare(recipe('voc-quick', root=args.root), args.runs/'voc', args.methods, (0,), command=command)
+        found['voc'] = compare(recipe('voc-quick', root=args.root), args.runs/'voc', args.voc_methods or args.methods, (0,),
+            command=command)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     runs = [Run(args.runs/'scenes'/f'{m}-{args.seeds[0]}', progress=False) for m in args.methods]
