@@ -16,6 +16,7 @@ import torch
 from consistency_cam.datasets.samples import InputError
 from consistency_cam.experiments.compare import environment
 from consistency_cam.files.errors import unknown
+from benchmarks.neighbours import beside_neighbours
 
 def interleaved(
     works: dict,  # {name: function without arguments}
@@ -93,8 +94,8 @@ def benchmark(name, title, **about):
         return make
     return add
 
-def _measure(b, size, device, rounds, before):
-    "One size: {size, seconds, difference, extrapolated}; raises `BenchError`"
+def _measure(b, size, device, rounds, before, neighbours=False):
+    "One size: {size, seconds, difference, extrapolated, and beside neighbours where asked}; raises `BenchError`"
     problem, found, results, seconds = b.make(device, **size), {}, {}, {}
     # the round that warms up; without another one it is also the one that counts
     for name, work in problem.works.items():
@@ -112,7 +113,9 @@ def _measure(b, size, device, rounds, before):
         if goal.against in seconds or not before: continue
         seconds[goal.against] = before['seconds'][goal.against] * b.operations(**size) / b.operations(**before['size'])
         missing.append(goal.against)
-    return dict(size=size, seconds=seconds, difference=found, extrapolated=missing)
+    ours = {g.work: problem.works[g.work] for g in b.goals if g.work in problem.works}
+    beside = dict(beside=beside_neighbours(ours)) if neighbours else {}
+    return dict(size=size, seconds=seconds, difference=found, extrapolated=missing, **beside)
 
 def size_text(
     size: dict,
@@ -136,6 +139,7 @@ def bench(
     rounds: int|None = None,  # times each work is measured; None: as many as the benchmark says
     quick: bool = False,  # one small size, and the calls that are compared are those timed: for tests, not for figures
     progress=None,  # called with a line for each size that is done
+    neighbours: bool = False,  # time our own ways at the largest size beside busy neighbours, too
 ) -> dict:  # stage, title, device, threads, precision, torch, rounds, steps: for each size seconds, difference, goals
     "Measure a stage at growing sizes; raises `BenchError` where the two ways do not give the same"
     _check_stage(name)
@@ -146,7 +150,7 @@ def bench(
     gpu = device.type == 'cuda'
     sizes, rounds = [b.quick] if quick else gpu and b.gpu_sizes or b.sizes, rounds or (0 if quick else b.rounds)
     for size in sizes:
-        step = _measure(b, size, device, rounds, steps[-1] if steps else None)
+        step = _measure(b, size, device, rounds, steps[-1] if steps else None, neighbours and size is sizes[-1])
         steps.append(step | dict(goals=[_judge(g, step, gpu, size is sizes[-1] and not quick) for g in b.goals]))
         if progress: progress(line(name, steps[-1]))
     precision = {w: b.precision.get(w, 'float32') for w in steps[-1]['seconds']}
@@ -180,11 +184,12 @@ def bench_all(
     rounds: int|None = None,  # times each work is measured; None: as many as each benchmark says
     quick: bool = False,  # one small size, one call each
     progress=None,  # called with a line for each size that is done
+    neighbours: bool = False,  # beside busy neighbours, too
 ) -> dict:  # date, versions, device, records
     "Measure stages one after the other; raises `BenchError`"
     for name in names: _check_stage(name)
     start = time.perf_counter()
-    records = [bench(name, device, rounds, quick, progress) for name in names or BENCHMARKS]
+    records = [bench(name, device, rounds, quick, progress, neighbours) for name in names or BENCHMARKS]
     return dict(date=datetime.now(timezone.utc).date().isoformat(), **environment(),
         seconds=round(time.perf_counter() - start, 1), records=records)
 

@@ -124,6 +124,21 @@ def test_the_literal_way_is_extrapolated_where_it_is_too_slow(own):
     assert 'literal ' in (row := bench_table(bench_all(['sums'])).splitlines()[-1]) and '* |' in row
 
 
+def test_a_work_is_timed_beside_neighbours_that_are_gone_afterwards(own, monkeypatch):
+    from benchmarks import neighbours
+    started, real = [], neighbours.subprocess.Popen
+    def popen(*given, **more):
+        started.append(real(*given, **more))
+        return started[-1]
+    monkeypatch.setattr(neighbours.subprocess, 'Popen', popen)
+    own()
+    record = bench('sums', neighbours=True)
+    assert 'beside' not in record['steps'][0] and {*record['steps'][-1]['beside']} == {'ours'}
+    for times in record['steps'][-1]['beside']['ours'].values(): assert times['quiet'] > 0 and times['busy'] > 0
+    assert len(started) == len(neighbours.NEIGHBOURS) and all(p.poll() is not None for p in started)
+    assert '| sums, ours |' in neighbours.beside_table([record]) and neighbours.beside_table([bench('sums')]) == ''
+
+
 def test_the_page_has_figures_of_every_stage():
     "results/bench.json, from which nbs/benchmarks.ipynb draws"
     found = json.loads((Path(__file__).parent.parent/'results'/'bench.json').read_text())
