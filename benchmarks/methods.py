@@ -60,7 +60,7 @@ def main():
     parser.add_argument('--picture', type=Path, default=Path('nbs/images/methods_scenes.png'),
         help='file for the maps (default nbs/images/methods_scenes.png)')
     args = parser.parse_args()
-    command = 'python -m benchmarks.methods ' + ' '.join(sys.argv[1:]).replace(str(args.root), 'VOC2012')
+    command = ' '.join(['python -m benchmarks.methods', *(Path(a).name if a.startswith('/') else a for a in sys.argv[1:])])
     found = dict(scenes=compare(recipe('quick'), args.runs/'scenes', args.methods, args.seeds, command=command))
     if args.root:
         found['voc'] = compare(recipe('voc-quick', root=args.root), args.runs/'voc', args.voc_methods or args.methods, (0,),
