@@ -706,7 +706,7 @@ def _methods(names):
     _result('file for the figures: JSON, or a table where it is NAME.csv (default: FOLDER/comparison.json)'),
     fields=[name for name in NAMES if name not in ('classify.method', 'seed')])
 def _compare(args):
-    "several methods and seeds under one recipe, with a table, a report and the figures as JSON"
+    "several methods and seeds under one recipe: table, report and figures"
     seeds, methods = list(dict.fromkeys(args.seeds)), _methods(args.methods)
     for m in methods:
         for s in seeds: change_recipe(Recipe(), method=m, seed=s)

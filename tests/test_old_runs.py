@@ -38,7 +38,7 @@ def contents(folder): return {p.relative_to(folder).as_posix(): p.read_bytes() f
 def test_it_opens_and_says_what_it_is(old):
     opened = Run(old, progress=False)
     written = json.loads(WRITTEN['recipe.json'])
-    assert {*written, 'options', 'track', 'dilated', 'saliency'} == {*OLD_NAMES} and opened.recipe.classify.method == written['method'] == 'puzzle-cam' and opened.recipe.segment.lr == written['segment_lr']
+    assert {*written, 'options', 'track', 'dilated', 'saliency', 'instances'} == {*OLD_NAMES} and opened.recipe.classify.method == written['method'] == 'puzzle-cam' and opened.recipe.segment.lr == written['segment_lr']
     assert opened.title == 'Puzzle-CAM, iterated learning' and all(state.startswith(('done', 'mIoU')) for _, state in opened.status())
     assert len(opened.net().state_dict()) and opened.segmenter().num_classes == 9 and opened.relation()[1] == 4
     assert list(open_runs(old)) == [opened.title]
