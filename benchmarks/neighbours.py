@@ -5,6 +5,7 @@ and beside the neighbour in turn, and what else the machine does falls on both.
 """
 import signal, statistics, subprocess, sys, time
 from contextlib import contextmanager
+from consistency_cam.files.errors import InputError
 
 NEIGHBOURS = {'a spinning process': "print('ready', flush=True)\nwhile True: pass", 'a training on two threads': """
 import torch
@@ -20,10 +21,10 @@ while True: net(x).sum().backward()
 def stopped_neighbour(
     name: str,  # of `NEIGHBOURS`
 ):
-    "A neighbour that has begun and waits; ended afterwards"
+    "A neighbour that has begun and waits; ended afterwards; raises `InputError` where it does not begin"
     process = subprocess.Popen([sys.executable, '-c', NEIGHBOURS[name]], stdout=subprocess.PIPE, text=True)
     try:
-        process.stdout.readline()
+        if process.stdout.readline().strip() != 'ready': raise InputError(f'{name} did not begin; run again with --alone')
         process.send_signal(signal.SIGSTOP)
         yield process
     finally:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benchmarks import stages
+from consistency_cam.files.errors import InputError
 from benchmarks.__main__ import main
 from benchmarks.measure import BENCHMARKS, BenchError, Goal, Problem, bench, bench_all, bench_table, benchmark, duration, factor, interleaved, relative, share, size_text
 
@@ -137,6 +138,12 @@ def test_a_work_is_timed_beside_neighbours_that_are_gone_afterwards(own, monkeyp
     for times in record['steps'][-1]['beside']['ours'].values(): assert times['quiet'] > 0 and times['busy'] > 0
     assert len(started) == len(neighbours.NEIGHBOURS) and all(p.poll() is not None for p in started)
     assert '| sums, ours |' in neighbours.beside_table([record]) and neighbours.beside_table([bench('sums')]) == ''
+
+
+def test_a_neighbour_that_does_not_begin_is_an_error(monkeypatch):
+    from benchmarks import neighbours
+    monkeypatch.setitem(neighbours.NEIGHBOURS, 'a spinning process', 'raise SystemExit(1)')
+    with pytest.raises(InputError, match='a spinning process did not begin'): neighbours.beside_neighbours(dict(nothing=lambda: None))
 
 
 def test_the_page_has_figures_of_every_stage():
